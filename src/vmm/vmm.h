@@ -1,0 +1,203 @@
+/*
+ * vmm - starts, watches and ends one virtual machine.
+ *
+ * Client side of the program caisson-vmm, which holds the machine in a jail of its own: a VM
+ * outlives the process that started it and can be attached to again. May be used by the sandbox
+ * and by tools; nothing here knows about containers or about the agent.
+ *
+ * Everything is driven by the caller's libuv loop, by one thread. Functions that take a callback
+ * return 0 if the request was sent, in which case the callback runs exactly once (also when the
+ * VM dies first, then with -ECONNRESET), never from within the call itself.
+ *
+ * Files of a VM live in one directory, @dir, which the caller makes (mode 0700) and which nobody
+ * else writes to:
+ *   vmm.state       what vmm_reclaim() must free; written before it is acquired
+ *   vmm.sock        ttRPC of caisson-vmm (proto/vmm.proto)
+ *   vmm.fds         datagrams with the descriptors that belong to calls
+ *   vsock.sock      hybrid vsock: "CONNECT <port>\n" -> "OK <host port>\n" (mode 0600)
+ *   vsock.sock_<P>  the caller's listening socket for connections of the guest to (2, <P>); it
+ *                   must exist before the guest connects
+ *   jail/           mount point of the jail's root, empty as seen from outside
+ * A path longer than a Unix socket address allows is no obstacle here (sockets are reached
+ * through the directory's descriptor), see vmm_sock_connect().
+ *
+ * The guest's CID is 3. The guest powers off by reboot(RB_AUTOBOOT): machines without ACPI know
+ * no other way, and QEMU runs with -no-reboot.
+ */
+#ifndef CAISSON_VMM_VMM_H
+#define CAISSON_VMM_VMM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <uv.h>
+
+#include "base/error.h"
+
+#define VMM_MAX_DISKS  16u          /* disks[] and spare slots together */
+#define VMM_MAX_SHARES 4u
+#define VMM_SERIAL_MAX 20u
+#define VMM_TAG_MAX    36u
+#define VMM_ID_MAX     128u
+#define VMM_CONSOLE_RING (64u * 1024u)
+
+#define VMM_GUEST_CID  3u
+
+enum vmm_machine {
+	VMM_MACHINE_AUTO = 0,       /* microvm, or q35 where microvm cannot hold the devices */
+	VMM_MACHINE_MICROVM,
+	VMM_MACHINE_Q35,
+};
+
+enum vmm_accel {
+	VMM_ACCEL_AUTO = 0,         /* kvm if the probe passes, else tcg */
+	VMM_ACCEL_KVM,
+	VMM_ACCEL_TCG,
+};
+
+struct vmm_disk {
+	const char *path;           /* absolute; regular file or block device */
+	const char *serial;         /* 1..20 bytes, unique in the VM; the guest finds it by this */
+	bool read_only;
+};
+
+/* A directory given to the guest as a virtio-fs device. */
+struct vmm_share {
+	const char *tag;            /* 1..36 bytes, unique in the VM */
+	const char *path;           /* absolute directory */
+	bool read_only;
+};
+
+/* All strings are copied by vmm_spawn(). Zero means the default everywhere. */
+struct vmm_config {
+	const char *id;             /* names the cgroup and the process; [A-Za-z0-9_.-]+ */
+	const char *dir;            /* absolute, exists */
+
+	const char *kernel;         /* absolute path of an uncompressed PVH ELF kernel */
+	const char *initrd;         /* absolute path or NULL */
+	const char *root_image;     /* EROFS image on virtio-pmem as root (q35 only), or NULL */
+	const char *cmdline_extra;  /* appended to the kernel command line, e.g. "agent.log=info" */
+
+	uint32_t memory_mib;        /* default 256; at least 64 */
+	uint32_t vcpus;             /* default 1 */
+	enum vmm_machine machine;
+	enum vmm_accel accel;
+
+	const struct vmm_disk *disks;
+	size_t n_disks;
+	uint32_t n_slots;           /* empty disks that vmm_disk_attach() can fill later */
+	const struct vmm_share *shares;
+	size_t n_shares;
+
+	/*
+	 * Where the guest's console goes besides the ring of the last VMM_CONSOLE_RING bytes: a
+	 * descriptor that caisson-vmm inherits (file or pipe), or -1. Forwarding is limited in
+	 * rate and drops what would block. vmm_config_init() sets -1; 0 is never "unset".
+	 */
+	int console_fd;
+	int log_fd;                 /* stderr of caisson-vmm; -1: the caller's */
+
+	int netns_fd;               /* network namespace to join, -1: a new empty one */
+	const char *qemu;           /* path of the QEMU binary; NULL: found in the usual places */
+	bool debug;                 /* kernel talks on the console, vmm logs at debug level */
+};
+
+/* Sets the defaults, and the descriptors to -1. */
+void vmm_config_init(struct vmm_config *cfg);
+
+enum vmm_exit {
+	VMM_EXIT_GUEST = 0,         /* the guest powered off */
+	VMM_EXIT_PANIC,             /* the guest's kernel panicked or never ran */
+	VMM_EXIT_STOPPED,           /* vmm_shutdown() or vmm_kill() */
+	VMM_EXIT_START,             /* the machine could not be started; text says why */
+	VMM_EXIT_CRASH,             /* QEMU or a device back-end died */
+	VMM_EXIT_LOST,              /* caisson-vmm itself died */
+};
+
+const char *vmm_exit_name(enum vmm_exit reason);
+
+struct vmm_info {
+	enum vmm_machine machine;   /* never AUTO */
+	enum vmm_accel accel;       /* never AUTO */
+	pid_t vmm_pid;
+	pid_t qemu_pid;             /* as seen from the caller's pid namespace, or 0 */
+};
+
+struct vmm;
+
+struct vmm_events {
+	/* QEMU runs the guest. Information only: the agent's hello is the sign of life to wait for. */
+	void (*started)(struct vmm *vmm, const struct vmm_info *info, void *ctx);
+	/*
+	 * The machine and all its processes are gone. Exactly once after a successful
+	 * vmm_spawn()/vmm_attach(), unless vmm_close() came first. @text is one or more lines for
+	 * people (QEMU's last words, the last lines of the console), never NULL.
+	 */
+	void (*exited)(struct vmm *vmm, enum vmm_exit reason, const char *text, void *ctx);
+};
+
+/* @err is NULL on success, else holds code and text; valid during the call. */
+typedef void (*vmm_done_fn)(struct vmm *vmm, const struct error *err, void *ctx);
+typedef void (*vmm_text_fn)(struct vmm *vmm, const struct error *err, const char *data, size_t len,
+			    void *ctx);
+
+/*
+ * Starts caisson-vmm and, in it, the machine. Returns once the process exists (a few ms); failure
+ * to start the machine comes as exited(VMM_EXIT_START). Checks the configuration first: -EINVAL
+ * for values, -ENOENT etc. for files, naming them; nothing is left behind then.
+ */
+int vmm_spawn(uv_loop_t *loop, const struct vmm_config *cfg, const struct vmm_events *events,
+	      void *ctx, struct vmm **ret_vmm, struct error *err) __attribute__((warn_unused_result));
+
+/* Takes over the running VM of @dir. -ESRCH if there is none. */
+int vmm_attach(uv_loop_t *loop, const char *dir, const struct vmm_events *events, void *ctx,
+	       struct vmm **ret_vmm, struct error *err) __attribute__((warn_unused_result));
+
+/* Lets go of the VM without ending it; @cb (may be NULL) runs when the handles are closed. */
+void vmm_close(struct vmm *vmm, void (*cb)(void *ctx), void *ctx);
+
+pid_t vmm_pid(const struct vmm *vmm);
+
+int vmm_pause(struct vmm *vmm, vmm_done_fn cb, void *ctx);
+int vmm_resume(struct vmm *vmm, vmm_done_fn cb, void *ctx);
+/* Ends QEMU at once and in order (buffers of the back-ends are flushed); exited() follows. */
+int vmm_shutdown(struct vmm *vmm, vmm_done_fn cb, void *ctx);
+/* SIGKILL to everything of this VM; exited() follows. Cannot fail, may be repeated. */
+void vmm_kill(struct vmm *vmm);
+
+/* Puts a disk in a free spare slot; the guest sees it under its serial. -ENOSPC: none is free. */
+int vmm_disk_attach(struct vmm *vmm, const struct vmm_disk *disk, vmm_done_fn cb, void *ctx);
+/* Empties the slot that holds @serial. The guest must have unmounted it. */
+int vmm_disk_detach(struct vmm *vmm, const char *serial, vmm_done_fn cb, void *ctx);
+
+/* The last VMM_CONSOLE_RING bytes of the guest's console, raw. */
+int vmm_console(struct vmm *vmm, vmm_text_fn cb, void *ctx);
+
+/*
+ * Frees all that a VM of @dir holds: processes (waits for their end), cgroup, sockets, files made
+ * by this folder; leaves @dir itself. Synchronous, idempotent, needs no living process of ours;
+ * 0 when there was nothing to do.
+ */
+int vmm_reclaim(const char *dir, struct error *err);
+
+/* Connects to the socket @name ("vsock.sock") in @dir whatever the length of the path. */
+int vmm_sock_connect(const char *dir, const char *name, struct error *err);
+/* Makes a listening socket @name ("vsock.sock_1030") in @dir, mode 0600. */
+int vmm_sock_listen(const char *dir, const char *name, int backlog, struct error *err);
+
+/* --- what this host can do; for `doctor` --- */
+
+struct vmm_host {
+	bool kvm_usable;
+	char kvm_why[160];          /* "ok", or why not */
+	char qemu_path[256];        /* empty: not found */
+};
+
+/*
+ * Runs 64-bit guest code under /dev/kvm in a short-lived child. The answer is cached in
+ * @cache_dir (may be NULL) for as long as the host stays up.
+ */
+int vmm_host_probe(const char *cache_dir, struct vmm_host *ret_host, struct error *err);
+
+#endif

@@ -1,0 +1,84 @@
+/*
+ * virtio/: guest memory, split queues, the device models (vsock.h, blk.h, fs.h) and vhost-user, the
+ * transport that carries them to QEMU (vhost_user.h). Device models are functions of guest memory and
+ * queues and do not know their transport. Users: the vmm/ folder and test tools. Depends on base/
+ * (and fs/ for the file system device) only.
+ *
+ * In short, for a user:
+ *
+ *	struct virtio_dev *dev;
+ *	struct vhost_user *vu;
+ *
+ *	vsock_dev_new(&(struct vsock_config){ .path = "vsock.sock", .guest_cid = 3,
+ *	                                      .listen_fd = -1 }, &dev, err);
+ *	vhost_user_start(&dev, fd, VHOST_USER_CONNECTED, &vu, err);
+ *	...
+ *	vhost_user_stop(vu);
+ *
+ * Everything a guest or a front-end sends is hostile input: a bad request is answered with an error, a
+ * bad queue is stopped, and the process never ends because of it.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "virtio/evloop.h"
+#include "virtio/gmem.h"
+#include "virtio/vq.h"
+
+#define VIRTIO_F_BIT_INDIRECT_DESC (UINT64_C(1) << 28)
+#define VIRTIO_F_BIT_EVENT_IDX     (UINT64_C(1) << 29)
+#define VIRTIO_F_BIT_VERSION_1     (UINT64_C(1) << 32)
+
+#define VIRTIO_MAX_QUEUES 16
+
+struct virtio_dev;
+
+/* Called in the device's thread. Only @kick is mandatory. */
+struct virtio_dev_ops {
+	/* Once, in the new thread, before anything else: register file descriptors, set the thread up. */
+	int (*attach)(struct virtio_dev *dev);
+	/* Queue @q has started (its features are settled) or, @live false, is about to stop. */
+	void (*queue_state)(struct virtio_dev *dev, unsigned q, bool live);
+	/* The driver made something available on @q, or the queue has just started. */
+	void (*kick)(struct virtio_dev *dev, unsigned q);
+	/* Device configuration space; the range lies within config_size. */
+	void (*read_config)(struct virtio_dev *dev, uint32_t off, void *buf, uint32_t len);
+	int (*write_config)(struct virtio_dev *dev, uint32_t off, const void *buf, uint32_t len);
+	/* The front-end has gone or reset the device: forget all guest state. */
+	void (*reset)(struct virtio_dev *dev);
+	/* Frees the device; also of one that was never attached. */
+	void (*destroy)(struct virtio_dev *dev);
+};
+
+/* What a transport does for a device; called in the device's thread. */
+struct virtio_transport_ops {
+	void (*notify)(void *transport, unsigned q);
+	void (*config_changed)(void *transport);
+};
+
+struct virtio_dev {
+	const struct virtio_dev_ops *ops;
+	const char *name;
+	uint64_t features;     /* offered, without the transport's own */
+	uint64_t acked;        /* accepted by the driver, a subset of features */
+	uint32_t config_size;  /* 0: the front-end keeps the configuration */
+	unsigned n_queues;
+	struct vq queues[VIRTIO_MAX_QUEUES];
+	struct gmem mem;
+	struct evloop loop;    /* the loop of the device's thread */
+	const struct virtio_transport_ops *transport_ops;
+	void *transport;
+};
+
+/* Initialises the common part; the loop is made here. Returns 0 or a negative errno. */
+int virtio_dev_init(struct virtio_dev *dev, const struct virtio_dev_ops *ops, const char *name);
+void virtio_dev_fini(struct virtio_dev *dev);
+/* Destroys any device; NULL is fine. */
+void virtio_dev_free(struct virtio_dev *dev);
+
+/* Interrupts the driver if it wants that for what was pushed. */
+void virtio_dev_notify(struct virtio_dev *dev, unsigned q);
+void virtio_dev_config_changed(struct virtio_dev *dev);

@@ -1,0 +1,101 @@
+#!/bin/sh
+# All tests, or a part: tools/test.sh [all|unit|e2e] [pytest arguments of e2e...]
+# Ends with "N passed, N failed, N skipped"; the exit code is 0 only if nothing failed.
+#
+# Whatever opens a socket runs in a network namespace of its own: no test reaches the network of
+# the machine, and none can break it.
+set -u
+cd "$(dirname "$0")/.."
+part=${1:-all}
+[ $# -gt 0 ] && shift
+out=build/test-results
+passed=0 failed=0 skipped=0
+rm -rf "$out"
+mkdir -p "$out"
+
+started=$(date +%s)
+say() { printf '== %4ss  %s\n' "$(($(date +%s) - started))" "$*"; }
+
+finish() {
+    echo
+    echo "$passed passed, $failed failed, $skipped skipped"
+    [ "$failed" = 0 ]
+    exit
+}
+
+# step NAME COMMAND...: a thing that only passes or fails
+step() {
+    name=$1
+    shift
+    say "$name"
+    if "$@" >"$out/step.log" 2>&1; then
+        passed=$((passed + 1))
+    else
+        tail -n 60 "$out/step.log"
+        echo "FAILED: $name"
+        failed=$((failed + 1))
+        return 1
+    fi
+}
+
+in_own_network() {
+    unshare --net -- sh -c 'ip link set lo up && exec "$@"' sh "$@"
+}
+
+build() {
+    preset=$1
+    tests=$2
+    [ -f "build/$preset/build.ninja" ] ||
+        meson setup "build/$preset" -Dpreset="$preset" -Dtests="$tests" || return 1
+    ninja -C "build/$preset"
+}
+
+# Adds a test program's counts, "passed failed skipped", to the sums.
+add() {
+    passed=$((passed + $1))
+    failed=$((failed + $2))
+    skipped=$((skipped + $3))
+}
+
+unit() {
+    step "build with sanitizers" build dev true || finish
+    say "unit tests, corpora, interop"
+    in_own_network meson test -C build/dev --no-rebuild --print-errorlogs >"$out/unit.log" 2>&1 ||
+        tail -n 150 "$out/unit.log"
+    # shellcheck disable=SC2046
+    add $(python3 tools/count.py meson build/dev/meson-logs/testlog.json)
+}
+
+# The end-to-end tests' own run of pytest. Failed ones get a second chance, and are named: a VM
+# under emulation on a busy machine can miss a deadline.
+e2e() {
+    step "build as released" build release false || finish
+    step "stage, guest kernel included" tools/stage.sh build/release || finish
+    say "end-to-end tests"
+    CAISSON_STAGE=$PWD/build/release/stage
+    export CAISSON_STAGE
+    in_own_network python3 -m pytest tests/e2e -q -rs --junitxml="$out/e2e.xml" \
+        -o cache_dir="$PWD/$out/cache" --durations=15 "$@" 2>&1 | tee "$out/e2e.log"
+    if python3 tools/count.py failed "$out/e2e.xml"; then
+        say "once more, those that failed"
+        in_own_network python3 -m pytest tests/e2e -q -rs --junitxml="$out/e2e-again.xml" \
+            -o cache_dir="$PWD/$out/cache" --last-failed --last-failed-no-failures none "$@" 2>&1 |
+            tee "$out/e2e-again.log"
+        # shellcheck disable=SC2046
+        add $(python3 tools/count.py junit "$out/e2e.xml" "$out/e2e-again.xml")
+    else
+        # shellcheck disable=SC2046
+        add $(python3 tools/count.py junit "$out/e2e.xml")
+    fi
+}
+
+step "packages" tools/deps.sh build run demo test || finish
+step "layers: includes never point up" tools/check-includes.sh
+step "text" tools/check-text.sh
+case $part in
+    all) unit && e2e "$@" ;;
+    unit) unit ;;
+    e2e) e2e "$@" ;;
+    *) echo "usage: tools/test.sh [all|unit|e2e]" >&2; exit 2 ;;
+esac
+finish

@@ -119,6 +119,10 @@ int child_spawn(const struct child_options *o, pid_t *ret_pid, int *ret_pidfd)
 	long pid;
 	ssize_t n;
 
+	if (o->cgroup_fd > 0) {
+		args.flags |= CLONE_INTO_CGROUP;
+		args.cgroup = (uint64_t)o->cgroup_fd;
+	}
 	if (pipe2(pipefd, O_CLOEXEC) < 0)
 		return -errno;
 	read_end = pipefd[0];

@@ -27,6 +27,7 @@ struct child_options {
 	bool setsid;
 	bool keep_stderr; /* fd 2 stays this process's */
 	unsigned clone_flags; /* CLONE_NEW*, 0 mostly */
+	int cgroup_fd; /* cgroup v2 directory that the child is born in; 0: this process's */
 	/* Runs in the child before exec; async-signal-safe calls only; non-zero errno aborts. */
 	int (*prepare)(void *arg);
 	void *prepare_arg;

@@ -24,8 +24,7 @@
  * The guest's CID is 3. The guest powers off by reboot(RB_AUTOBOOT): machines without ACPI know
  * no other way, and QEMU runs with -no-reboot.
  */
-#ifndef CAISSON_VMM_VMM_H
-#define CAISSON_VMM_VMM_H
+#pragma once
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -100,6 +99,7 @@ struct vmm_config {
 
 	int netns_fd;               /* network namespace to join, -1: a new empty one */
 	const char *qemu;           /* path of the QEMU binary; NULL: found in the usual places */
+	const char *program;        /* path of caisson-vmm; NULL: beside the caller's program */
 	bool debug;                 /* kernel talks on the console, vmm logs at debug level */
 };
 
@@ -199,5 +199,3 @@ struct vmm_host {
  * @cache_dir (may be NULL) for as long as the host stays up.
  */
 int vmm_host_probe(const char *cache_dir, struct vmm_host *ret_host, struct error *err);
-
-#endif

@@ -1,0 +1,19 @@
+/*
+ * A cgroup of version 2 for each VM: all its processes end with one write, and the host's
+ * accounting sees the VM as one. On hybrid hosts this is the v2 hierarchy without controllers, on
+ * hosts without v2 there is none, and the pid namespace alone holds the processes together.
+ */
+#pragma once
+
+#include <stddef.h>
+
+#include "base/error.h"
+
+/* Where cgroup v2 is mounted ("/sys/fs/cgroup" or "/sys/fs/cgroup/unified"), or NULL. */
+const char *cgroup_root(void);
+/* Path for the VM @id; "" when there is no cgroup v2 here. */
+int cgroup_path(const char *id, char *dst, size_t size);
+/* Makes the directory and gives a descriptor of it. */
+int cgroup_make(const char *path, struct error *err);
+/* Kills what is in it, waits, and removes it. A missing one is success. */
+int cgroup_destroy(const char *path, struct error *err);

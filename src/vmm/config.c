@@ -1,0 +1,317 @@
+#include "vmm/config.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/str.h"
+#include "vmm/qemu/args.h"
+#include "vmm/spawn.h"
+
+#define DEFAULT_MEMORY_MIB 256u
+#define MIN_MEMORY_MIB     64u
+#define MAX_MEMORY_MIB     (1024u * 1024u)
+#define MAX_VCPUS          255u
+
+void vmm_config_init(struct vmm_config *cfg)
+{
+	*cfg = (struct vmm_config){
+		.memory_mib = DEFAULT_MEMORY_MIB,
+		.vcpus = 1,
+		.console_fd = -1,
+		.log_fd = -1,
+		.netns_fd = -1,
+	};
+}
+
+const char *vmm_exit_name(enum vmm_exit reason)
+{
+	switch (reason) {
+	case VMM_EXIT_GUEST:
+		return "guest";
+	case VMM_EXIT_PANIC:
+		return "panic";
+	case VMM_EXIT_STOPPED:
+		return "stopped";
+	case VMM_EXIT_START:
+		return "start";
+	case VMM_EXIT_CRASH:
+		return "crash";
+	case VMM_EXIT_LOST:
+		return "lost";
+	default:
+		return "unknown";
+	}
+}
+
+static int check_id(const char *id, struct error *err)
+{
+	if (str_empty(id) || strlen(id) > VMM_ID_MAX)
+		return error_set(err, -EINVAL, "a VM's id has 1 to %u characters", VMM_ID_MAX);
+	if (*id == '.' ||
+	    id[strspn(id, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")])
+		return error_set(err, -EINVAL, "'%s' cannot be a VM's id", id);
+	return 0;
+}
+
+static int check_file(const char *what, const char *path, bool write, struct error *err)
+{
+	auto_close int fd = -1;
+	struct stat st;
+
+	if (path[0] != '/')
+		return error_set(err, -EINVAL, "%s '%s' is not an absolute path", what, path);
+	fd = open(path, (write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return error_errno(err, -errno, "%s '%s'", what, path);
+	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+		return error_set(err, -EINVAL, "%s '%s' is not a file", what, path);
+	if (S_ISREG(st.st_mode) && st.st_size == 0)
+		return error_set(err, -EINVAL, "%s '%s' is empty", what, path);
+	return 0;
+}
+
+/* So that a wrong file gets a clear word at once, and not QEMU's. */
+static int check_kernel(const char *path, struct error *err)
+{
+	auto_close int fd = -1;
+	unsigned char head[20] = { 0 };
+	int r = check_file("the kernel", path, false, err);
+
+	if (r < 0)
+		return r;
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || pread(fd, head, sizeof(head), 0) < 0)
+		return error_errno(err, -errno, "the kernel '%s'", path);
+	if (memcmp(head, "\177ELF\2\1", 6) != 0 || head[18] != 62 /* EM_X86_64 */)
+		return error_set(err, -ENOEXEC,
+				 "the kernel '%s' is not an uncompressed x86-64 ELF image", path);
+	return 0;
+}
+
+static int check_name(const char *what, const char *name, size_t max, struct error *err)
+{
+	if (str_empty(name) || strlen(name) > max)
+		return error_set(err, -EINVAL, "%s has 1 to %zu bytes", what, max);
+	for (const char *p = name; *p; p++)
+		if (*p <= ' ' || *p > '~')
+			return error_set(err, -EINVAL, "%s holds a bad character", what);
+	return 0;
+}
+
+static int check_devices(const struct vmm_config *cfg, struct error *err)
+{
+	int r = 0;
+
+	if (cfg->n_disks > VMM_MAX_DISKS || cfg->n_slots > VMM_MAX_DISKS - cfg->n_disks)
+		return error_set(err, -EINVAL, "%zu disks and %u slots: more than %u",
+				 cfg->n_disks, cfg->n_slots, VMM_MAX_DISKS);
+	if (cfg->n_shares > VMM_MAX_SHARES)
+		return error_set(err, -EINVAL, "%zu shares: more than %u", cfg->n_shares,
+				 VMM_MAX_SHARES);
+	for (size_t i = 0; i < cfg->n_disks && r == 0; i++) {
+		const struct vmm_disk *d = &cfg->disks[i];
+
+		r = check_name("a disk's serial", d->serial, VMM_SERIAL_MAX, err);
+		for (size_t k = 0; k < i && r == 0; k++)
+			if (str_eq(d->serial, cfg->disks[k].serial))
+				r = error_set(err, -EINVAL, "two disks with the serial '%s'",
+					      d->serial);
+		if (r == 0)
+			r = check_file("the disk", d->path, !d->read_only, err);
+	}
+	for (size_t i = 0; i < cfg->n_shares && r == 0; i++) {
+		const struct vmm_share *s = &cfg->shares[i];
+		struct stat st;
+
+		r = check_name("a share's tag", s->tag, VMM_TAG_MAX, err);
+		for (size_t k = 0; k < i && r == 0; k++)
+			if (str_eq(s->tag, cfg->shares[k].tag))
+				r = error_set(err, -EINVAL, "two shares with the tag '%s'", s->tag);
+		if (r == 0 && (s->path[0] != '/' || stat(s->path, &st) < 0 || !S_ISDIR(st.st_mode)))
+			r = error_set(err, -ENOTDIR, "the share '%s' is not a directory", s->path);
+	}
+	return r;
+}
+
+static int check(const struct vmm_config *cfg, struct error *err)
+{
+	struct stat st;
+	int r = check_id(cfg->id, err);
+
+	if (r < 0)
+		return r;
+	if (str_empty(cfg->dir) || cfg->dir[0] != '/' || stat(cfg->dir, &st) < 0 ||
+	    !S_ISDIR(st.st_mode))
+		return error_set(err, -ENOTDIR, "'%s' is not a directory for a VM",
+				 cfg->dir ? cfg->dir : "");
+	if (str_empty(cfg->kernel))
+		return error_set(err, -EINVAL, "no kernel is given");
+	r = check_kernel(cfg->kernel, err);
+	if (r == 0 && cfg->initrd)
+		r = check_file("the initrd", cfg->initrd, false, err);
+	if (r == 0 && cfg->root_image)
+		r = check_file("the root image", cfg->root_image, false, err);
+	if (r == 0)
+		r = check_devices(cfg, err);
+	if (r < 0)
+		return r;
+	if (cfg->memory_mib && (cfg->memory_mib < MIN_MEMORY_MIB ||
+				cfg->memory_mib > MAX_MEMORY_MIB))
+		return error_set(err, -EINVAL, "%u MiB of memory: %u to %u can be given",
+				 cfg->memory_mib, MIN_MEMORY_MIB, MAX_MEMORY_MIB);
+	if (cfg->vcpus > MAX_VCPUS)
+		return error_set(err, -EINVAL, "%u vCPUs: at most %u can be given", cfg->vcpus,
+				 MAX_VCPUS);
+	return 0;
+}
+
+static int settle_machine(const struct vmm_config *cfg, enum vmm_machine *ret, struct error *err)
+{
+	size_t n = qemu_mmio_slots(1 + cfg->n_disks + cfg->n_slots + cfg->n_shares);
+	bool fits = n <= QEMU_MICROVM_SLOTS && !cfg->root_image;
+
+	switch (cfg->machine) {
+	case VMM_MACHINE_AUTO:
+		*ret = fits ? VMM_MACHINE_MICROVM : VMM_MACHINE_Q35;
+		return 0;
+	case VMM_MACHINE_MICROVM:
+		if (!fits)
+			return error_set(err, -EINVAL,
+					 cfg->root_image ?
+						 "a root image on pmem needs the q35 machine" :
+						 "too many disks and shares for a microvm");
+		*ret = VMM_MACHINE_MICROVM;
+		return 0;
+	case VMM_MACHINE_Q35:
+		*ret = VMM_MACHINE_Q35;
+		return 0;
+	default:
+		return error_set(err, -EINVAL, "unknown machine %d", (int)cfg->machine);
+	}
+}
+
+static int settle_accel(const struct vmm_config *cfg, const struct vmm_host *host,
+			enum vmm_accel *ret, struct error *err)
+{
+	switch (cfg->accel) {
+	case VMM_ACCEL_AUTO:
+		*ret = host->kvm_usable ? VMM_ACCEL_KVM : VMM_ACCEL_TCG;
+		return 0;
+	case VMM_ACCEL_TCG:
+		*ret = VMM_ACCEL_TCG;
+		return 0;
+	case VMM_ACCEL_KVM:
+		if (!host->kvm_usable)
+			return error_set(err, -ENOTSUP, "KVM cannot be used: %s", host->kvm_why);
+		*ret = VMM_ACCEL_KVM;
+		return 0;
+	default:
+		return error_set(err, -EINVAL, "unknown accelerator %d", (int)cfg->accel);
+	}
+}
+
+static char *text_or_empty(const char *s)
+{
+	return (char *)(s ? s : "");
+}
+
+static int pack(const struct vmm_config *cfg, enum vmm_machine machine, enum vmm_accel accel,
+		const char *qemu, uint8_t **ret_data, size_t *ret_len, struct error *err)
+{
+	Caisson__Vmm__V1__VmConfig msg = CAISSON__VMM__V1__VM_CONFIG__INIT;
+	Caisson__Vmm__V1__Disk disks[VMM_MAX_DISKS], *disk_at[VMM_MAX_DISKS];
+	Caisson__Vmm__V1__Share shares[VMM_MAX_SHARES], *share_at[VMM_MAX_SHARES];
+	size_t len;
+	uint8_t *data;
+
+	msg.id = text_or_empty(cfg->id);
+	msg.dir = text_or_empty(cfg->dir);
+	msg.kernel = text_or_empty(cfg->kernel);
+	msg.initrd = text_or_empty(cfg->initrd);
+	msg.root_image = text_or_empty(cfg->root_image);
+	msg.cmdline_extra = text_or_empty(cfg->cmdline_extra);
+	msg.memory_mib = cfg->memory_mib ? cfg->memory_mib : DEFAULT_MEMORY_MIB;
+	msg.vcpus = cfg->vcpus ? cfg->vcpus : 1;
+	msg.machine = (uint32_t)machine;
+	msg.accel = (uint32_t)accel;
+	msg.qemu = text_or_empty(qemu);
+	msg.debug = cfg->debug;
+	msg.n_slots = cfg->n_slots;
+	for (size_t i = 0; i < cfg->n_disks; i++) {
+		caisson__vmm__v1__disk__init(&disks[i]);
+		disks[i].path = text_or_empty(cfg->disks[i].path);
+		disks[i].serial = text_or_empty(cfg->disks[i].serial);
+		disks[i].read_only = cfg->disks[i].read_only;
+		disk_at[i] = &disks[i];
+	}
+	msg.n_disks = cfg->n_disks;
+	msg.disks = disk_at;
+	for (size_t i = 0; i < cfg->n_shares; i++) {
+		caisson__vmm__v1__share__init(&shares[i]);
+		shares[i].tag = text_or_empty(cfg->shares[i].tag);
+		shares[i].path = text_or_empty(cfg->shares[i].path);
+		shares[i].read_only = cfg->shares[i].read_only;
+		share_at[i] = &shares[i];
+	}
+	msg.n_shares = cfg->n_shares;
+	msg.shares = share_at;
+
+	len = caisson__vmm__v1__vm_config__get_packed_size(&msg);
+	if (len > SPAWN_CONFIG_MAX)
+		return error_set(err, -E2BIG, "the VM's configuration is too long");
+	data = malloc(len ? len : 1);
+	if (!data)
+		return error_set(err, -ENOMEM, "no memory for the VM's configuration");
+	*ret_len = caisson__vmm__v1__vm_config__pack(&msg, data);
+	*ret_data = data;
+	return 0;
+}
+
+/* One line of text, and short enough. */
+static int check_cmdline(const struct vmm_config *cfg, enum vmm_machine machine, struct error *err)
+{
+	struct qemu_plan plan = {
+		.machine = machine,
+		.root_image = cfg->root_image,
+		.cmdline_extra = cfg->cmdline_extra,
+		.n_devices = 1 + cfg->n_disks + cfg->n_slots + cfg->n_shares,
+		.debug = cfg->debug,
+	};
+	auto_free char *text = NULL;
+
+	for (const char *p = cfg->cmdline_extra; p && *p; p++)
+		if ((unsigned char)*p < ' ' || *p == 0x7f)
+			return error_set(err, -EINVAL,
+					 "the kernel command line holds a control character");
+	return qemu_cmdline(&plan, &text, err);
+}
+
+int config_pack(const struct vmm_config *cfg, uint8_t **ret_data, size_t *ret_len,
+		struct error *err)
+{
+	struct vmm_host host = { 0 };
+	enum vmm_machine machine;
+	enum vmm_accel accel;
+	const char *qemu;
+	int r = check(cfg, err);
+
+	if (r == 0)
+		r = settle_machine(cfg, &machine, err);
+	if (r == 0)
+		r = check_cmdline(cfg, machine, err);
+	if (r == 0)
+		r = vmm_host_probe(NULL, &host, err);
+	if (r == 0)
+		r = settle_accel(cfg, &host, &accel, err);
+	if (r < 0)
+		return r;
+	qemu = cfg->qemu ? cfg->qemu : host.qemu_path;
+	if (str_empty(qemu))
+		return error_set(err, -ENOENT,
+				 "qemu-system-x86_64 is not installed (looked in the usual places)");
+	r = check_file("the QEMU program", qemu, false, err);
+	return r < 0 ? r : pack(cfg, machine, accel, qemu, ret_data, ret_len, err);
+}

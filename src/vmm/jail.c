@@ -1,0 +1,228 @@
+#include "vmm/jail.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/capability.h>
+#include <linux/securebits.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/str.h"
+
+/* What a dynamic QEMU reads. Missing ones are left out; links are copied as links. */
+static const char *const trees[] = {
+	"/usr/lib",
+	"/usr/lib64",
+	"/usr/local/lib",
+	"/lib",
+	"/lib64",
+	"/usr/share/qemu",
+	"/usr/share/seabios",
+	"/usr/local/share/qemu",
+};
+
+static const char *const plain_files[] = { "/etc/ld.so.cache" };
+
+/* Makes the directories above @path (absolute), below the current directory. */
+static int make_parents(const char *path)
+{
+	char part[PATH_MAX];
+	int r = str_format(part, sizeof(part), "%s", path + 1);
+
+	if (r < 0)
+		return r;
+	for (char *p = strchr(part, '/'); p; p = strchr(p + 1, '/')) {
+		*p = '\0';
+		if (mkdir(part, 0755) < 0 && errno != EEXIST)
+			return -errno;
+		*p = '/';
+	}
+	return 0;
+}
+
+/*
+ * Binds @source at @target (absolute as in the jail; the current directory is its root) without
+ * write access. A file gets an empty file as mount point.
+ */
+static int bind_ro(const char *source, const char *target, unsigned long flags, struct error *err)
+{
+	const char *here = target + 1;
+	struct stat st;
+	int r;
+
+	if (stat(source, &st) < 0)
+		return error_errno(err, -errno, "'%s'", source);
+	r = make_parents(target);
+	if (r < 0)
+		return error_errno(err, r, "jail: make room for '%s'", target);
+	if (S_ISDIR(st.st_mode)) {
+		if (mkdir(here, 0755) < 0 && errno != EEXIST)
+			return error_errno(err, -errno, "jail: make '%s'", target);
+	} else {
+		auto_close int fd = open(here, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0444);
+
+		if (fd < 0 && errno != EEXIST)
+			return error_errno(err, -errno, "jail: make '%s'", target);
+	}
+	if (mount(source, here, NULL, MS_BIND, NULL) < 0)
+		return error_errno(err, -errno, "jail: bind '%s'", source);
+	if (mount(NULL, here, NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | flags, NULL) < 0)
+		return error_errno(err, -errno, "jail: bind '%s' read-only", source);
+	return 0;
+}
+
+static int copy_tree(const char *path, struct error *err)
+{
+	char link[PATH_MAX];
+	struct stat st;
+	ssize_t n;
+
+	if (lstat(path, &st) < 0)
+		return 0;
+	if (S_ISDIR(st.st_mode))
+		return bind_ro(path, path, MS_NODEV, err);
+	if (!S_ISLNK(st.st_mode))
+		return 0;
+	n = readlink(path, link, sizeof(link) - 1);
+	if (n < 0)
+		return error_errno(err, -errno, "read the link '%s'", path);
+	link[n] = '\0';
+	if (make_parents(path) < 0 || (symlink(link, path + 1) < 0 && errno != EEXIST))
+		return error_errno(err, -errno, "jail: make '%s'", path);
+	return 0;
+}
+
+static int fill_root(const struct jail *jail, struct error *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < ARRAY_LEN(trees) && r == 0; i++)
+		r = copy_tree(trees[i], err);
+	for (size_t i = 0; i < ARRAY_LEN(plain_files) && r == 0; i++)
+		if (access(plain_files[i], R_OK) == 0)
+			r = bind_ro(plain_files[i], plain_files[i], MS_NODEV | MS_NOEXEC, err);
+	if (r == 0)
+		r = bind_ro(jail->qemu, jail->qemu, MS_NODEV, err);
+	if (r == 0)
+		r = bind_ro("/dev/null", "/dev/null", MS_NOEXEC, err);
+	if (r == 0)
+		r = bind_ro("/dev/urandom", "/dev/urandom", MS_NOEXEC, err);
+	if (r == 0 && jail->kvm)
+		r = bind_ro("/dev/kvm", "/dev/kvm", MS_NOEXEC, err);
+	if (r == 0)
+		r = bind_ro(jail->kernel, JAIL_KERNEL, MS_NODEV | MS_NOEXEC, err);
+	if (r == 0 && jail->initrd)
+		r = bind_ro(jail->initrd, JAIL_INITRD, MS_NODEV | MS_NOEXEC, err);
+	if (r == 0 && jail->root_image)
+		r = bind_ro(jail->root_image, JAIL_ROOT, MS_NODEV | MS_NOEXEC, err);
+	if (r == 0)
+		r = bind_ro(jail->dir, JAIL_VM, MS_NODEV | MS_NOEXEC, err);
+	return r;
+}
+
+static int enter_namespaces(const struct jail *jail, struct error *err)
+{
+	int flags = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP;
+
+	if (jail->netns_fd >= 0) {
+		if (setns(jail->netns_fd, CLONE_NEWNET) < 0)
+			return error_errno(err, -errno, "join the network namespace");
+	} else {
+		flags |= CLONE_NEWNET;
+	}
+	if (unshare(flags) < 0)
+		return error_errno(err, -errno, "make the jail's namespaces");
+	(void)sethostname("caisson", 7);
+	return 0;
+}
+
+int jail_enter(const struct jail *jail, struct error *err)
+{
+	auto_free char *root = str_join_path(jail->dir, "jail");
+	int r;
+
+	if (!root)
+		return error_set(err, -ENOMEM, "no memory for the jail");
+	r = enter_namespaces(jail, err);
+	if (r < 0)
+		return r;
+	/* Nothing mounted here may show outside, and nothing outside may appear here later. */
+	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+		return error_errno(err, -errno, "jail: make the mounts private");
+	if (mkdir(root, 0700) < 0 && errno != EEXIST)
+		return error_errno(err, -errno, "make '%s'", root);
+	if (mount("jail", root, "tmpfs", MS_NOSUID | MS_NOEXEC, "size=64k,nr_inodes=128,mode=755") <
+	    0)
+		return error_errno(err, -errno, "mount the jail's root on '%s'", root);
+	if (chdir(root) < 0)
+		return error_errno(err, -errno, "enter '%s'", root);
+	r = fill_root(jail, err);
+	if (r < 0)
+		return r;
+	if (mount(NULL, ".", NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NOEXEC |
+				   MS_NODEV, NULL) < 0)
+		return error_errno(err, -errno, "make the jail's root read-only");
+	if (syscall(SYS_pivot_root, ".", ".") < 0)
+		return error_errno(err, -errno, "change to the jail's root");
+	if (umount2(".", MNT_DETACH) < 0)
+		return error_errno(err, -errno, "leave the host's root");
+	if (chdir(JAIL_VM) < 0)
+		return error_errno(err, -errno, "enter " JAIL_VM);
+	return 0;
+}
+
+int jail_drop_caps(unsigned long long keep)
+{
+	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2];
+
+	for (int cap = 0; cap < 64; cap++) {
+		if (keep & (1ULL << cap))
+			continue;
+		if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0) {
+			if (errno == EINVAL)
+				break;
+			/* EPERM: given up before */
+			if (errno != EPERM)
+				return -errno;
+		}
+	}
+	/* Being root no longer means anything at exec. */
+	if (prctl(PR_SET_SECUREBITS,
+		  SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP |
+			  SECBIT_NO_SETUID_FIXUP_LOCKED | SECBIT_KEEP_CAPS_LOCKED |
+			  SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED,
+		  0, 0, 0) < 0 &&
+	    errno != EPERM)
+		return -errno;
+	for (int i = 0; i < 2; i++) {
+		unsigned bits = (unsigned)(keep >> (32 * i));
+
+		data[i] = (struct __user_cap_data_struct){ .effective = bits, .permitted = bits };
+	}
+	if (syscall(SYS_capset, &head, data) < 0)
+		return -errno;
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return -errno;
+	return 0;
+}
+
+int jail_limit(unsigned max_fds)
+{
+	const struct rlimit fds = { max_fds, max_fds };
+	const struct rlimit none = { 0, 0 };
+
+	/* No core: it would hold the guest's memory. Files are never written beyond their size. */
+	if (setrlimit(RLIMIT_NOFILE, &fds) < 0 || setrlimit(RLIMIT_CORE, &none) < 0 ||
+	    setrlimit(RLIMIT_MSGQUEUE, &none) < 0)
+		return -errno;
+	return 0;
+}

@@ -1,0 +1,46 @@
+/*
+ * The jail of caisson-vmm and QEMU. Mount, network, ipc, uts and cgroup namespaces of their own
+ * (the pid namespace comes from whoever starts caisson-vmm, which is its first process, so that
+ * QEMU cannot outlive it), a root that holds nothing but what QEMU loads, no capabilities, no
+ * way to new privileges, limits.
+ *
+ * Inside:  /vm          the VM's directory, read-only (sockets can be connected to)
+ *          /kernel, /initrd, /root.image
+ *          /dev/null, /dev/urandom, and /dev/kvm if wanted
+ *          QEMU's binary, the system's libraries, QEMU's firmware, all read-only
+ */
+#pragma once
+
+#include <stdbool.h>
+
+#include "base/error.h"
+
+#define JAIL_VM     "/vm"
+#define JAIL_KERNEL "/kernel"
+#define JAIL_INITRD "/initrd"
+#define JAIL_ROOT   "/root.image"
+
+struct jail {
+	const char *dir;        /* the VM's directory; the root is mounted on its jail/ */
+	const char *qemu;
+	const char *kernel;
+	const char *initrd;     /* or NULL */
+	const char *root_image; /* or NULL */
+	int netns_fd;           /* joined if >= 0 */
+	bool kvm;
+};
+
+/*
+ * Moves the calling process, which must have one thread, into the jail. Capabilities are kept:
+ * see jail_drop_caps().
+ */
+int jail_enter(const struct jail *jail, struct error *err);
+
+/*
+ * Gives up every capability but those of @keep (a mask of 1 << CAP_x), now and after any exec,
+ * and any way to regain them. Async-signal-safe: 0 or a negative errno.
+ */
+int jail_drop_caps(unsigned long long keep);
+
+/* Limits of the process QEMU, or of caisson-vmm; 0 or a negative errno. Async-signal-safe. */
+int jail_limit(unsigned max_fds);

@@ -1,0 +1,413 @@
+#include "vmm/machine.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/str.h"
+#include "virtio/blk.h"
+#include "virtio/vhost_user.h"
+#include "virtio/vsock.h"
+#include "vmm/jail.h"
+#include "vmm/qemu/qemu.h"
+#include "vmm/seccomp.h"
+
+#define TAIL_LINES 12
+#define TAIL_MAX   2048
+
+struct slot {
+	struct virtio_dev *dev;         /* for calls across threads, until its back-end stops */
+	char serial[VMM_SERIAL_MAX + 1]; /* "" if the slot is empty */
+	bool spare;                     /* may be filled and emptied */
+};
+
+struct machine {
+	const struct machine_ops *ops;
+	void *ctx;
+	struct qemu *qemu;
+	struct vhost_user *backends[QEMU_MAX_DEVICES];
+	size_t n_backends;
+	struct slot slots[VMM_MAX_DISKS];
+	size_t n_slots;
+	struct console console;
+	int console_fd;
+	bool stopping;
+};
+
+/* What one device needs to start: QEMU's end, our end, the device. */
+struct pending_device {
+	struct qemu_device qemu;
+	int fd;
+	struct virtio_dev *dev;
+};
+
+struct pending {
+	struct pending_device devices[QEMU_MAX_DEVICES];
+	size_t n;
+};
+
+static void pending_fini(struct pending *p)
+{
+	for (size_t i = 0; i < p->n; i++) {
+		cleanup_close_(&p->devices[i].qemu.fd);
+		cleanup_close_(&p->devices[i].fd);
+		virtio_dev_free(p->devices[i].dev);
+	}
+	p->n = 0;
+}
+
+/* Takes @dev in every case. */
+static int pending_add(struct pending *p, enum qemu_device_kind kind, const char *tag,
+		       struct virtio_dev *dev, struct error *err)
+{
+	int fds[2];
+
+	if (p->n == QEMU_MAX_DEVICES ||
+	    socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0) {
+		virtio_dev_free(dev);
+		return error_set(err, -EMFILE, "too many devices");
+	}
+	p->devices[p->n++] = (struct pending_device){
+		.qemu = { .kind = kind, .fd = fds[1], .tag = tag },
+		.fd = fds[0],
+		.dev = dev,
+	};
+	return 0;
+}
+
+static int add_slot(struct machine *m, struct pending *p, const Caisson__Vmm__V1__Disk *disk,
+		    struct error *err)
+{
+	struct blk_config config = { .serial = disk ? disk->serial : NULL };
+	struct slot *slot = &m->slots[m->n_slots];
+	struct virtio_dev *dev = NULL;
+	int r;
+
+	if (disk) {
+		int fd = open(disk->path, (disk->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC);
+
+		if (fd < 0)
+			return error_errno(err, -errno, "open the disk '%s'", disk->path);
+		config.read_only = disk->read_only;
+		r = blk_source_new_fd(fd, disk->read_only, &config.source, err);
+		if (r < 0)
+			return error_prefix(err, r, "disk '%s'", disk->path);
+	}
+	r = blk_dev_new(&config, &dev, err);
+	if (r < 0)
+		return r;
+	slot->dev = dev;
+	slot->spare = !disk;
+	(void)!str_format(slot->serial, sizeof(slot->serial), "%s", disk ? disk->serial : "");
+	m->n_slots++;
+	return pending_add(p, QEMU_DEVICE_BLK, NULL, dev, err);
+}
+
+static int add_devices(struct machine *m, struct pending *p,
+		       const Caisson__Vmm__V1__VmConfig *config, struct machine_fds *fds,
+		       struct error *err)
+{
+	/* Relative: the jail's working directory is the VM's, where the sockets are. */
+	const struct vsock_config vsock = {
+		.path = "vsock.sock",
+		.guest_cid = VMM_GUEST_CID,
+		.listen_fd = take_fd(&fds->vsock),
+	};
+	struct virtio_dev *dev = NULL;
+	int r = vsock_dev_new(&vsock, &dev, err);
+
+	if (r == 0)
+		r = pending_add(p, QEMU_DEVICE_VSOCK, NULL, dev, err);
+	for (size_t i = 0; i < config->n_disks && r == 0; i++)
+		r = add_slot(m, p, config->disks[i], err);
+	for (size_t i = 0; i < config->n_slots && r == 0; i++)
+		r = add_slot(m, p, NULL, err);
+	return r;
+}
+
+static void on_running(void *ctx)
+{
+	struct machine *m = ctx;
+
+	m->ops->running(m->ctx);
+}
+
+static void on_console(void *ctx, const char *data, size_t len)
+{
+	struct machine *m = ctx;
+	uint64_t dropped = m->console.dropped;
+	size_t n = console_take(&m->console, data, len, uv_hrtime());
+
+	if (m->console.dropped && !dropped)
+		log_warn("the guest floods its console: output is dropped");
+	if (n == len)
+		m->console.dropped = 0;
+	/* Never wait for a reader, and never die of one that went away (SIGPIPE is ignored). */
+	if (n && m->console_fd >= 0 && write(m->console_fd, data, n) < 0 && errno == EPIPE)
+		(void)close(take_fd(&m->console_fd));
+}
+
+static void stop_backends(struct machine *m)
+{
+	for (size_t i = 0; i < m->n_backends; i++)
+		vhost_user_stop(m->backends[i]);
+	m->n_backends = 0;
+	m->n_slots = 0;
+}
+
+/* The last line of @text that isn't empty, without QEMU's own name before it. */
+static const char *last_words(char *text)
+{
+	char *line;
+
+	for (;;) {
+		size_t len = strlen(text);
+
+		while (len && (text[len - 1] == '\n' || text[len - 1] == '\r'))
+			text[--len] = '\0';
+		line = strrchr(text, '\n');
+		return line ? line + 1 : text;
+	}
+}
+
+static enum vmm_exit judge(const struct machine *m, const struct qemu_end *end)
+{
+	if (m->stopping)
+		return VMM_EXIT_STOPPED;
+	if (end->guest_ended && end->wait_status == 0)
+		return console_panicked(&m->console) ? VMM_EXIT_PANIC : VMM_EXIT_GUEST;
+	return end->ran ? VMM_EXIT_CRASH : VMM_EXIT_START;
+}
+
+static char *describe(const struct machine *m, const struct qemu_end *end, enum vmm_exit reason)
+{
+	auto_free char *tail = console_tail(&m->console, TAIL_LINES, TAIL_MAX);
+	auto_free char *words = strdup(end->words);
+	const char *said = words ? last_words(words) : "";
+	char how[64];
+
+	if (WIFSIGNALED(end->wait_status))
+		(void)!str_format(how, sizeof(how), "was killed by signal %d",
+				  WTERMSIG(end->wait_status));
+	else
+		(void)!str_format(how, sizeof(how), "ended with code %d",
+				  WEXITSTATUS(end->wait_status));
+	switch (reason) {
+	case VMM_EXIT_GUEST:
+		return strdup("the guest powered off");
+	case VMM_EXIT_STOPPED:
+		return strdup("stopped");
+	case VMM_EXIT_PANIC:
+		return str_printf("the guest's kernel panicked; its last words:\n%s",
+				  tail ? tail : "");
+	case VMM_EXIT_START:
+	case VMM_EXIT_CRASH:
+	case VMM_EXIT_LOST:
+	default:
+		return str_printf("QEMU %s%s%s%s%s", how, *said ? ": " : "", said,
+				  tail && *tail ? "; the guest's console:\n" : "",
+				  tail ? tail : "");
+	}
+}
+
+static void on_ended(void *ctx, const struct qemu_end *end)
+{
+	struct machine *m = ctx;
+	enum vmm_exit reason = judge(m, end);
+	auto_free char *text = describe(m, end, reason);
+
+	stop_backends(m);
+	qemu_free(take_ptr(&m->qemu));
+	m->ops->ended(m->ctx, reason, text ? text : "out of memory");
+}
+
+static const struct qemu_ops qemu_ops = {
+	.running = on_running,
+	.console = on_console,
+	.ended = on_ended,
+};
+
+static uint64_t file_size(const char *path)
+{
+	struct stat st;
+
+	return stat(path, &st) == 0 && st.st_size > 0 ? (uint64_t)st.st_size : 0;
+}
+
+static int launch(uv_loop_t *loop, struct machine *m, const Caisson__Vmm__V1__VmConfig *config,
+		  struct pending *p, uint64_t root_size, struct error *err)
+{
+	struct qemu_device devices[QEMU_MAX_DEVICES];
+	struct qemu_plan plan = {
+		.qemu = config->qemu,
+		.id = config->id,
+		.machine = (enum vmm_machine)config->machine,
+		.accel = (enum vmm_accel)config->accel,
+		.kernel = JAIL_KERNEL,
+		.initrd = *config->initrd ? JAIL_INITRD : NULL,
+		.root_image = *config->root_image ? JAIL_ROOT : NULL,
+		.root_image_size = root_size,
+		.cmdline_extra = config->cmdline_extra,
+		.memory_mib = config->memory_mib,
+		.vcpus = config->vcpus,
+		.debug = config->debug,
+		.n_devices = p->n,
+	};
+	int r;
+
+	for (size_t i = 0; i < p->n; i++) {
+		devices[i] = p->devices[i].qemu;
+		p->devices[i].qemu.fd = -1;
+	}
+	/* QEMU first: it loads while the back-ends' threads start. */
+	r = qemu_start(loop, &plan, devices, &qemu_ops, m, &m->qemu, err);
+	for (size_t i = 0; i < p->n && r == 0; i++) {
+		r = vhost_user_start(&p->devices[i].dev, take_fd(&p->devices[i].fd),
+				     VHOST_USER_CONNECTED, &m->backends[m->n_backends], err);
+		if (r == 0)
+			m->n_backends++;
+	}
+	return r;
+}
+
+int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
+		  struct machine_fds *fds, const struct machine_ops *ops, void *ctx,
+		  struct machine **ret_machine, struct error *err)
+{
+	__attribute__((cleanup(pending_fini))) struct pending p = { 0 };
+	struct machine *m = calloc(1, sizeof(*m));
+	const struct jail jail = {
+		.dir = config->dir,
+		.qemu = config->qemu,
+		.kernel = config->kernel,
+		.initrd = *config->initrd ? config->initrd : NULL,
+		.root_image = *config->root_image ? config->root_image : NULL,
+		.netns_fd = fds->netns,
+		.kvm = config->accel == VMM_ACCEL_KVM,
+	};
+	uint64_t root_size = file_size(config->root_image);
+	int r;
+
+	if (!m)
+		return error_set(err, -ENOMEM, "no memory for the machine");
+	m->ops = ops;
+	m->ctx = ctx;
+	m->console_fd = take_fd(&fds->console);
+	console_init(&m->console, uv_hrtime());
+	r = add_devices(m, &p, config, fds, err);
+	if (r == 0)
+		r = jail_enter(&jail, err);
+	if (r == 0)
+		r = launch(loop, m, config, &p, root_size, err);
+	cleanup_close_(&fds->netns);
+	fds->netns = -1;
+	if (r == 0) {
+		r = jail_drop_caps(0);
+		if (r == 0)
+			r = seccomp_enter();
+		if (r < 0)
+			(void)error_errno(err, r, "close the jail");
+	}
+	if (r < 0) {
+		machine_free(m);
+		return r;
+	}
+	*ret_machine = m;
+	return 0;
+}
+
+void machine_free(struct machine *m)
+{
+	if (!m)
+		return;
+	qemu_free(take_ptr(&m->qemu));
+	stop_backends(m);
+	cleanup_close_(&m->console_fd);
+	console_fini(&m->console);
+	free(m);
+}
+
+int machine_pause(struct machine *m, machine_done_fn cb, void *ctx)
+{
+	return m->qemu ? qemu_command(m->qemu, "stop", cb, ctx) : -ECONNRESET;
+}
+
+int machine_resume(struct machine *m, machine_done_fn cb, void *ctx)
+{
+	return m->qemu ? qemu_command(m->qemu, "cont", cb, ctx) : -ECONNRESET;
+}
+
+void machine_stop(struct machine *m)
+{
+	if (!m->qemu)
+		return;
+	m->stopping = true;
+	/* Nothing of QEMU's own needs an orderly end: the disks' writers are the back-ends here. */
+	qemu_kill(m->qemu);
+}
+
+static struct slot *find_slot(struct machine *m, const char *serial)
+{
+	for (size_t i = 0; i < m->n_slots; i++)
+		if (str_eq(m->slots[i].serial, serial))
+			return &m->slots[i];
+	return NULL;
+}
+
+int machine_attach_disk(struct machine *m, int fd, const char *serial, bool read_only,
+			struct error *err)
+{
+	struct blk_source *source = NULL;
+	struct slot *slot = NULL;
+	int r = 0;
+
+	if (str_empty(serial) || strlen(serial) > VMM_SERIAL_MAX)
+		r = error_set(err, -EINVAL, "a disk's serial has 1 to %u bytes", VMM_SERIAL_MAX);
+	else if (find_slot(m, serial))
+		r = error_set(err, -EEXIST, "the machine has a disk '%s' already", serial);
+	for (size_t i = 0; i < m->n_slots && r == 0 && !slot; i++)
+		if (m->slots[i].spare && !*m->slots[i].serial)
+			slot = &m->slots[i];
+	if (r == 0 && !slot)
+		r = error_set(err, -ENOSPC, "the machine has no empty disk slot");
+	if (r < 0) {
+		(void)close(fd);
+		return r;
+	}
+	r = blk_source_new_fd(fd, read_only, &source, err);
+	if (r == 0)
+		r = blk_dev_set_source(slot->dev, source, serial, err);
+	if (r < 0)
+		return error_prefix(err, r, "disk '%s'", serial);
+	(void)!str_format(slot->serial, sizeof(slot->serial), "%s", serial);
+	return 0;
+}
+
+int machine_detach_disk(struct machine *m, const char *serial, struct error *err)
+{
+	struct slot *slot = str_empty(serial) ? NULL : find_slot(m, serial);
+	int r;
+
+	if (!slot || !slot->spare)
+		return error_set(err, -ENOENT, "the machine has no disk '%s' in a slot", serial);
+	r = blk_dev_set_source(slot->dev, NULL, NULL, err);
+	if (r == 0)
+		slot->serial[0] = '\0';
+	return r;
+}
+
+pid_t machine_qemu_pid(const struct machine *m)
+{
+	return m->qemu ? qemu_pid(m->qemu) : 0;
+}
+
+const struct console *machine_console(const struct machine *m)
+{
+	return &m->console;
+}

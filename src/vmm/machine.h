@@ -1,0 +1,49 @@
+/*
+ * The machine that a caisson-vmm holds: QEMU and the back-ends of its devices, from start to end.
+ * Lives on the program's one loop; each back-end has a thread of its own.
+ */
+#pragma once
+
+#include <uv.h>
+
+#include "vmm.pb-c.h"
+#include "vmm/console.h"
+
+struct machine;
+
+struct machine_ops {
+	void (*running)(void *ctx);
+	/* Once; @text is never NULL. The back-ends have stopped. */
+	void (*ended)(void *ctx, enum vmm_exit reason, const char *text);
+};
+
+/* Descriptors given to the process. Taken by machine_start(). */
+struct machine_fds {
+	int vsock;      /* listening: vsock.sock */
+	int console;    /* where the guest's console is forwarded, or -1 */
+	int netns;      /* or -1 */
+};
+
+/*
+ * Opens the disks, enters the jail, starts back-ends and QEMU. On failure the process is good
+ * for nothing but reporting it.
+ */
+int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
+		  struct machine_fds *fds, const struct machine_ops *ops, void *ctx,
+		  struct machine **ret_machine, struct error *err);
+void machine_free(struct machine *m);
+
+typedef void (*machine_done_fn)(void *ctx, const struct error *err);
+
+int machine_pause(struct machine *m, machine_done_fn cb, void *ctx);
+int machine_resume(struct machine *m, machine_done_fn cb, void *ctx);
+/* The end of the machine is then reported as VMM_EXIT_STOPPED. */
+void machine_stop(struct machine *m);
+
+/* Takes @fd in every case. -ENOSPC: no empty slot; -EEXIST: the serial is in use. */
+int machine_attach_disk(struct machine *m, int fd, const char *serial, bool read_only,
+			struct error *err);
+int machine_detach_disk(struct machine *m, const char *serial, struct error *err);
+
+pid_t machine_qemu_pid(const struct machine *m);
+const struct console *machine_console(const struct machine *m);

@@ -1,0 +1,260 @@
+#include "vmm/qemu/args.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+
+#define CMDLINE_MAX 2047u               /* COMMAND_LINE_SIZE of x86 less the final zero */
+
+/* Devices besides the vhost-user ones: the console. */
+#define QEMU_OWN_DEVICES 1u
+
+/*
+ * Sorted by effect. No probing for hardware a machine of ours never has, the TSC taken as it is,
+ * and the end of the guest (also a panic) is a triple fault, which ends QEMU at once.
+ */
+static const char cmdline_common[] =
+	"console=hvc0 reboot=t panic=-1 nomodule tsc=reliable no_timer_check noreplace-smp"
+	" cryptomgr.notests random.trust_cpu=on swiotlb=noforce rcupdate.rcu_expedited=1"
+	" i8042.noaux i8042.nomux i8042.nopnp i8042.dumbkbd";
+
+void argv_fini(struct argv *argv)
+{
+	for (size_t i = 0; i < argv->n; i++)
+		free(argv->v[i]);
+	free(argv->v);
+	*argv = (struct argv){ 0 };
+}
+
+/* Takes @text over, also when it fails. */
+static int argv_take(struct argv *argv, char *text)
+{
+	if (!text)
+		return -ENOMEM;
+	if (argv->n + 1 >= argv->cap) {
+		size_t cap = argv->cap ? argv->cap * 2 : 64;
+		char **v = realloc(argv->v, cap * sizeof(*v));
+
+		if (!v) {
+			free(text);
+			return -ENOMEM;
+		}
+		argv->v = v;
+		argv->cap = cap;
+	}
+	argv->v[argv->n++] = text;
+	argv->v[argv->n] = NULL;
+	return 0;
+}
+
+__attribute__((format(printf, 2, 3))) static int argv_add(struct argv *argv, const char *fmt, ...)
+{
+	char *text = NULL;
+	va_list ap;
+	int n;
+
+	va_start(ap, fmt);
+	n = vasprintf(&text, fmt, ap);
+	va_end(ap);
+	return argv_take(argv, n < 0 ? NULL : text);
+}
+
+/* @key, then the formatted value, as two arguments. */
+#define argv_opt(argv, key, ...) \
+	(argv_add(argv, "%s", key) < 0 ? -ENOMEM : argv_add(argv, __VA_ARGS__))
+
+/* QEMU splits option values at commas; a doubled comma stands for one. */
+static char *escape_value(const char *value)
+{
+	size_t n = 0;
+	char *out;
+
+	for (const char *p = value; *p; p++)
+		n += *p == ',' ? 2u : 1u;
+	out = malloc(n + 1);
+	if (!out)
+		return NULL;
+	n = 0;
+	for (const char *p = value; *p; p++) {
+		if (*p == ',')
+			out[n++] = ',';
+		out[n++] = *p;
+	}
+	out[n] = '\0';
+	return out;
+}
+
+size_t qemu_mmio_slots(size_t n_devices)
+{
+	return n_devices + QEMU_OWN_DEVICES;
+}
+
+int qemu_cmdline(const struct qemu_plan *plan, char **ret, struct error *err)
+{
+	auto_free char *text = NULL;
+	size_t size = 0;
+	FILE *f = open_memstream(&text, &size);
+	bool bad;
+
+	if (!f)
+		return error_set(err, -ENOMEM, "no memory for the kernel command line");
+	fputs(cmdline_common, f);
+	fputs(plan->debug ? " loglevel=7" : " quiet", f);
+	if (plan->machine == VMM_MACHINE_MICROVM) {
+		size_t n = qemu_mmio_slots(plan->n_devices);
+
+		fputs(" pci=off", f);
+		for (unsigned i = 0; i < n; i++)
+			fprintf(f, " virtio_mmio.device=%u@%#x:%u", QEMU_MICROVM_STEP,
+				QEMU_MICROVM_BASE + i * QEMU_MICROVM_STEP, QEMU_MICROVM_IRQ + i);
+	}
+	if (plan->root_image)
+		fputs(" root=/dev/pmem0 rootfstype=erofs rootflags=dax=always ro init=/init", f);
+	if (plan->cmdline_extra && *plan->cmdline_extra)
+		fprintf(f, " %s", plan->cmdline_extra);
+	bad = ferror(f);
+	if (fclose(f) != 0 || bad)
+		return error_set(err, -ENOMEM, "no memory for the kernel command line");
+	if (size > CMDLINE_MAX)
+		return error_set(err, -E2BIG,
+				 "kernel command line of %zu bytes is too long (at most %u)", size,
+				 CMDLINE_MAX);
+	*ret = take_ptr(&text);
+	return 0;
+}
+
+static int add_machine(struct argv *a, const struct qemu_plan *plan)
+{
+	bool kvm = plan->accel == VMM_ACCEL_KVM;
+	int r = 0;
+
+	if (plan->machine == VMM_MACHINE_MICROVM)
+		/* Under KVM the guest's clock needs neither PIT nor PIC; under TCG the PIT
+		 * calibrates it. */
+		r |= argv_opt(a, "-M",
+			      "microvm,pit=%s,pic=%s,rtc=off,isa-serial=off,acpi=off,"
+			      "auto-kernel-cmdline=off,memory-backend=ram",
+			      kvm ? "off" : "on", kvm ? "off" : "on");
+	else
+		r |= argv_opt(a, "-M",
+			      "q35,memory-backend=ram,usb=off,vmport=off,smbus=off,sata=off,"
+			      "hpet=off,i8042=off");
+	if (kvm)
+		r |= argv_opt(a, "-accel", "kvm");
+	else
+		r |= argv_opt(a, "-accel", "tcg,thread=multi,tb-size=%u", 128u);
+	r |= argv_opt(a, "-cpu", "%s", kvm ? "host" : "max");
+	r |= argv_opt(a, "-smp", "%u", plan->vcpus);
+	if (plan->root_image && plan->machine == VMM_MACHINE_Q35)
+		r |= argv_opt(a, "-m", "%uM,slots=2,maxmem=%" PRIu64 "M", plan->memory_mib,
+			      plan->memory_mib + plan->root_image_size / (1024 * 1024) + 256);
+	else
+		r |= argv_opt(a, "-m", "%uM", plan->memory_mib);
+	r |= argv_opt(a, "-object", "memory-backend-memfd,id=ram,size=%uM,share=on",
+		      plan->memory_mib);
+	return r;
+}
+
+static int add_root(struct argv *a, const struct qemu_plan *plan)
+{
+	auto_free char *path = escape_value(plan->root_image);
+	int r = 0;
+
+	if (!path)
+		return -ENOMEM;
+	r |= argv_opt(a, "-object",
+		      "memory-backend-file,id=root,mem-path=%s,size=%" PRIu64
+		      ",share=off,readonly=on",
+		      path, plan->root_image_size);
+	r |= argv_opt(a, "-device", "virtio-pmem-pci,memdev=root");
+	return r;
+}
+
+static int add_devices(struct argv *a, const struct qemu_plan *plan)
+{
+	bool mmio = plan->machine == VMM_MACHINE_MICROVM;
+	const char *suffix = mmio ? "device" : "pci";
+	char bus[32] = "";
+	int r = 0;
+
+	if (mmio)
+		snprintf(bus, sizeof(bus), ",bus=virtio-mmio-bus.0");
+	r |= argv_opt(a, "-chardev", "socket,id=con,fd=%d", plan->console_fd);
+	r |= argv_opt(a, "-device", "virtio-serial-%s,id=vser,max_ports=1%s", suffix, bus);
+	r |= argv_opt(a, "-device", "virtconsole,chardev=con,bus=vser.0");
+	for (size_t i = 0; i < plan->n_devices; i++) {
+		const struct qemu_device *d = &plan->devices[i];
+
+		if (mmio)
+			snprintf(bus, sizeof(bus), ",bus=virtio-mmio-bus.%zu",
+				 i + QEMU_OWN_DEVICES);
+		r |= argv_opt(a, "-chardev", "socket,id=vu%zu,fd=%d", i, d->fd);
+		switch (d->kind) {
+		case QEMU_DEVICE_VSOCK:
+			r |= argv_opt(a, "-device", "vhost-user-vsock-%s,chardev=vu%zu%s", suffix,
+				      i, bus);
+			break;
+		case QEMU_DEVICE_BLK:
+			r |= argv_opt(a, "-device", "vhost-user-blk%s,chardev=vu%zu,num-queues=1%s",
+				      mmio ? "" : "-pci", i, bus);
+			break;
+		case QEMU_DEVICE_FS: {
+			auto_free char *tag = escape_value(d->tag);
+
+			if (!tag)
+				return -ENOMEM;
+			r |= argv_opt(a, "-device", "vhost-user-fs-%s,chardev=vu%zu,tag=%s%s",
+				      suffix, i, tag, bus);
+			break;
+		}
+		}
+	}
+	return r;
+}
+
+int qemu_args(const struct qemu_plan *plan, struct argv *ret, struct error *err)
+{
+	__attribute__((cleanup(argv_fini))) struct argv a = { 0 };
+	auto_free char *cmdline = NULL;
+	int r;
+
+	if (plan->machine == VMM_MACHINE_MICROVM &&
+	    qemu_mmio_slots(plan->n_devices) > QEMU_MICROVM_SLOTS)
+		return error_set(err, -EINVAL,
+				 "the microvm machine holds %u devices, %zu are wanted; use q35",
+				 QEMU_MICROVM_SLOTS, qemu_mmio_slots(plan->n_devices));
+	if (plan->machine == VMM_MACHINE_MICROVM && plan->root_image)
+		return error_set(err, -EINVAL, "a root image on pmem needs the q35 machine");
+	r = qemu_cmdline(plan, &cmdline, err);
+	if (r < 0)
+		return r;
+
+	r = argv_add(&a, "%s", plan->qemu);
+	r |= argv_opt(&a, "-name", "guest=%s", plan->id);
+	r |= argv_add(&a, "-nodefaults");
+	r |= argv_add(&a, "-no-user-config");
+	r |= argv_add(&a, "-no-reboot");
+	r |= argv_opt(&a, "-display", "none");
+	r |= argv_opt(&a, "-sandbox",
+		      "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+	r |= add_machine(&a, plan);
+	r |= argv_opt(&a, "-kernel", "%s", plan->kernel);
+	if (plan->initrd)
+		r |= argv_opt(&a, "-initrd", "%s", plan->initrd);
+	r |= argv_opt(&a, "-append", "%s", cmdline);
+	r |= argv_opt(&a, "-chardev", "socket,id=qmp,fd=%d", plan->qmp_fd);
+	r |= argv_opt(&a, "-mon", "chardev=qmp,mode=control");
+	r |= add_devices(&a, plan);
+	if (plan->root_image)
+		r |= add_root(&a, plan);
+	if (r < 0)
+		return error_set(err, -ENOMEM, "no memory for QEMU's arguments");
+	*ret = a;
+	a = (struct argv){ 0 };
+	return 0;
+}

@@ -1,0 +1,65 @@
+/*
+ * The QEMU command line of a machine: a pure function of the plan, so that it can be tested
+ * without QEMU. Paths are as seen inside the jail, descriptors as inherited by QEMU.
+ */
+#pragma once
+
+#include "vmm/vmm.h"
+
+/* virtio-mmio transports of the microvm machine, QEMU 7.2 without ACPI */
+#define QEMU_MICROVM_SLOTS 8u
+#define QEMU_MICROVM_BASE  0xfeb00000u
+#define QEMU_MICROVM_STEP  512u
+#define QEMU_MICROVM_IRQ   5u
+
+#define QEMU_MAX_DEVICES   (1 + VMM_MAX_DISKS + VMM_MAX_SHARES)
+
+enum qemu_device_kind {
+	QEMU_DEVICE_VSOCK,
+	QEMU_DEVICE_BLK,
+	QEMU_DEVICE_FS,
+};
+
+/* A vhost-user device; its back-end is at the other end of @fd. */
+struct qemu_device {
+	enum qemu_device_kind kind;
+	int fd;
+	const char *tag;                /* FS only */
+};
+
+struct qemu_plan {
+	const char *qemu;
+	const char *id;
+	enum vmm_machine machine;
+	enum vmm_accel accel;
+	const char *kernel;
+	const char *initrd;             /* or NULL */
+	const char *root_image;         /* or NULL; q35 only */
+	uint64_t root_image_size;
+	const char *cmdline_extra;      /* or NULL */
+	uint32_t memory_mib;
+	uint32_t vcpus;
+	bool debug;
+	int qmp_fd;
+	int console_fd;
+	const struct qemu_device *devices;
+	size_t n_devices;
+};
+
+/* A NULL-terminated vector of strings on the heap. */
+struct argv {
+	char **v;
+	size_t n;
+	size_t cap;
+};
+
+void argv_fini(struct argv *argv);
+
+/* virtio-mmio transports that the plan takes on the microvm machine. */
+size_t qemu_mmio_slots(size_t n_devices);
+
+/* The kernel's command line; @ret is on the heap. -E2BIG if longer than a kernel takes. */
+int qemu_cmdline(const struct qemu_plan *plan, char **ret, struct error *err);
+
+/* argv of QEMU. -EINVAL if the machine cannot hold the devices. */
+int qemu_args(const struct qemu_plan *plan, struct argv *ret, struct error *err);

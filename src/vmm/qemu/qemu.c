@@ -1,0 +1,358 @@
+#include "vmm/qemu/qemu.h"
+
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/child.h"
+#include "base/cleanup.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "vmm/jail.h"
+
+#define WORDS_MAX   4096u
+#define READ_SIZE   4096u
+#define QEMU_FDS    256u
+#define FIRST_FD    3
+
+/* One descriptor that is read until it ends. */
+struct feed {
+	uv_poll_t poll;
+	struct qemu *qemu;
+	int fd;                 /* -1: closed */
+	bool open;              /* the handle is initialised */
+	void (*take)(struct qemu *qemu, const char *data, size_t len);
+};
+
+struct qemu {
+	const struct qemu_ops *ops;
+	void *ctx;
+	pid_t pid;
+	struct loop_pidfd *watch;
+	struct qmp *qmp;
+	struct feed control, console, words;
+	unsigned n_handles;
+	bool freed;
+	bool ran;
+	bool guest_ended;
+	char reason[40];
+	char *text;             /* the last WORDS_MAX bytes of stderr */
+	size_t text_len;
+};
+
+static void feed_close(struct feed *f);
+
+static void handle_closed(uv_handle_t *handle)
+{
+	struct feed *f = handle->data;
+	struct qemu *q = f->qemu;
+
+	q->n_handles--;
+	if (q->freed && q->n_handles == 0)
+		free(q);
+}
+
+static void feed_close(struct feed *f)
+{
+	if (f->open) {
+		f->open = false;
+		(void)uv_poll_stop(&f->poll);
+		uv_close((uv_handle_t *)&f->poll, handle_closed);
+	}
+	if (f->fd >= 0)
+		(void)close(take_fd(&f->fd));
+}
+
+/* Reads what is there, at most @rounds times; false at the end of the stream. */
+static bool feed_read(struct feed *f, int rounds)
+{
+	char data[READ_SIZE];
+
+	while (rounds-- > 0 && f->fd >= 0) {
+		ssize_t n = read(f->fd, data, sizeof(data));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && errno == EAGAIN)
+			return true;
+		if (n <= 0)
+			return false;
+		f->take(f->qemu, data, (size_t)n);
+	}
+	return f->fd >= 0;
+}
+
+static void feed_ready(uv_poll_t *poll, int status, int events)
+{
+	struct feed *f = poll->data;
+
+	(void)events;
+	if (status < 0 || !feed_read(f, 4))
+		feed_close(f);
+}
+
+/* Takes @fd, also on failure. */
+static int feed_open(struct feed *f, struct qemu *q, uv_loop_t *loop, int fd,
+		     void (*take)(struct qemu *, const char *, size_t))
+{
+	int r;
+
+	f->qemu = q;
+	f->fd = fd;
+	f->take = take;
+	r = fd_set_nonblock(fd, true);
+	if (r == 0)
+		r = loop_error(uv_poll_init(loop, &f->poll, fd));
+	if (r < 0)
+		return r;
+	f->poll.data = f;
+	f->open = true;
+	q->n_handles++;
+	return loop_error(uv_poll_start(&f->poll, UV_READABLE, feed_ready));
+}
+
+static void take_console(struct qemu *q, const char *data, size_t len)
+{
+	q->ops->console(q->ctx, data, len);
+}
+
+static void take_words(struct qemu *q, const char *data, size_t len)
+{
+	size_t keep;
+
+	if (!q->text)
+		q->text = malloc(WORDS_MAX + 1);
+	if (!q->text)
+		return;
+	if (len > WORDS_MAX) {
+		data += len - WORDS_MAX;
+		len = WORDS_MAX;
+	}
+	keep = MIN_OF(q->text_len, (size_t)WORDS_MAX - len);
+	memmove(q->text, q->text + q->text_len - keep, keep);
+	memcpy(q->text + keep, data, len);
+	q->text_len = keep + len;
+	q->text[q->text_len] = '\0';
+}
+
+static void take_qmp(struct qemu *q, const char *data, size_t len)
+{
+	struct error err = { 0 };
+
+	if (q->qmp && qmp_feed(q->qmp, data, len, &err) < 0) {
+		log_warn("%s: QEMU is killed", err.msg);
+		qmp_free(take_ptr(&q->qmp));
+		qemu_kill(q);
+	}
+}
+
+static int write_qmp(void *ctx, const char *data, size_t len)
+{
+	struct qemu *q = ctx;
+	ssize_t n;
+
+	if (q->control.fd < 0)
+		return -EPIPE;
+	n = send(q->control.fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (n < 0)
+		return -errno;
+	return (size_t)n == len ? 0 : -EIO;
+}
+
+static void qmp_ready(void *ctx)
+{
+	struct qemu *q = ctx;
+
+	q->ran = true;
+	q->ops->running(q->ctx);
+}
+
+static void qmp_event(void *ctx, const char *name, const char *reason)
+{
+	struct qemu *q = ctx;
+
+	log_debug("QEMU: event %s %s", name, reason);
+	if (strcmp(name, "SHUTDOWN") == 0) {
+		(void)snprintf(q->reason, sizeof(q->reason), "%s", reason);
+		q->guest_ended = strncmp(reason, "guest-", 6) == 0;
+	}
+}
+
+static const struct qmp_ops qmp_ops = {
+	.write = write_qmp,
+	.ready = qmp_ready,
+	.event = qmp_event,
+};
+
+static void process_ended(void *arg)
+{
+	struct qemu *q = arg;
+	struct qemu_end end = { 0 };
+
+	q->watch = NULL;
+	(void)!child_wait(q->pid, &end.wait_status);
+	q->pid = 0;
+	/* What it wrote before its end is still in the sockets. */
+	(void)feed_read(&q->control, 64);
+	(void)feed_read(&q->console, 64);
+	(void)feed_read(&q->words, 64);
+	feed_close(&q->control);
+	feed_close(&q->console);
+	feed_close(&q->words);
+	qmp_free(take_ptr(&q->qmp));
+	end.ran = q->ran;
+	end.guest_ended = q->guest_ended;
+	end.reason = q->reason;
+	end.words = q->text ? q->text : "";
+	q->ops->ended(q->ctx, &end);
+}
+
+static int in_child(void *arg)
+{
+	int r;
+
+	(void)arg;
+	r = jail_limit(QEMU_FDS);
+	if (r == 0)
+		r = jail_drop_caps(0);
+	return -r;
+}
+
+static int spawn(struct qemu *q, const struct qemu_plan *plan, struct qemu_device *devices,
+		 int control, int console, int words, int *ret_pidfd, struct error *err)
+{
+	__attribute__((cleanup(argv_fini))) struct argv argv = { 0 };
+	struct child_fd fds[3 + QEMU_MAX_DEVICES];
+	const char *const envp[] = { "PATH=/usr/bin", "LC_ALL=C", NULL };
+	struct child_options o = {
+		.envp = envp,
+		.fds = fds,
+		.cwd_fd = -1,
+		.pdeathsig = SIGKILL,
+		.prepare = in_child,
+	};
+	int r = qemu_args(plan, &argv, err);
+
+	if (r < 0)
+		return r;
+	o.argv = (const char *const *)argv.v;
+	fds[o.n_fds++] = (struct child_fd){ words, 2 };
+	fds[o.n_fds++] = (struct child_fd){ control, plan->qmp_fd };
+	fds[o.n_fds++] = (struct child_fd){ console, plan->console_fd };
+	for (size_t i = 0; i < plan->n_devices; i++)
+		fds[o.n_fds++] = (struct child_fd){ devices[i].fd, plan->devices[i].fd };
+	r = child_spawn(&o, &q->pid, ret_pidfd);
+	return r < 0 ? error_errno(err, r, "start '%s'", plan->qemu) : 0;
+}
+
+static int pair(int type, int *ret_ours, int *ret_theirs, struct error *err)
+{
+	int fds[2];
+
+	if (socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, fds) < 0)
+		return error_errno(err, -errno, "make a socket pair");
+	*ret_ours = fds[0];
+	*ret_theirs = fds[1];
+	return 0;
+}
+
+int qemu_start(uv_loop_t *loop, struct qemu_plan *plan, struct qemu_device *devices,
+	       const struct qemu_ops *ops, void *ctx, struct qemu **ret_qemu, struct error *err)
+{
+	auto_close int control = -1, console = -1, words = -1;
+	auto_close int control_in = -1, console_in = -1, words_in = -1;
+	struct qemu_device numbered[QEMU_MAX_DEVICES];
+	struct qemu *q = calloc(1, sizeof(*q));
+	int pidfd = -1, r;
+
+	if (q) {
+		q->control.fd = q->console.fd = q->words.fd = -1;
+		q->ops = ops;
+		q->ctx = ctx;
+		q->qmp = qmp_new(&qmp_ops, q);
+	}
+	r = q && q->qmp ? 0 : error_set(err, -ENOMEM, "no memory for QEMU");
+	if (r == 0)
+		r = pair(SOCK_STREAM, &control, &control_in, err);
+	if (r == 0)
+		r = pair(SOCK_STREAM, &console, &console_in, err);
+	if (r == 0)
+		r = pair(SOCK_STREAM, &words, &words_in, err);
+	if (r == 0) {
+		plan->qmp_fd = FIRST_FD;
+		plan->console_fd = FIRST_FD + 1;
+		for (size_t i = 0; i < plan->n_devices; i++) {
+			numbered[i] = devices[i];
+			numbered[i].fd = FIRST_FD + 2 + (int)i;
+		}
+		plan->devices = numbered;
+		r = spawn(q, plan, devices, control_in, console_in, words_in, &pidfd, err);
+		plan->devices = NULL;
+	}
+	for (size_t i = 0; i < plan->n_devices; i++)
+		if (devices[i].fd >= 0)
+			(void)close(take_fd(&devices[i].fd));
+	if (r < 0) {
+		qemu_free(q);
+		return r;
+	}
+	r = feed_open(&q->control, q, loop, take_fd(&control), take_qmp);
+	if (r == 0)
+		r = feed_open(&q->console, q, loop, take_fd(&console), take_console);
+	if (r == 0)
+		r = feed_open(&q->words, q, loop, take_fd(&words), take_words);
+	if (r == 0)
+		r = loop_pidfd_watch(loop, pidfd, process_ended, q, &q->watch);
+	if (r < 0) {
+		int status;
+
+		if (pidfd >= 0 && !q->watch)
+			(void)close(pidfd);
+		qemu_kill(q);
+		(void)!child_wait(q->pid, &status);
+		q->pid = 0;
+		qemu_free(q);
+		return error_errno(err, r, "watch QEMU");
+	}
+	*ret_qemu = q;
+	return 0;
+}
+
+void qemu_free(struct qemu *q)
+{
+	if (!q)
+		return;
+	loop_pidfd_cancel(take_ptr(&q->watch));
+	qemu_kill(q);
+	feed_close(&q->control);
+	feed_close(&q->console);
+	feed_close(&q->words);
+	qmp_free(take_ptr(&q->qmp));
+	free(q->text);
+	q->text = NULL;
+	q->freed = true;
+	if (q->n_handles == 0)
+		free(q);
+}
+
+pid_t qemu_pid(const struct qemu *q)
+{
+	return q->pid;
+}
+
+int qemu_command(struct qemu *q, const char *name, qmp_reply_fn cb, void *ctx)
+{
+	return q->qmp ? qmp_command(q->qmp, name, cb, ctx) : -ECONNRESET;
+}
+
+void qemu_kill(struct qemu *q)
+{
+	if (q->pid > 0)
+		(void)kill(q->pid, SIGKILL);
+}

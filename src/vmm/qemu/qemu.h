@@ -1,0 +1,40 @@
+/*
+ * A QEMU process on caisson-vmm's loop: started inside the jail, watched through QMP, its stderr
+ * and the guest's console. One machine, one use.
+ */
+#pragma once
+
+#include <uv.h>
+
+#include "vmm/qemu/args.h"
+#include "vmm/qemu/qmp.h"
+
+struct qemu;
+
+struct qemu_end {
+	int wait_status;
+	bool ran;               /* QMP was ready before the end */
+	bool guest_ended;       /* the guest powered off or reset the machine */
+	const char *reason;     /* of QMP's SHUTDOWN event, or "" */
+	const char *words;      /* the last lines of stderr, or "" */
+};
+
+struct qemu_ops {
+	void (*running)(void *ctx);
+	void (*console)(void *ctx, const char *data, size_t len);
+	/* QEMU is gone and all it said was delivered. Last callback. */
+	void (*ended)(void *ctx, const struct qemu_end *end);
+};
+
+/*
+ * Starts QEMU for @plan, whose descriptors (QMP, console, devices) are filled in here; the
+ * device's fds are taken, also on failure.
+ */
+int qemu_start(uv_loop_t *loop, struct qemu_plan *plan, struct qemu_device *devices,
+	       const struct qemu_ops *ops, void *ctx, struct qemu **ret_qemu, struct error *err);
+/* After ended(); also closes what is open. Frees once the loop has run. */
+void qemu_free(struct qemu *qemu);
+
+pid_t qemu_pid(const struct qemu *qemu);
+int qemu_command(struct qemu *qemu, const char *name, qmp_reply_fn cb, void *ctx);
+void qemu_kill(struct qemu *qemu);

@@ -1,0 +1,23 @@
+/*
+ * vmm.state: what a VM holds on this host, written before it is acquired. Text, one "key value"
+ * a line.
+ */
+#pragma once
+
+#include "base/child.h"
+#include "base/error.h"
+
+#define RECORD_NAME "vmm.state"
+#define RECORD_CGROUP_MAX 256
+
+struct record {
+	struct child_id vmm;            /* pid 0: not started yet */
+	char boot_id[40];
+	char cgroup[RECORD_CGROUP_MAX]; /* absolute path of the directory, or "" */
+};
+
+/* Fills boot_id. */
+int record_init(struct record *rec, struct error *err);
+int record_write(int dirfd, const struct record *rec, struct error *err);
+/* -ENOENT if there is none; -EBADMSG if it is not one of ours. */
+int record_read(int dirfd, struct record *ret_rec, struct error *err);

@@ -1,0 +1,16 @@
+/* What vmm_spawn() and caisson-vmm have agreed on. */
+#pragma once
+
+#define SPAWN_PROGRAM        "caisson-vmm"
+#define SPAWN_SOCK_CONTROL   "vmm.sock"
+#define SPAWN_SOCK_FDS       "vmm.fds"
+#define SPAWN_SOCK_VSOCK     "vsock.sock"
+#define SPAWN_SERVICE        "caisson.vmm.v1.Vmm"
+#define SPAWN_CONFIG_MAX     (48u * 1024u) /* fits in a pipe */
+
+#define SPAWN_FD_CONFIG      3
+#define SPAWN_FD_CONTROL     4
+#define SPAWN_FD_DESCRIPTORS 5
+#define SPAWN_FD_VSOCK       6
+#define SPAWN_FD_CONSOLE     7
+#define SPAWN_FD_NETNS       8

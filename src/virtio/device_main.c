@@ -1,0 +1,140 @@
+/*
+ * caisson-vhost-device: one device on one socket, for tests and experiments. Not installed.
+ *
+ *	caisson-vhost-device --socket PATH | --fd N  vsock PATH CID
+ *	caisson-vhost-device --socket PATH | --fd N  blk FILE|- SERIAL [ro]
+ *
+ * For a block device, lines on standard input change the source while the guest runs: "attach FILE
+ * SERIAL", "detach". Ends on SIGTERM, SIGINT or the end of standard input.
+ */
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/str.h"
+#include "virtio/blk.h"
+#include "virtio/vhost_user.h"
+#include "virtio/vsock.h"
+
+static int open_source(const char *path, bool ro, struct blk_source **ret_src, struct error *err)
+{
+	int fd;
+
+	if (str_eq(path, "-")) {
+		*ret_src = NULL;
+		return 0;
+	}
+	fd = open(path, (ro ? O_RDONLY : O_RDWR) | O_CLOEXEC);
+	if (fd < 0)
+		return error_errno(err, -errno, "open %s", path);
+	return blk_source_new_fd(fd, ro, ret_src, err);
+}
+
+static int new_device(int argc, char **argv, struct virtio_dev **ret_dev, struct error *err)
+{
+	const char *kind = argc > 0 ? argv[0] : "";
+
+	if (str_eq(kind, "vsock") && argc == 3) {
+		struct vsock_config config = { .path = argv[1], .listen_fd = -1 };
+
+		if (str_parse_u64(argv[2], &config.guest_cid) < 0)
+			return error_set(err, -EINVAL, "'%s' is not a CID", argv[2]);
+		return vsock_dev_new(&config, ret_dev, err);
+	}
+	if (str_eq(kind, "blk") && argc >= 3) {
+		struct blk_config config = { .serial = argv[2] };
+		int r;
+
+		config.read_only = argc > 3 && str_eq(argv[3], "ro");
+		r = open_source(argv[1], config.read_only, &config.source, err);
+		return r < 0 ? r : blk_dev_new(&config, ret_dev, err);
+	}
+	return error_set(err, -EINVAL, "usage: caisson-vhost-device --socket PATH|--fd N "
+				       "vsock PATH CID | blk FILE|- SERIAL [ro]");
+}
+
+static void command(struct virtio_dev *dev, bool is_blk, char *line)
+{
+	struct blk_source *src = NULL;
+	struct error err = { 0 };
+	char *word = strtok(line, " \n"), *path = strtok(NULL, " \n"), *serial;
+	int r;
+
+	if (!word || !is_blk)
+		return;
+	serial = strtok(NULL, " \n");
+	if (str_eq(word, "attach") && path && serial) {
+		r = open_source(path, false, &src, &err);
+		if (r == 0)
+			r = blk_dev_set_source(dev, src, serial, &err);
+	} else {
+		r = blk_dev_set_source(dev, NULL, NULL, &err);
+	}
+	(void)printf("%s\n", r < 0 ? error_text(&err) : "ok");
+	(void)fflush(stdout);
+}
+
+static void wait_for_end(struct virtio_dev *dev, bool is_blk)
+{
+	struct pollfd fds[2] = { { .events = POLLIN }, { .events = POLLIN } };
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	(void)sigprocmask(SIG_BLOCK, &set, NULL);
+	fds[0].fd = signalfd(-1, &set, SFD_CLOEXEC);
+	fds[1].fd = STDIN_FILENO;
+	while (poll(fds, 2, -1) > 0 && !fds[0].revents) {
+		char line[4400];
+
+		if (!fgets(line, sizeof(line), stdin))
+			break;
+		command(dev, is_blk, line);
+	}
+	close(fds[0].fd);
+}
+
+int main(int argc, char **argv)
+{
+	struct error err = { 0 };
+	struct virtio_dev *dev = NULL, *kept;
+	struct vhost_user *vu = NULL;
+	enum vhost_user_fd kind = VHOST_USER_LISTENING;
+	uint32_t n;
+	int fd;
+
+	log_init("vhost-device", STDERR_FILENO, LOG_DEBUG);
+	(void)setvbuf(stdin, NULL, _IONBF, 0);
+	if (argc < 4 || new_device(argc - 3, argv + 3, &dev, &err) < 0)
+		goto fail;
+	kept = dev;
+	if (str_eq(argv[1], "--fd") && str_parse_u32(argv[2], &n) == 0) {
+		fd = (int)n;
+		kind = VHOST_USER_CONNECTED;
+	} else {
+		fd = fd_unix_listen(argv[2], 1);
+		if (fd < 0) {
+			(void)error_errno(&err, fd, "listen on %s", argv[2]);
+			goto fail;
+		}
+	}
+	if (vhost_user_start(&dev, fd, kind, &vu, &err) < 0)
+		goto fail;
+	wait_for_end(kept, str_eq(argv[3], "blk"));
+	vhost_user_stop(vu);
+	if (kind == VHOST_USER_LISTENING)
+		(void)unlink(argv[2]);
+	return 0;
+fail:
+	(void)fprintf(stderr, "%s\n", err.code ? error_text(&err) : "usage: see device_main.c");
+	virtio_dev_free(dev);
+	return 1;
+}

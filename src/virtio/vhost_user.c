@@ -169,7 +169,7 @@ static int reply(struct vhost_user *vu, const void *payload, size_t size)
 	memcpy(&out.p, payload, size);
 	size += sizeof(out.hdr);
 	/* The front-end waits for each reply, so the socket's buffer has room for it. */
-	if (send(vu->conn_fd, &out, size, MSG_NOSIGNAL) != (ssize_t)size)
+	if (send(vu->conn_fd, &out.hdr, size, MSG_NOSIGNAL) != (ssize_t)size)
 		return -EPIPE;
 	return 0;
 }
@@ -553,7 +553,7 @@ static int collect(struct vhost_user *vu, size_t want)
 			struct cmsghdr align;
 			char buf[CMSG_SPACE(sizeof(int) * VHU_MAX_FDS)];
 		} control;
-		struct iovec iov = { (uint8_t *)&vu->msg + vu->msg_len, want - vu->msg_len };
+		struct iovec iov = { (uint8_t *)&vu->msg.hdr + vu->msg_len, want - vu->msg_len };
 		struct msghdr mh = { .msg_iov = &iov, .msg_iovlen = 1,
 				     .msg_control = &control, .msg_controllen = sizeof(control) };
 		ssize_t n = recvmsg(vu->conn_fd, &mh, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);

@@ -100,9 +100,15 @@ union vhu_payload {
 	uint8_t raw[VHU_PAYLOAD_MAX];
 };
 
+/* The wire begins at hdr; what stands before it keeps the payload aligned and hdr adjoining it. */
 struct vhu_msg {
+	uint32_t align;
 	struct vhu_header hdr;
 	union vhu_payload p;
 };
 
 #define VHU_CONFIG_HEAD 12u
+
+_Static_assert(__builtin_offsetof(struct vhu_msg, p) ==
+		       __builtin_offsetof(struct vhu_msg, hdr) + sizeof(struct vhu_header),
+	       "header and payload are one piece");

@@ -184,7 +184,7 @@ __must_check int ttrpc_client_call_msg(struct ttrpc_client *c, const char *servi
 void ttrpc_pending_cancel(struct ttrpc_pending *p);
 
 struct ttrpc_stream_ops {
-	/* One message from the server. */
+	/* One message from the server. May be NULL. */
 	void (*data)(void *arg, struct ttrpc_pending *p, const uint8_t *data, size_t len);
 	/* The end; @p is invalid afterwards. Without a stream from the server, res has its answer. */
 	ttrpc_done_fn done;
@@ -201,6 +201,8 @@ __must_check int ttrpc_client_stream(struct ttrpc_client *c, const char *service
 				     struct ttrpc_pending **ret_stream);
 __must_check int ttrpc_stream_send(struct ttrpc_pending *p, const void *data, size_t len);
 __must_check int ttrpc_stream_close_send(struct ttrpc_pending *p);
+/* As ttrpc_call_hold(); an overrun ends the stream with RESOURCE_EXHAUSTED. */
+void ttrpc_stream_hold(struct ttrpc_pending *p, bool hold);
 
 /* @fn runs once when the peer or an error ended the connection (not for ttrpc_client_close()). */
 void ttrpc_client_on_closed(struct ttrpc_client *c, void (*fn)(void *arg, int err), void *arg);

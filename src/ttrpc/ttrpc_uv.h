@@ -26,6 +26,6 @@ void ttrpc_uv_conn_close(struct ttrpc_uv_conn *c);
 
 /* A client on a connected socket, which it owns from success on. */
 __must_check int ttrpc_client_new(uv_loop_t *loop, int fd, struct ttrpc_client **ret_client);
-/* Connects to a Unix socket (which doesn't block) and makes a client. */
+/* Connects to a Unix socket and makes a client. Blocks only while the listener's backlog is full. */
 __must_check int ttrpc_client_connect(uv_loop_t *loop, const char *path,
 				      struct ttrpc_client **ret_client, struct error *err);

@@ -293,8 +293,8 @@ int config_pack(const struct vmm_config *cfg, uint8_t **ret_data, size_t *ret_le
 		struct error *err)
 {
 	struct vmm_host host = { 0 };
-	enum vmm_machine machine;
-	enum vmm_accel accel;
+	enum vmm_machine machine = VMM_MACHINE_AUTO;
+	enum vmm_accel accel = VMM_ACCEL_AUTO;
 	const char *qemu;
 	int r = check(cfg, err);
 

@@ -140,7 +140,8 @@ static int enter_namespaces(const struct jail *jail, struct error *err)
 	}
 	if (unshare(flags) < 0)
 		return error_errno(err, -errno, "make the jail's namespaces");
-	(void)sethostname("caisson", 7);
+	if (sethostname("caisson", 7) < 0)
+		return error_errno(err, -errno, "name the jail");
 	return 0;
 }
 

@@ -179,7 +179,7 @@ static int add_devices(struct argv *a, const struct qemu_plan *plan)
 {
 	bool mmio = plan->machine == VMM_MACHINE_MICROVM;
 	const char *suffix = mmio ? "device" : "pci";
-	char bus[32] = "";
+	char bus[48] = "";
 	int r = 0;
 
 	if (mmio)

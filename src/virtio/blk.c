@@ -12,7 +12,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
-#include "virtio/iov.h"
+#include "base/iov.h"
 
 #define SECTOR 512u
 

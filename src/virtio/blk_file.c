@@ -11,7 +11,7 @@
 
 #include "base/cleanup.h"
 #include "virtio/blk.h"
-#include "virtio/iov.h"
+#include "base/iov.h"
 
 #define ZERO_CHUNK 65536u
 /* More than a request has; what comes in longer lists is done in parts. */

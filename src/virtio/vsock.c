@@ -21,7 +21,7 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "base/log.h"
-#include "virtio/iov.h"
+#include "base/iov.h"
 #include "virtio/vsock_priv.h"
 
 /* Packets to the guest in one go, so that the other direction gets its turn. */

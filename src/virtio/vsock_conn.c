@@ -17,7 +17,7 @@
 
 #include "base/cleanup.h"
 #include "base/str.h"
-#include "virtio/iov.h"
+#include "base/iov.h"
 #include "virtio/vsock_priv.h"
 
 #define MS UINT64_C(1000000)

@@ -8,7 +8,7 @@
 #include <cmocka.h>
 
 #include "guest.h"
-#include "virtio/iov.h"
+#include "base/iov.h"
 
 struct fixture {
 	struct gmem mem;

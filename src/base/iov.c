@@ -1,4 +1,4 @@
-#include "virtio/iov.h"
+#include "base/iov.h"
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,0 +1,244 @@
+/* doctor: can this host run containers, and if not, why. */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <jansson.h>
+
+#include "base/cleanup.h"
+#include "cli/cli.h"
+#include "cli/commands.h"
+#include "cli/table.h"
+#include "cli/units.h"
+#include "config/config.h"
+
+enum { LEVEL_OK, LEVEL_NOTE, LEVEL_FAIL };
+
+static const uint64_t SPACE_MIN = 512ull << 20;
+
+struct doctor {
+	json_t *rows;
+	bool failed;
+};
+
+static void __attribute__((format(printf, 4, 5)))
+say(struct doctor *d, int level, const char *what, const char *fmt, ...)
+{
+	static const char *const names[] = { "ok", "note", "fail" };
+	char text[512];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	if (level == LEVEL_FAIL)
+		d->failed = true;
+	(void)json_array_append_new(d->rows, json_pack("{s:s, s:s, s:s}", "Check", what, "Result",
+						       names[level], "Detail", text));
+}
+
+static void check_kvm(struct doctor *d, const struct config *cfg)
+{
+	auto_close int fd = -1;
+	int version;
+
+	if (cfg->accel == CONFIG_ACCEL_TCG) {
+		say(d, LEVEL_NOTE, "kvm", "not used: the configuration says vm.accelerator: tcg");
+		return;
+	}
+	fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (fd < 0) {
+		say(d, cfg->accel == CONFIG_ACCEL_KVM ? LEVEL_FAIL : LEVEL_NOTE, "kvm",
+		    "/dev/kvm: %s; guests run under QEMU's emulation, which is several times slower%s",
+		    strerror(errno),
+		    errno == ENOENT ? " (enable virtualization in the firmware, or nested in the host)" : "");
+		return;
+	}
+	version = ioctl(fd, KVM_GET_API_VERSION, 0);
+	if (version != KVM_API_VERSION)
+		say(d, LEVEL_NOTE, "kvm", "/dev/kvm has API version %d, not %d; emulation is used", version,
+		    KVM_API_VERSION);
+	else
+		say(d, LEVEL_OK, "kvm",
+		    "/dev/kvm opens; whether it runs our guest kernel is tried once and remembered");
+}
+
+static void check_file(struct doctor *d, const char *what, const char *path, int mode)
+{
+	struct stat st;
+	char size[UNITS_TEXT];
+
+	if (!path || stat(path, &st) < 0 || access(path, mode) < 0) {
+		say(d, LEVEL_FAIL, what, "%s: %s", path ? path : "?", strerror(errno));
+		return;
+	}
+	units_format_binary((uint64_t)st.st_size, size);
+	say(d, LEVEL_OK, what, "%s (%s)", path, size);
+}
+
+static void check_lib(struct doctor *d, const char *what, const char *configured, const char *name)
+{
+	auto_free char *dir = cli_lib_dir();
+	auto_free char *path = configured ? strdup(configured) :
+			       dir	  ? cli_format("%s/%s", dir, name) :
+					    NULL;
+
+	check_file(d, what, path, R_OK);
+}
+
+static void check_sibling(struct doctor *d, const char *name)
+{
+	auto_free char *path = cli_program(name);
+
+	check_file(d, name, path, X_OK);
+}
+
+static void check_tool(struct doctor *d, const char *name, const char *package)
+{
+	const char *dirs = getenv("PATH");
+	auto_free char *copy = NULL;
+	char *rest;
+
+	if (strchr(name, '/')) {
+		check_file(d, "qemu", name, X_OK);
+		return;
+	}
+	/* mkfs programs live in sbin, which a user's PATH may lack; caisson looks there as well. */
+	copy = cli_format("%s:/usr/sbin:/sbin", dirs ? dirs : "/usr/bin:/bin");
+	rest = copy;
+	for (char *dir; (dir = strsep(&rest, ":"));) {
+		auto_free char *path = cli_format("%s/%s", dir, name);
+
+		if (path && !access(path, X_OK)) {
+			say(d, LEVEL_OK, name, "%s", path);
+			return;
+		}
+	}
+	say(d, LEVEL_FAIL, name, "not found; it is in the package %s", package);
+}
+
+static void check_dir(struct doctor *d, const char *what, const char *path, bool space)
+{
+	struct statvfs fs;
+	char text[UNITS_TEXT];
+	auto_free char *parent = strdup(path ? path : "/");
+
+	/* A directory that is not there yet is made in the nearest one that is. */
+	while (parent && access(parent, F_OK) < 0) {
+		char *slash = strrchr(parent, '/');
+
+		if (!slash || slash == parent) {
+			strcpy(parent, "/");
+			break;
+		}
+		*slash = '\0';
+	}
+	if (!parent || access(parent, W_OK) < 0) {
+		say(d, LEVEL_FAIL, what, "%s is not writable: run caisson as root", path ? path : "?");
+		return;
+	}
+	if (statvfs(parent, &fs) < 0) {
+		say(d, LEVEL_FAIL, what, "%s: %s", path, strerror(errno));
+		return;
+	}
+	units_format_binary((uint64_t)fs.f_bavail * fs.f_frsize, text);
+	if (space && (uint64_t)fs.f_bavail * fs.f_frsize < SPACE_MIN)
+		say(d, LEVEL_FAIL, what, "%s has only %s left", path, text);
+	else
+		say(d, LEVEL_OK, what, "%s, %s free", path, text);
+}
+
+static void check_memory(struct doctor *d, const struct config *cfg)
+{
+	auto_fclose FILE *f = fopen("/proc/meminfo", "re");
+	unsigned long long kib = 0;
+	char line[128], text[UNITS_TEXT], guest[UNITS_TEXT];
+
+	while (f && fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "MemAvailable: %llu", &kib) == 1)
+			break;
+	}
+	units_format_binary(kib * 1024, text);
+	units_format_binary(cfg->memory, guest);
+	say(d, kib * 1024 < cfg->memory ? LEVEL_FAIL : LEVEL_OK, "memory",
+	    "%s available; a guest has %s unless -m says otherwise", text, guest);
+}
+
+static void check_host(struct doctor *d)
+{
+	struct utsname u;
+
+	if (uname(&u) < 0)
+		return;
+	say(d, strcmp(u.machine, "x86_64") ? LEVEL_FAIL : LEVEL_OK, "host", "%s %s %s%s", u.sysname,
+	    u.release, u.machine, strcmp(u.machine, "x86_64") ? ": only x86_64 is supported" : "");
+	if (access("/sys/fs/cgroup/cgroup.controllers", F_OK) < 0)
+		say(d, LEVEL_NOTE, "cgroup", "cgroup v2 is not mounted on /sys/fs/cgroup; VMs run without "
+		    "cgroups of their own on this host");
+	else
+		say(d, LEVEL_OK, "cgroup", "version 2");
+	if (geteuid() != 0)
+		say(d, LEVEL_FAIL, "user", "caisson must run as root");
+}
+
+static int do_doctor(void *options, int argc, char **argv)
+{
+	static const struct column columns[] = { { "CHECK", "Check" }, { "RESULT", "Result" },
+						 { "DETAIL", "Detail" } };
+	bool json = *(bool *)options;
+	struct doctor d = { .rows = json_array() };
+	auto_free char *root = cli_root_dir();
+	auto_free char *run = cli_run_dir();
+	struct error err = { 0 };
+	struct config cfg;
+	int r = config_init(&cfg);
+
+	if (r < 0)
+		return cli_fail(EXIT_CAISSON, "out of memory");
+	check_host(&d);
+	if (config_load(&cfg, NULL, &err) < 0)
+		say(&d, LEVEL_FAIL, "config", "%s", error_text(&err));
+	else
+		say(&d, LEVEL_OK, "config", "read");
+	check_kvm(&d, &cfg);
+	check_lib(&d, "kernel", cfg.kernel, "vmlinux");
+	check_lib(&d, "initrd", cfg.initrd, "initrd.cpio");
+	check_sibling(&d, "containerd-shim-caisson-v2");
+	check_sibling(&d, "caisson-vmm");
+	check_tool(&d, cfg.qemu ? cfg.qemu : "qemu-system-x86_64", "qemu-system-x86");
+	check_tool(&d, "mkfs.erofs", "erofs-utils");
+	check_tool(&d, "mkfs.ext4", "e2fsprogs");
+	check_dir(&d, "storage", root, true);
+	check_dir(&d, "state", run, false);
+	check_memory(&d, &cfg);
+	r = table_print(d.rows, columns, ARRAY_LEN(columns), NULL, json, &err);
+	json_decref(d.rows);
+	config_fini(&cfg);
+	return r < 0 ? cli_fail_err(EXIT_CAISSON, &err) : d.failed;
+}
+
+static const struct opt doctor_opts[] = {
+	{ 0, "json", OPT_BOOL, 0, NULL, "Print a JSON array", NULL },
+};
+
+const struct command cmd_doctor = {
+	.name = "doctor",
+	.synopsis = "",
+	.summary = "Explain whether this host can run containers",
+	.description = "Checks the host, the configuration, /dev/kvm, the guest's files, the programs "
+		       "that are needed, disk space and memory, and explains what was chosen.",
+	OPTS(doctor_opts),
+	.opts_size = sizeof(bool),
+	.exit_status = "0 when containers can run; 1 when a check failed",
+	.run = do_doctor,
+};

@@ -1,0 +1,79 @@
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "cli/commands.h"
+#include "cli/help.h"
+
+const struct command *const commands[] = {
+	&cmd_run,   &cmd_create,  &cmd_start,  &cmd_exec,  &cmd_ps,	&cmd_logs,    &cmd_stop,
+	&cmd_kill,  &cmd_wait,	  &cmd_rm,     &cmd_pause, &cmd_unpause, &cmd_stats,  &cmd_inspect,
+	&cmd_cp,    &cmd_images,  &cmd_pull,   &cmd_load,  &cmd_rmi,	&cmd_prune,   &cmd_doctor,
+	&cmd_version, &cmd_completion, &cmd_help, &cmd_settle, NULL,
+};
+
+size_t commands_count(void)
+{
+	size_t n = 0;
+
+	while (commands[n])
+		n++;
+	return n;
+}
+
+const struct command *command_find(const char *name)
+{
+	for (size_t i = 0; commands[i]; i++) {
+		if (!strcmp(commands[i]->name, name))
+			return commands[i];
+	}
+	return NULL;
+}
+
+static int run_command(const struct command *cmd, int argc, char **argv)
+{
+	struct error err = { 0 };
+	void *options = calloc(1, cmd->opts_size ? cmd->opts_size : 1);
+	int n = 0, code;
+
+	if (!options)
+		return cli_fail(EXIT_CAISSON, "out of memory");
+	code = args_parse(cmd, argc, argv, options, &n, &err);
+	if (code > 0) {
+		help_command(stdout, cmd);
+		code = 0;
+	} else if (code < 0) {
+		code = cli_fail_err(EXIT_CAISSON, &err);
+	} else {
+		code = cmd->run(options, n, argv);
+	}
+	args_done(cmd, options);
+	free(options);
+	if (fflush(stdout) && !code)
+		code = cli_fail(EXIT_CAISSON, "standard output: write error");
+	return code;
+}
+
+int main(int argc, char **argv)
+{
+	const struct command *cmd;
+
+	if (argc < 2) {
+		help_overview(stderr, commands, commands_count());
+		return EXIT_CAISSON;
+	}
+	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) {
+		help_overview(stdout, commands, commands_count());
+		return 0;
+	}
+	if (!strcmp(argv[1], "--version") || !strcmp(argv[1], "-v")) {
+		printf("caisson %s\n", CAISSON_VERSION);
+		return 0;
+	}
+	cmd = command_find(argv[1]);
+	if (!cmd)
+		return cli_fail(EXIT_CAISSON, "there is no command '%s'; 'caisson --help' lists them",
+				argv[1]);
+	return run_command(cmd, argc - 2, argv + 2);
+}

@@ -7,6 +7,7 @@
 
 #include "base/cleanup.h"
 #include "base/str.h"
+#include "vmm/host.h"
 #include "vmm/qemu/args.h"
 #include "vmm/spawn.h"
 
@@ -61,8 +62,9 @@ static int check_file(const char *what, const char *path, bool write, struct err
 	auto_close int fd = -1;
 	struct stat st;
 
-	if (path[0] != '/')
-		return error_set(err, -EINVAL, "%s '%s' is not an absolute path", what, path);
+	if (str_empty(path) || path[0] != '/')
+		return error_set(err, -EINVAL, "%s '%s' is not an absolute path", what,
+				 path ? path : "");
 	fd = open(path, (write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 	if (fd < 0 || fstat(fd, &st) < 0)
 		return error_errno(err, -errno, "%s '%s'", what, path);
@@ -130,8 +132,9 @@ static int check_devices(const struct vmm_config *cfg, struct error *err)
 		for (size_t k = 0; k < i && r == 0; k++)
 			if (str_eq(s->tag, cfg->shares[k].tag))
 				r = error_set(err, -EINVAL, "two shares with the tag '%s'", s->tag);
-		if (r == 0 && (s->path[0] != '/' || stat(s->path, &st) < 0 || !S_ISDIR(st.st_mode)))
-			r = error_set(err, -ENOTDIR, "the share '%s' is not a directory", s->path);
+		if (r == 0 && (str_empty(s->path) || s->path[0] != '/' || stat(s->path, &st) < 0 || !S_ISDIR(st.st_mode)))
+			r = error_set(err, -ENOTDIR, "the share '%s' is not a directory",
+				      s->path ? s->path : "");
 	}
 	return r;
 }
@@ -302,8 +305,10 @@ int config_pack(const struct vmm_config *cfg, uint8_t **ret_data, size_t *ret_le
 		r = settle_machine(cfg, &machine, err);
 	if (r == 0)
 		r = check_cmdline(cfg, machine, err);
-	if (r == 0)
+	if (r == 0 && cfg->accel != VMM_ACCEL_TCG)
 		r = vmm_host_probe(NULL, &host, err);
+	else
+		host_find_qemu(host.qemu_path, sizeof(host.qemu_path));
 	if (r == 0)
 		r = settle_accel(cfg, &host, &accel, err);
 	if (r < 0)

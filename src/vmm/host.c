@@ -9,6 +9,7 @@
 #include "base/fd.h"
 #include "base/fsutil.h"
 #include "base/str.h"
+#include "vmm/host.h"
 #include "vmm/kvm_probe.h"
 #include "vmm/vmm.h"
 
@@ -23,7 +24,7 @@ static const char *const qemu_places[] = {
 	"/opt/caisson/bin/qemu-system-x86_64",
 };
 
-static void find_qemu(char *dst, size_t size)
+void host_find_qemu(char *dst, size_t size)
 {
 	dst[0] = '\0';
 	for (size_t i = 0; i < ARRAY_LEN(qemu_places); i++) {
@@ -84,7 +85,7 @@ int vmm_host_probe(const char *cache_dir, struct vmm_host *ret_host, struct erro
 	char key[128];
 
 	*ret_host = (struct vmm_host){ 0 };
-	find_qemu(ret_host->qemu_path, sizeof(ret_host->qemu_path));
+	host_find_qemu(ret_host->qemu_path, sizeof(ret_host->qemu_path));
 	if (!cache_dir)
 		cache_dir = run && *run ? run : "/run/caisson";
 	dirfd = open(cache_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

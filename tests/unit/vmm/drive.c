@@ -231,7 +231,8 @@ int main(int argc, char **argv)
 	}
 	uv_loop_init(&d.loop);
 	uv_pipe_init(&d.loop, &d.input, 0);
-	uv_pipe_open(&d.input, 0);
+	if (uv_guess_handle(0) == UV_NAMED_PIPE)
+		uv_pipe_open(&d.input, 0);
 	d.input.data = &d;
 	if (attach)
 		r = vmm_attach(&d.loop, cfg.dir, &events, &d, &d.vmm, &err);
@@ -243,7 +244,7 @@ int main(int argc, char **argv)
 	}
 	printf("spawned %d\n", vmm_pid(d.vmm));
 	fflush(stdout);
-	uv_read_start((uv_stream_t *)&d.input, give_room, on_input);
+	(void)uv_read_start((uv_stream_t *)&d.input, give_room, on_input);
 	uv_run(&d.loop, UV_RUN_DEFAULT);
 	return 0;
 }

@@ -1,4 +1,3 @@
-/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * oci: the OCI runtime configuration (config.json) as the generated Grpc__Spec and back.
  *
@@ -7,8 +6,7 @@
  * ignored. Every error names the member, as in "process.args[1]: expected a string, found an
  * integer". Nothing here opens what the spec names.
  */
-#ifndef CAISSON_OCI_OCI_H
-#define CAISSON_OCI_OCI_H
+#pragma once
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -83,4 +81,3 @@ const Grpc__LinuxNamespace *oci_namespace_find(const Grpc__Spec *spec, const cha
 int oci_limits_set(Grpc__Spec *spec, int64_t memory_bytes, int64_t cpu_quota_us,
 		   uint64_t cpu_period_us, int64_t pids);
 
-#endif

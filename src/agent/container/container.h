@@ -1,4 +1,3 @@
-/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * agent/container: OCI containers made in-process, to the runtime spec 1.1, on cgroup v2.
  *
@@ -13,8 +12,7 @@
  *
  * Everything in a spec is hostile: paths inside the root file system are resolved beneath it.
  */
-#ifndef CAISSON_AGENT_CONTAINER_CONTAINER_H
-#define CAISSON_AGENT_CONTAINER_CONTAINER_H
+#pragma once
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -216,4 +214,3 @@ uint64_t container_oom_take(struct container *c);
 int container_delete(struct container *c, bool force, struct error *err)
 	__attribute__((warn_unused_result));
 
-#endif

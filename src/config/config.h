@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * config: the host's settings, from /etc/caisson/config.yaml and /etc/caisson/config.d/ (files
+ * that end in .yaml, in order of name), then overridden by annotations of the pod that the
+ * settings allow. The schema is strict: a key it does not know is an error that names file and
+ * line. The shim and the command line use it; it never touches anything but those files.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+#define CONFIG_DEFAULT_PATH "/etc/caisson/config.yaml"
+
+enum config_accel {
+	CONFIG_ACCEL_AUTO,
+	CONFIG_ACCEL_KVM,
+	CONFIG_ACCEL_TCG,
+};
+
+/* All strings are owned by the struct; NULL means "the built-in choice". */
+struct config {
+	char *kernel;           /* guest kernel; NULL: vmlinux of the library folder */
+	char *initrd;           /* guest initramfs; NULL: initrd.cpio of the library folder */
+	char *kernel_params;    /* appended to the kernel's command line */
+	char *qemu;             /* QEMU program; NULL: found in PATH */
+	char *machine;          /* "microvm" or "q35" */
+	enum config_accel accel;
+	uint64_t memory;        /* bytes of guest memory without a limit from the container */
+	uint64_t memory_overhead; /* bytes added to a container's limit */
+	unsigned vcpus;
+	unsigned disk_slots;    /* spare disks for the containers of a pod */
+	unsigned boot_timeout_ms;
+
+	char *scratch_dir;      /* NULL: scratch/ beneath the state root */
+	uint64_t scratch_size;  /* apparent size of a container's writable layer */
+
+	char *log_level;        /* debug, info, warn, error */
+	bool log_console;       /* guest console lines go to the shim's log */
+	char *agent_log_level;  /* the agent's own level */
+
+	char **annotations;     /* names (or prefixes ending in '*') a pod may set */
+	size_t n_annotations;
+};
+
+/* The built-in settings. */
+int config_init(struct config *cfg);
+void config_fini(struct config *cfg);
+
+/*
+ * Reads @path (NULL: $CAISSON_CONFIG, else CONFIG_DEFAULT_PATH) and the files of "config.d" beside
+ * it over the built-in settings. A default file that is missing is no error; a named one is.
+ */
+int config_load(struct config *cfg, const char *path, struct error *err);
+
+/*
+ * Applies one annotation. Names outside io.caisson.* and io.katacontainers.config.* are ignored
+ * (returns 0), as are names the settings do not allow (returns 0 and sets *ret_denied).
+ */
+int config_annotate(struct config *cfg, const char *name, const char *value, bool *ret_denied,
+		    struct error *err);

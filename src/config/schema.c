@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* libcyaml tables of the configuration file. */
+#include "config/schema.h"
+
+#define TEXT(key, type, member)                                                                   \
+	CYAML_FIELD_STRING_PTR(key, CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, type, member, 0,     \
+			       4096)
+
+static const cyaml_schema_field_t vm_fields[] = {
+	TEXT("kernel", struct file_vm, kernel),
+	TEXT("initrd", struct file_vm, initrd),
+	TEXT("kernel_params", struct file_vm, kernel_params),
+	TEXT("qemu", struct file_vm, qemu),
+	TEXT("machine", struct file_vm, machine),
+	TEXT("accelerator", struct file_vm, accelerator),
+	TEXT("memory", struct file_vm, memory),
+	TEXT("memory_overhead", struct file_vm, memory_overhead),
+	TEXT("vcpus", struct file_vm, vcpus),
+	TEXT("disk_slots", struct file_vm, disk_slots),
+	TEXT("boot_timeout", struct file_vm, boot_timeout),
+	CYAML_FIELD_END,
+};
+
+static const cyaml_schema_field_t storage_fields[] = {
+	TEXT("scratch_dir", struct file_storage, scratch_dir),
+	TEXT("scratch_size", struct file_storage, scratch_size),
+	CYAML_FIELD_END,
+};
+
+static const cyaml_schema_field_t log_fields[] = {
+	TEXT("level", struct file_log, level),
+	TEXT("console", struct file_log, console),
+	TEXT("agent_level", struct file_log, agent_level),
+	CYAML_FIELD_END,
+};
+
+static const cyaml_schema_value_t annotation_name = {
+	CYAML_VALUE_STRING(CYAML_FLAG_POINTER, char, 1, 256),
+};
+
+static const cyaml_schema_field_t annotations_fields[] = {
+	CYAML_FIELD_SEQUENCE("allow", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL,
+			     struct file_annotations, allow, &annotation_name, 0, 256),
+	CYAML_FIELD_END,
+};
+
+static const cyaml_schema_field_t top_fields[] = {
+	CYAML_FIELD_MAPPING("vm", CYAML_FLAG_OPTIONAL, struct file_config, vm, vm_fields),
+	CYAML_FIELD_MAPPING("storage", CYAML_FLAG_OPTIONAL, struct file_config, storage,
+			    storage_fields),
+	CYAML_FIELD_MAPPING("log", CYAML_FLAG_OPTIONAL, struct file_config, log, log_fields),
+	CYAML_FIELD_MAPPING("annotations", CYAML_FLAG_OPTIONAL, struct file_config, annotations,
+			    annotations_fields),
+	CYAML_FIELD_END,
+};
+
+const cyaml_schema_value_t file_config_schema = {
+	CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, struct file_config, top_fields),
+};

@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Calls that go to the agent and back without changing what the host holds. */
+#include <signal.h>
+#include <stdlib.h>
+
+#include "oci/oci.h"
+#include "sandbox/internal.h"
+
+struct op {
+	struct container *c;
+	sandbox_done_fn done;
+	sandbox_stats_fn stats;
+	void *arg;
+	int pause; /* what `paused` becomes; -1: no change */
+};
+
+static struct op *op_new(struct container *c, sandbox_done_fn done, void *arg)
+{
+	struct op *op = calloc(1, sizeof(*op));
+
+	if (!op)
+		return NULL;
+	*op = (struct op){ .c = container_ref(c), .done = done, .arg = arg, .pause = -1 };
+	return op;
+}
+
+static void op_free(struct op *op)
+{
+	container_unref(op->c);
+	free(op);
+}
+
+static void on_answer(void *arg, const struct error *err, const Google__Protobuf__Empty *answer)
+{
+	struct op *op = arg;
+	struct error room;
+
+	(void)answer;
+	if (!err && op->pause >= 0)
+		op->c->paused = op->pause;
+	op->done(op->arg, sandbox_blame(op->c->s, err, &room));
+	op_free(op);
+}
+
+/* For a call that could not be sent. */
+static void op_unsent(struct op *op, int code)
+{
+	struct error err = { 0 };
+
+	(void)error_errno(&err, code, "ask the agent");
+	if (op->stats)
+		op->stats(op->arg, &err, NULL);
+	else
+		op->done(op->arg, &err);
+	op_free(op);
+}
+
+/* The container if the agent can be asked about it now; else @err says why not. */
+static struct container *running(struct sandbox *s, const char *id, struct error *err)
+{
+	struct container *c = container_find(s, id);
+
+	if (!c || !c->init) {
+		(void)error_set(err, -ENOENT, "no container '%s'", id);
+		return NULL;
+	}
+	if (c->init->state >= PROCESS_ENDED || c->creating) {
+		(void)error_set(err, -EBUSY, "container '%s' is not running", id);
+		return NULL;
+	}
+	if (sandbox_check_alive(s, err) < 0)
+		return NULL;
+	return c;
+}
+
+static struct op *begin(struct sandbox *s, const char *id, sandbox_done_fn done, void *arg)
+{
+	struct error err = { 0 };
+	struct container *c = running(s, id, &err);
+	struct op *op = c ? op_new(c, done, arg) : NULL;
+
+	if (c && !op)
+		(void)error_set(&err, -ENOMEM, "out of memory");
+	if (!op)
+		done(arg, &err);
+	return op;
+}
+
+void sandbox_kill(struct sandbox *s, const char *id, const char *exec_id, uint32_t signal,
+		  sandbox_done_fn done, void *arg)
+{
+	Grpc__SignalProcessRequest req = GRPC__SIGNAL_PROCESS_REQUEST__INIT;
+	struct error err = { 0 };
+	struct process *p = process_find(s, id, exec_id, &err);
+	struct op *op;
+	int r = p ? 0 : -ENOENT;
+
+	if (r == 0 && signal > 64)
+		r = error_set(&err, -EINVAL, "no signal %u", signal);
+	if (r == 0 && p->state >= PROCESS_ENDED)
+		r = error_set(&err, -ENOENT, "process already finished");
+	if (r == 0 && (p->container->creating || (p->exec_id && p->state == PROCESS_CREATED)))
+		r = error_set(&err, -EBUSY, "process '%s' has not been started",
+			      process_agent_id(p));
+	if (r == 0)
+		r = sandbox_check_alive(s, &err);
+	op = r == 0 ? op_new(p->container, done, arg) : NULL;
+	if (!op) {
+		if (r == 0)
+			(void)error_set(&err, -ENOMEM, "out of memory");
+		done(arg, &err);
+		return;
+	}
+	req.container_id = p->container->id;
+	req.exec_id = (char *)process_agent_id(p);
+	req.signal = signal;
+	r = agent_signal_process(s->agent, &req, on_answer, op);
+	if (r < 0)
+		op_unsent(op, r);
+}
+
+void sandbox_resize(struct sandbox *s, const char *id, const char *exec_id, uint32_t width,
+		    uint32_t height, sandbox_done_fn done, void *arg)
+{
+	Grpc__TtyWinResizeRequest req = GRPC__TTY_WIN_RESIZE_REQUEST__INIT;
+	struct error err = { 0 };
+	struct process *p = process_find(s, id, exec_id, &err);
+	struct op *op;
+	int r;
+
+	if (!p) {
+		done(arg, &err);
+		return;
+	}
+	/* Before its start and after its end there is nobody to tell. */
+	if (!p->terminal || p->state != PROCESS_RUNNING) {
+		done(arg, NULL);
+		return;
+	}
+	op = begin(s, id, done, arg);
+	if (!op)
+		return;
+	req.container_id = p->container->id;
+	req.exec_id = (char *)process_agent_id(p);
+	req.row = height;
+	req.column = width;
+	r = agent_tty_win_resize(s->agent, &req, on_answer, op);
+	if (r < 0)
+		op_unsent(op, r);
+}
+
+void sandbox_pause(struct sandbox *s, const char *id, bool pause, sandbox_done_fn done, void *arg)
+{
+	Grpc__PauseContainerRequest preq = GRPC__PAUSE_CONTAINER_REQUEST__INIT;
+	Grpc__ResumeContainerRequest rreq = GRPC__RESUME_CONTAINER_REQUEST__INIT;
+	struct op *op = begin(s, id, done, arg);
+	int r;
+
+	if (!op)
+		return;
+	if (op->c->init->state != PROCESS_RUNNING || op->c->paused == pause) {
+		struct error err = { 0 };
+
+		(void)error_set(&err, -EBUSY, "container '%s' is %s", id,
+				op->c->init->state != PROCESS_RUNNING ? "not running" :
+				pause ? "paused already" : "not paused");
+		done(arg, &err);
+		op_free(op);
+		return;
+	}
+	op->pause = pause;
+	preq.container_id = rreq.container_id = op->c->id;
+	r = pause ? agent_pause_container(s->agent, &preq, on_answer, op) :
+		    agent_resume_container(s->agent, &rreq, on_answer, op);
+	if (r < 0)
+		op_unsent(op, r);
+}
+
+void sandbox_update(struct sandbox *s, const char *id, Grpc__LinuxResources *res,
+		    sandbox_done_fn done, void *arg)
+{
+	Grpc__UpdateContainerRequest req = GRPC__UPDATE_CONTAINER_REQUEST__INIT;
+	struct op *op = begin(s, id, done, arg);
+	int r;
+
+	if (!op)
+		return;
+	req.container_id = op->c->id;
+	req.resources = res;
+	r = agent_update_container(s->agent, &req, on_answer, op);
+	if (r < 0)
+		op_unsent(op, r);
+}
+
+static void on_stats(void *arg, const struct error *err, const Grpc__StatsContainerResponse *answer)
+{
+	struct op *op = arg;
+	struct error room;
+
+	op->stats(op->arg, sandbox_blame(op->c->s, err, &room), answer);
+	op_free(op);
+}
+
+void sandbox_stats(struct sandbox *s, const char *id, sandbox_stats_fn done, void *arg)
+{
+	Grpc__StatsContainerRequest req = GRPC__STATS_CONTAINER_REQUEST__INIT;
+	struct error err = { 0 };
+	struct container *c = running(s, id, &err);
+	struct op *op = c ? op_new(c, NULL, arg) : NULL;
+	int r;
+
+	if (!op) {
+		if (c)
+			(void)error_set(&err, -ENOMEM, "out of memory");
+		done(arg, &err, NULL);
+		return;
+	}
+	op->stats = done;
+	req.container_id = c->id;
+	r = agent_stats_container(s->agent, &req, on_stats, op);
+	if (r < 0)
+		op_unsent(op, r);
+}

@@ -1,0 +1,565 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The sandbox's VM: boot, the agent's hello, end. A boot has four outcomes: the agent connects;
+ * the VM exits first; the time limit passes (the console's last lines then tell why); the caller
+ * stops it. After the end nothing can be started again.
+ */
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "oci/oci.h"
+#include "sandbox/internal.h"
+
+#define AGENT_LOST_MS 1000 /* between the agent's connection and the VM's own end */
+#define TAIL_LINES    12u
+
+static void vm_gone(struct sandbox *s, uint32_t status, int code, const char *text);
+
+int sandbox_check_alive(const struct sandbox *s, struct error *err)
+{
+	if (s->state != VM_GONE && !s->stopping)
+		return 0;
+	if (s->failure.code) {
+		if (err)
+			*err = s->failure;
+		return s->failure.code;
+	}
+	return error_set(err, -ECONNRESET, "the virtual machine has been stopped");
+}
+
+const struct error *sandbox_blame(const struct sandbox *s, const struct error *err,
+				  struct error *room)
+{
+	if (!err)
+		return NULL;
+	if (s->state != VM_GONE || !s->failure.code)
+		return err;
+	*room = s->failure;
+	return room;
+}
+
+void sandbox_add_child(struct sandbox *s, const struct child_id *id)
+{
+	struct error err = { 0 };
+	size_t n = 0;
+
+	for (size_t i = 0; i < s->record.n_children; i++)
+		if (child_id_alive(&s->record.children[i]))
+			s->record.children[n++] = s->record.children[i];
+	if (n < RECORD_MAX_CHILDREN)
+		s->record.children[n++] = *id;
+	s->record.n_children = n;
+	if (record_write(s->dir, &s->record, &err) < 0)
+		log_warn("%s", error_text(&err));
+}
+
+static void run_stop_waiters(struct sandbox *s)
+{
+	struct stop_waiter *w;
+
+	while (!list_empty(&s->stop_waiters)) {
+		w = list_entry(s->stop_waiters.next, struct stop_waiter, node);
+		list_remove(&w->node);
+		w->done(w->arg, NULL);
+		free(w);
+	}
+}
+
+/* --- the agent --- */
+
+static void on_agent_lost(void *arg)
+{
+	struct sandbox *s = arg;
+
+	s->lost_timer = NULL;
+	if (s->state == VM_GONE)
+		return;
+	log_warn("the agent closed its connection, ending the virtual machine");
+	(void)error_set(&s->failure, -ECONNRESET, "the agent in the virtual machine has gone");
+	if (s->vmm)
+		vmm_kill(s->vmm);
+}
+
+static void on_agent_closed(void *arg, int err)
+{
+	struct sandbox *s = arg;
+
+	(void)err;
+	/* Mostly the VM itself is about to end, and its own report says more. */
+	if (s->state == VM_READY && !s->lost_timer &&
+	    loop_timer_start(s->loop, AGENT_LOST_MS, on_agent_lost, s, &s->lost_timer) < 0)
+		on_agent_lost(s);
+}
+
+static void on_oom(void *arg, const struct error *err, const Grpc__OOMEvent *answer);
+
+static void ask_oom(struct sandbox *s)
+{
+	const Grpc__GetOOMEventRequest req = GRPC__GET_OOMEVENT_REQUEST__INIT;
+
+	(void)!agent_get_oom_event(s->agent, &req, on_oom, s);
+}
+
+static void on_oom(void *arg, const struct error *err, const Grpc__OOMEvent *answer)
+{
+	struct sandbox *s = arg;
+	struct sandbox_event ev = { .type = SANDBOX_EVENT_OOM };
+
+	if (err || s->state != VM_READY)
+		return;
+	ev.id = answer->container_id;
+	if (s->event && container_find(s, ev.id))
+		s->event(s->arg, &ev);
+	ask_oom(s);
+}
+
+static void on_sandbox_created(void *arg, const struct error *err,
+			       const Google__Protobuf__Empty *answer)
+{
+	struct sandbox *s = arg;
+
+	(void)answer;
+	if (s->state != VM_READY)
+		return;
+	if (err) {
+		(void)error_set(&s->failure, err->code, "prepare the guest: %s", err->msg);
+		log_error("%s", s->failure.msg);
+		vmm_kill(s->vmm);
+		return;
+	}
+	ask_oom(s);
+}
+
+static const char *sandbox_hostname(struct sandbox *s)
+{
+	struct container *c;
+
+	list_for_each(c, &s->containers, node)
+		if (c->spec && !str_empty(c->spec->hostname))
+			return c->spec->hostname;
+	return "caisson";
+}
+
+static void on_hello(void *arg, const struct error *err, int fd, uint32_t host_port)
+{
+	Grpc__CreateSandboxRequest req = GRPC__CREATE_SANDBOX_REQUEST__INIT;
+	struct sandbox *s = arg;
+	struct container *c, *tmp;
+	int r;
+
+	(void)host_port;
+	s->hello = NULL;
+	if (err) {
+		s->failure = *err;
+		vmm_kill(s->vmm);
+		return;
+	}
+	loop_timer_cancel(s->boot_timer);
+	s->boot_timer = NULL;
+	r = agent_client_new(s->loop, fd, &s->agent);
+	if (r < 0) {
+		(void)close(fd);
+		(void)error_errno(&s->failure, r, "talk to the agent");
+		vmm_kill(s->vmm);
+		return;
+	}
+	s->state = VM_READY;
+	log_info("the agent is ready");
+	agent_client_on_closed(s->agent, on_agent_closed, s);
+
+	req.sandbox_id = s->id;
+	req.hostname = (char *)sandbox_hostname(s);
+	r = agent_create_sandbox(s->agent, &req, on_sandbox_created, s);
+	if (r < 0) {
+		(void)error_errno(&s->failure, r, "talk to the agent");
+		vmm_kill(s->vmm);
+		return;
+	}
+	/* Not after the answer: the agent takes requests in order. */
+	list_for_each_safe(c, tmp, &s->containers, node)
+		container_agent_ready(c);
+}
+
+/* --- the VM --- */
+
+/* The last lines of @text, in one line for a message. */
+static char *tail_of(const char *text, size_t len)
+{
+	struct buf b = BUF_INIT(0);
+	unsigned lines = 0;
+	char *out = NULL;
+	size_t from = len;
+
+	while (from && (text[from - 1] == '\n' || text[from - 1] == '\r'))
+		from--;
+	len = from;
+	while (from) {
+		if (text[from - 1] == '\n' && ++lines == TAIL_LINES)
+			break;
+		from--;
+	}
+	for (size_t i = from; i < len; i++) {
+		char ch = text[i];
+		int r;
+
+		if (ch == '\r')
+			continue;
+		r = ch == '\n' ? buf_append(&b, " | ", 3) : buf_append(&b, &ch, 1);
+		if (r < 0)
+			break;
+	}
+	/* The end says the most: cut the front to what a message holds. */
+	if (b.len > ERROR_MSG_MAX / 2)
+		buf_consume(&b, b.len - ERROR_MSG_MAX / 2);
+	if (buf_take_str(&b, &out) < 0)
+		out = NULL;
+	buf_fini(&b);
+	return out;
+}
+
+static void on_console_tail(struct vmm *vmm, const struct error *err, const char *data, size_t len,
+			    void *arg)
+{
+	struct sandbox *s = arg;
+
+	if (s->state == VM_GONE)
+		return;
+	free(s->console_tail);
+	s->console_tail = !err && len ? tail_of(data, len) : NULL;
+	(void)error_set(&s->failure, -ETIMEDOUT,
+			"the virtual machine did not come up within %u ms%s%s",
+			s->config->boot_timeout_ms,
+			s->console_tail ? "; its console says: " : "; its console is empty",
+			s->console_tail ? s->console_tail : "");
+	vmm_kill(vmm);
+}
+
+static void on_boot_timeout(void *arg)
+{
+	struct sandbox *s = arg;
+
+	s->boot_timer = NULL;
+	if (s->state != VM_BOOTING || s->dying)
+		return;
+	if (s->failure.code == 0)
+		(void)error_set(&s->failure, -ETIMEDOUT,
+				"the virtual machine did not come up within %u ms",
+				s->config->boot_timeout_ms);
+	s->dying = true;
+	if (vmm_console(s->vmm, on_console_tail, s) < 0)
+		vmm_kill(s->vmm);
+	else
+		(void)!loop_timer_start(s->loop, AGENT_LOST_MS, on_boot_timeout, s,
+					&s->boot_timer);
+}
+
+static void on_vm_started(struct vmm *vmm, const struct vmm_info *info, void *arg)
+{
+	struct sandbox *s = arg;
+
+	(void)vmm;
+	log_write(LOG_INFO, "virtual machine started", "accelerator",
+		  info->accel == VMM_ACCEL_KVM ? "kvm" : "tcg", "machine",
+		  info->machine == VMM_MACHINE_Q35 ? "q35" : "microvm", NULL);
+	(void)s;
+}
+
+static void on_vm_closed(void *arg)
+{
+	(void)arg;
+}
+
+static void on_vm_exited(struct vmm *vmm, enum vmm_exit reason, const char *text, void *arg)
+{
+	struct sandbox *s = arg;
+	bool booting = s->state == VM_BOOTING;
+	auto_free char *tail = NULL;
+
+	s->vmm = NULL;
+	vmm_close(vmm, on_vm_closed, NULL);
+	if (s->stopping && !s->failure.code) {
+		vm_gone(s, EXIT_KILLED, -ECONNRESET, "the virtual machine has been stopped");
+		return;
+	}
+	log_write(LOG_WARN, "virtual machine ended", "reason", vmm_exit_name(reason), "text", text,
+		  NULL);
+	if (s->failure.code) {
+		vm_gone(s, EXIT_UNKNOWN, s->failure.code, NULL);
+		return;
+	}
+	tail = tail_of(text, strlen(text));
+	switch (reason) {
+	case VMM_EXIT_PANIC:
+		(void)error_set(&s->failure, -ECONNRESET, "the guest's kernel %s: %s",
+				booting ? "did not start" : "panicked", tail ? tail : "");
+		break;
+	case VMM_EXIT_START:
+		(void)error_set(&s->failure, -EIO, "the virtual machine could not be started: %s",
+				tail ? tail : "");
+		break;
+	case VMM_EXIT_GUEST:
+		(void)error_set(&s->failure, -ECONNRESET, "the guest powered off%s%s",
+				booting ? " before its agent was ready: " : "",
+				booting && tail ? tail : "");
+		break;
+	case VMM_EXIT_STOPPED:
+	case VMM_EXIT_CRASH:
+	case VMM_EXIT_LOST:
+		(void)error_set(&s->failure, -ECONNRESET, "the virtual machine was lost (%s)%s%s",
+				vmm_exit_name(reason), str_empty(tail) ? "" : ": ",
+				tail ? tail : "");
+		break;
+	}
+	vm_gone(s, reason == VMM_EXIT_PANIC || reason == VMM_EXIT_GUEST ? EXIT_UNKNOWN : EXIT_KILLED,
+		s->failure.code, NULL);
+}
+
+/* One line beside the bundle for whoever asks later why the containers ended. */
+static void write_crash_record(struct sandbox *s)
+{
+	auto_close int dfd = open(s->bundle, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+	auto_free char *line = str_printf("%s\n", s->failure.msg);
+
+	if (dfd >= 0 && line)
+		(void)!fsutil_write_volatile(dfd, "crash", line, strlen(line), 0600);
+}
+
+static void vm_gone(struct sandbox *s, uint32_t status, int code, const char *text)
+{
+	struct container *c, *tmp;
+	struct agent_client *agent = s->agent;
+
+	if (s->state == VM_GONE)
+		return;
+	s->state = VM_GONE;
+	s->gone_status = status;
+	if (!s->failure.code)
+		(void)error_set(&s->failure, code, "%s", text ? text : "the virtual machine is gone");
+	if (!s->stopping) {
+		log_error("%s", s->failure.msg);
+		write_crash_record(s);
+	}
+	loop_timer_cancel(s->boot_timer);
+	loop_timer_cancel(s->lost_timer);
+	s->boot_timer = s->lost_timer = NULL;
+	agent_vsock_cancel(s->hello);
+	s->hello = NULL;
+	s->agent = NULL;
+	agent_client_close(agent);
+	list_for_each_safe(c, tmp, &s->containers, node)
+		container_vm_gone(c);
+	run_stop_waiters(s);
+}
+
+static uint32_t memory_mib(const struct sandbox *s, const Grpc__Spec *spec)
+{
+	uint64_t bytes = s->config->memory;
+	const Grpc__LinuxMemory *m = spec && spec->linux && spec->linux->resources ?
+					     spec->linux->resources->memory : NULL;
+
+	/* A container's limit must fit in beside the guest's own needs. */
+	if (!s->is_pod && m && m->limit > 0 && !oci_annotation_get(spec, "io.caisson.memory"))
+		bytes = (uint64_t)m->limit + s->config->memory_overhead;
+	if (bytes < (uint64_t)96 << 20)
+		bytes = (uint64_t)96 << 20;
+	return (uint32_t)MIN_OF((bytes + (1 << 20) - 1) >> 20, (uint64_t)1 << 20);
+}
+
+static uint32_t vcpus(const struct sandbox *s, const Grpc__Spec *spec)
+{
+	const Grpc__LinuxCPU *cpu = spec && spec->linux && spec->linux->resources ?
+					    spec->linux->resources->cpu : NULL;
+	uint64_t n = s->config->vcpus;
+
+	if (!s->is_pod && cpu && cpu->quota > 0 && cpu->period > 0 &&
+	    !oci_annotation_get(spec, "io.caisson.vcpus"))
+		n = ((uint64_t)cpu->quota + cpu->period - 1) / cpu->period;
+	return (uint32_t)MIN_OF(MAX_OF(n, (uint64_t)1), (uint64_t)64);
+}
+
+/* [A-Za-z0-9_.-], at most VMM_ID_MAX. */
+static char *vm_name(const struct sandbox *s)
+{
+	char *name = str_printf("%s.%s", s->ns, s->id);
+
+	if (name && strlen(name) > VMM_ID_MAX)
+		name[VMM_ID_MAX] = '\0';
+	for (char *p = name; p && *p; p++)
+		if (!strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-", *p))
+			*p = '_';
+	return name;
+}
+
+int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
+{
+	static const struct vmm_events events = { on_vm_started, on_vm_exited };
+	auto_free char *extra = NULL, *name = NULL;
+	struct vmm_config cfg;
+	int r;
+
+	if (s->state != VM_NEW)
+		return 0;
+	if (mkdir(s->vm_dir, 0700) < 0 && errno != EEXIST)
+		return error_errno(err, -errno, "make '%s'", s->vm_dir);
+	name = vm_name(s);
+	extra = str_printf("agent.log=%s%s%s", s->config->agent_log_level,
+			   s->config->kernel_params ? " " : "",
+			   s->config->kernel_params ? s->config->kernel_params : "");
+	if (!name || !extra)
+		return error_set(err, -ENOMEM, "out of memory");
+
+	r = agent_vsock_accept(s->loop, s->vsock, AGENT_PORT_HELLO, 0, on_hello, s, &s->hello, err);
+	if (r < 0)
+		return r;
+
+	vmm_config_init(&cfg);
+	cfg.id = name;
+	cfg.dir = s->vm_dir;
+	cfg.kernel = s->kernel;
+	cfg.initrd = s->initrd;
+	cfg.cmdline_extra = extra;
+	cfg.memory_mib = memory_mib(s, spec);
+	cfg.vcpus = vcpus(s, spec);
+	cfg.machine = str_eq(s->config->machine, "q35") ? VMM_MACHINE_Q35 : VMM_MACHINE_MICROVM;
+	cfg.accel = s->config->accel == CONFIG_ACCEL_KVM ? VMM_ACCEL_KVM :
+		    s->config->accel == CONFIG_ACCEL_TCG ? VMM_ACCEL_TCG :
+							   VMM_ACCEL_AUTO;
+	cfg.n_slots = s->config->disk_slots;
+	cfg.console_fd = s->config->log_console ? s->log_fd : -1;
+	cfg.log_fd = s->log_fd;
+	cfg.qemu = s->config->qemu;
+	cfg.debug = log_get_level() >= LOG_DEBUG;
+	r = vmm_spawn(s->loop, &cfg, &events, s, &s->vmm, err);
+	if (r < 0) {
+		agent_vsock_cancel(s->hello);
+		s->hello = NULL;
+		return r;
+	}
+	s->state = VM_BOOTING;
+	s->vm_pid = (uint32_t)vmm_pid(s->vmm);
+	r = loop_timer_start(s->loop, s->config->boot_timeout_ms, on_boot_timeout, s,
+			     &s->boot_timer);
+	if (r < 0)
+		return error_errno(err, r, "start a timer");
+
+	if (spec && !spec_root_readonly(spec) && !s->spare) {
+		struct error e = { 0 };
+
+		/* The container's creation tries again, and reports it. */
+		if (scratch_new(s, &s->spare, &e) < 0)
+			log_warn("%s", error_text(&e));
+	}
+	return 0;
+}
+
+void sandbox_stop(struct sandbox *s, sandbox_done_fn done, void *arg)
+{
+	struct stop_waiter *w;
+
+	s->stopping = true;
+	if (s->state == VM_NEW || s->state == VM_GONE) {
+		if (s->state == VM_NEW)
+			vm_gone(s, EXIT_KILLED, -ECONNRESET, "the virtual machine has been stopped");
+		if (done)
+			done(arg, NULL);
+		return;
+	}
+	if (done) {
+		w = calloc(1, sizeof(*w));
+		if (!w) {
+			struct error err = { 0 };
+
+			(void)error_set(&err, -ENOMEM, "out of memory");
+			done(arg, &err);
+			return;
+		}
+		w->done = done;
+		w->arg = arg;
+		list_push_back(&s->stop_waiters, &w->node);
+	}
+	vmm_kill(s->vmm);
+}
+
+uint32_t sandbox_vm_pid(const struct sandbox *s)
+{
+	return s->vm_pid ? s->vm_pid : (uint32_t)getpid();
+}
+
+size_t sandbox_containers(const struct sandbox *s)
+{
+	return s->n_containers;
+}
+
+int sandbox_new(uv_loop_t *loop, const struct sandbox_options *o, struct sandbox **ret,
+		struct error *err)
+{
+	struct sandbox *s = calloc(1, sizeof(*s));
+	int r;
+
+	if (!s)
+		return error_set(err, -ENOMEM, "out of memory");
+	list_init(&s->containers);
+	list_init(&s->stop_waiters);
+	s->loop = loop;
+	s->config = o->config;
+	s->log_fd = o->log_fd;
+	s->is_pod = o->is_pod;
+	s->event = o->event;
+	s->arg = o->arg;
+	s->id = strdup(o->id);
+	s->ns = strdup(o->ns);
+	s->bundle = strdup(o->bundle);
+	s->dir = strdup(o->dir);
+	s->kernel = strdup(o->kernel);
+	s->initrd = o->initrd ? strdup(o->initrd) : NULL;
+	s->vm_dir = str_join_path(o->dir, SANDBOX_VM_DIR);
+	s->vsock = s->vm_dir ? str_join_path(s->vm_dir, "vsock.sock") : NULL;
+	if (!s->id || !s->ns || !s->bundle || !s->dir || !s->kernel || !s->vsock ||
+	    (o->initrd && !s->initrd)) {
+		r = error_set(err, -ENOMEM, "out of memory");
+		goto fail;
+	}
+	r = record_read(s->dir, &s->record, err);
+	if (r < 0)
+		goto fail;
+	r = child_identify(getpid(), &s->record.shim);
+	if (r < 0) {
+		(void)error_errno(err, r, "identify this process");
+		goto fail;
+	}
+	r = record_write(s->dir, &s->record, err);
+	if (r < 0)
+		goto fail;
+	*ret = s;
+	return 0;
+fail:
+	s->state = VM_GONE;
+	sandbox_free(s);
+	return r;
+}
+
+void sandbox_free(struct sandbox *s)
+{
+	struct container *c, *tmp;
+
+	if (!s)
+		return;
+	list_for_each_safe(c, tmp, &s->containers, node)
+		container_drop(c);
+	scratch_free(s->spare);
+	record_fini(&s->record);
+	free(s->id);
+	free(s->ns);
+	free(s->bundle);
+	free(s->dir);
+	free(s->vm_dir);
+	free(s->vsock);
+	free(s->kernel);
+	free(s->initrd);
+	free(s->console_tail);
+	free(s);
+}

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * sandbox: a pod. Its VM, the agent in it, its containers and their processes, disks, standard
+ * streams and crash record. The shim calls it; it knows the OCI spec and nothing of containerd's
+ * protocol.
+ *
+ * Everything runs on one libuv loop and one thread. A function that takes a callback runs it
+ * exactly once, also when the VM dies first; it may run it before it returns. Errors are whole
+ * sentences for the user, with a negative errno: -ENOENT no such container or process, -EEXIST,
+ * -EINVAL, -EBUSY wrong state, -ECONNRESET the VM is gone, -EOPNOTSUPP.
+ *
+ * Layout of the sandbox's directory (0700):
+ *   state.json     what must be freed, see record.h
+ *   vm/            the VM's, see vmm.h
+ *   shim.log       the log where containerd offers none
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <time.h>
+#include <uv.h>
+
+#include "agent.pb-c.h"
+#include "base/error.h"
+#include "config/config.h"
+#include "oci.pb-c.h"
+
+#define SANDBOX_VM_DIR   "vm"
+#define SANDBOX_LOG_FILE "shim.log"
+
+/* --- directories and reclaiming --- */
+
+/* $CAISSON_RUN or /run/caisson; $CAISSON_ROOT or /var/lib/caisson. */
+const char *sandbox_run_root(void);
+const char *sandbox_state_root(void);
+/* Where a sandbox's directory is, whether it exists or not. The caller frees. */
+int sandbox_dir_path(const char *ns, const char *id, char **ret_dir, struct error *err);
+/*
+ * Makes the directory and its record, which already names @socket and the scratch directory. A
+ * dead sandbox found there is reclaimed first; a living one is -EEXIST.
+ */
+__must_check int sandbox_claim(const char *dir, const char *ns, const char *id, const char *bundle,
+			       const char *socket, const char *scratch, struct error *err);
+/*
+ * Frees all that the sandbox of @dir holds, killing its shim and its VM; 0 if there is nothing.
+ * Idempotent, synchronous, works after a kill -9 of anything at any point.
+ */
+__must_check int sandbox_reclaim(const char *dir, struct error *err);
+
+/* --- the sandbox --- */
+
+struct sandbox;
+
+enum sandbox_event_type {
+	SANDBOX_EVENT_EXIT,
+	SANDBOX_EVENT_OOM,
+};
+
+struct sandbox_event {
+	enum sandbox_event_type type;
+	const char *id;
+	const char *exec_id; /* NULL: the container's init */
+	uint32_t pid;
+	uint32_t exit_status;
+	struct timespec exited_at;
+};
+
+struct sandbox_options {
+	const char *id, *ns, *bundle, *dir;
+	const struct config *config; /* must outlive the sandbox */
+	const char *kernel, *initrd;
+	int log_fd;                  /* for caisson-vmm's words and the guest's console */
+	bool is_pod;                 /* it may hold more containers than the first */
+	void (*event)(void *arg, const struct sandbox_event *ev);
+	void *arg;
+};
+
+typedef void (*sandbox_done_fn)(void *arg, const struct error *err);
+
+/* Takes over a claimed directory: from now on the record names this process. */
+__must_check int sandbox_new(uv_loop_t *loop, const struct sandbox_options *o,
+			     struct sandbox **ret, struct error *err);
+/*
+ * Starts the VM and all that can be got ready before the first container is created. @spec (may be
+ * NULL) is the first container's. Failures after the start come out of sandbox_create(). Does
+ * nothing if the VM was started before.
+ */
+__must_check int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err);
+/* Ends the VM and frees its host resources but the directory. */
+void sandbox_stop(struct sandbox *s, sandbox_done_fn done, void *arg);
+/* After sandbox_stop() is done. The directory stays: sandbox_reclaim() removes it. */
+void sandbox_free(struct sandbox *s);
+
+uint32_t sandbox_vm_pid(const struct sandbox *s);
+size_t sandbox_containers(const struct sandbox *s);
+
+/* --- containers and processes; @exec_id NULL or "" is the container's init --- */
+
+struct sandbox_stdio {
+	bool terminal;
+	const char *in, *out, *err; /* see sink.h */
+};
+
+struct sandbox_rootfs {
+	const char *type, *source;
+	char *const *options;
+	size_t n_options;
+};
+
+struct sandbox_create {
+	const char *id, *bundle;
+	struct sandbox_stdio stdio;
+	const struct sandbox_rootfs *rootfs; /* topmost layer first */
+	size_t n_rootfs;
+};
+
+void sandbox_create(struct sandbox *s, const struct sandbox_create *c, sandbox_done_fn done,
+		    void *arg);
+void sandbox_start(struct sandbox *s, const char *id, const char *exec_id, sandbox_done_fn done,
+		   void *arg);
+/* Takes @process over, also on failure. */
+__must_check int sandbox_exec(struct sandbox *s, const char *id, const char *exec_id,
+			      const struct sandbox_stdio *stdio, Grpc__Process *process,
+			      struct error *err);
+void sandbox_kill(struct sandbox *s, const char *id, const char *exec_id, uint32_t signal,
+		  sandbox_done_fn done, void *arg);
+
+struct sandbox_exit {
+	uint32_t pid, status;
+	struct timespec at;
+};
+
+typedef void (*sandbox_exit_fn)(void *arg, const struct error *err, const struct sandbox_exit *x);
+
+void sandbox_wait(struct sandbox *s, const char *id, const char *exec_id, sandbox_exit_fn done,
+		  void *arg);
+/* Of a process that is not running. With the init of the last container the VM ends too. */
+void sandbox_delete(struct sandbox *s, const char *id, const char *exec_id, sandbox_exit_fn done,
+		    void *arg);
+void sandbox_resize(struct sandbox *s, const char *id, const char *exec_id, uint32_t width,
+		    uint32_t height, sandbox_done_fn done, void *arg);
+__must_check int sandbox_close_stdin(struct sandbox *s, const char *id, const char *exec_id,
+				     struct error *err);
+void sandbox_pause(struct sandbox *s, const char *id, bool pause, sandbox_done_fn done, void *arg);
+void sandbox_update(struct sandbox *s, const char *id, Grpc__LinuxResources *res,
+		    sandbox_done_fn done, void *arg);
+
+typedef void (*sandbox_stats_fn)(void *arg, const struct error *err,
+				 const Grpc__StatsContainerResponse *stats);
+
+void sandbox_stats(struct sandbox *s, const char *id, sandbox_stats_fn done, void *arg);
+
+enum sandbox_status {
+	SANDBOX_CREATED,
+	SANDBOX_RUNNING,
+	SANDBOX_STOPPED,
+	SANDBOX_PAUSED,
+};
+
+/* Strings live as long as the process is not deleted. */
+struct sandbox_state {
+	const char *bundle;
+	uint32_t pid;
+	enum sandbox_status status;
+	struct sandbox_stdio stdio;
+	struct sandbox_exit exit; /* if stopped */
+};
+
+__must_check int sandbox_state(struct sandbox *s, const char *id, const char *exec_id,
+			       struct sandbox_state *ret, struct error *err);

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * From the host's spec to the guest's. Namespaces of the host mean nothing in the VM: its network
+ * is the pod's, so containers stay in the VM's own; an ipc or uts namespace to join is the
+ * sandbox's, which the agent knows.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "oci/oci.h"
+#include "sandbox/internal.h"
+
+bool spec_root_readonly(const Grpc__Spec *spec)
+{
+	return spec->root && spec->root->readonly;
+}
+
+static int set(char **field, const char *prefix, const char *id, const char *suffix)
+{
+	auto_free char *text = str_printf("%s%s%s", prefix, id, suffix);
+
+	return text ? oci_str_set(field, text) : -ENOMEM;
+}
+
+static int convert_namespaces(Grpc__Linux *l, bool *ret_shared_pidns)
+{
+	size_t out = 0;
+	int r = 0;
+
+	for (size_t i = 0; i < l->n_namespaces; i++) {
+		Grpc__LinuxNamespace *ns = l->namespaces[i];
+		bool drop = str_eq(ns->type, "network");
+
+		if (str_eq(ns->type, "pid") && !str_empty(ns->path)) {
+			*ret_shared_pidns = true;
+			drop = true;
+		}
+		if (drop) {
+			protobuf_c_message_free_unpacked(&ns->base, NULL);
+			continue;
+		}
+		if (r == 0)
+			r = oci_str_set(&ns->path, "");
+		l->namespaces[out++] = ns;
+	}
+	l->n_namespaces = out;
+	return r;
+}
+
+static bool is_virtual(const char *type)
+{
+	static const char *const types[] = { "proc", "sysfs", "tmpfs", "devpts", "mqueue",
+					     "cgroup", "cgroup2", "devtmpfs", "ramfs" };
+
+	for (size_t i = 0; i < ARRAY_LEN(types); i++)
+		if (str_eq(type, types[i]))
+			return true;
+	return false;
+}
+
+static int check_mounts(const Grpc__Spec *spec, struct error *err)
+{
+	for (size_t i = 0; i < spec->n_mounts; i++) {
+		const Grpc__Mount *m = spec->mounts[i];
+
+		if (is_virtual(m->type))
+			continue;
+		if (str_eq(m->destination, "/dev/shm") || str_eq(m->destination, "/sys/fs/cgroup"))
+			continue;
+		return error_set(err, -EOPNOTSUPP, "mount of '%s' at '%s': type '%s' cannot be given to the guest",
+				 m->source, m->destination, m->type);
+	}
+	return 0;
+}
+
+/* The host's own /dev/shm of a pod becomes one of the guest's. */
+static int convert_shm(Grpc__Spec *spec)
+{
+	static const char *const options[] = { "nosuid", "noexec", "nodev", "mode=1777" };
+
+	for (size_t i = 0; i < spec->n_mounts; i++) {
+		Grpc__Mount *m = spec->mounts[i];
+		int r;
+
+		if (!str_eq(m->destination, "/dev/shm") || is_virtual(m->type))
+			continue;
+		r = oci_str_set(&m->type, "tmpfs");
+		if (r == 0)
+			r = oci_str_set(&m->source, "shm");
+		if (r == 0)
+			r = oci_strv_set(&m->options, &m->n_options, options, ARRAY_LEN(options));
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+int spec_for_guest(struct container *c, bool *ret_shared_pidns, struct error *err)
+{
+	Grpc__Spec *spec = c->spec;
+	int r;
+
+	*ret_shared_pidns = false;
+	r = check_mounts(spec, err);
+	if (r < 0)
+		return r;
+	r = convert_shm(spec);
+	if (r == 0 && spec->root)
+		r = set(&spec->root->path, GUEST_CONTAINERS "/", c->id, "/rootfs");
+	if (r == 0 && spec->linux) {
+		r = convert_namespaces(spec->linux, ret_shared_pidns);
+		if (r == 0)
+			r = set(&spec->linux->cgroupspath, "/caisson/", c->id, "");
+	}
+	return r < 0 ? error_set(err, r, "out of memory") : 0;
+}

@@ -1,0 +1,322 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The shim's daemon: detaches, starts the VM before anything else, serves the socket, leaves when
+ * told to, when signalled, or when nobody has had a use for it for a while.
+ */
+#include <fcntl.h>
+#include <jansson.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/base.h"
+#include "base/loop.h"
+#include "shim/shim.h"
+
+#define IDLE_MS 60000u /* without any container */
+
+/* containerd reads the bundle's fifo "log"; otherwise the sandbox keeps a file. */
+static int open_log(const char *bundle, const char *dir)
+{
+	auto_free char *fifo = str_join_path(bundle, "log");
+	auto_free char *file = str_join_path(dir, SANDBOX_LOG_FILE);
+	struct stat st;
+	int fd;
+
+	if (fifo && stat(fifo, &st) == 0 && S_ISFIFO(st.st_mode)) {
+		fd = open(fifo, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+		if (fd >= 0)
+			return fd;
+	}
+	return file ? open(file, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600) : -1;
+}
+
+static int detach(void)
+{
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	if (null < 0)
+		return -errno;
+	for (int fd = 0; fd <= 2; fd++)
+		if (dup2(null, fd) < 0)
+			return -errno;
+	if (null > 2)
+		(void)close(null);
+	(void)setsid();
+	/* Mounts made for the guest vanish with the last process that can see them. */
+	if (unshare(CLONE_NEWNS) == 0)
+		(void)mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL);
+	return 0;
+}
+
+static int library_file(const char *name, char **ret)
+{
+	const char *dir = getenv("CAISSON_LIBDIR");
+	auto_free char *own = NULL;
+	int r;
+
+	if (!str_empty(dir)) {
+		*ret = str_join_path(dir, name);
+		return *ret ? 0 : -ENOMEM;
+	}
+	r = fsutil_own_dir(&own);
+	if (r < 0)
+		return r;
+	*ret = str_printf("%s/../lib/caisson/%s", own, name);
+	return *ret ? 0 : -ENOMEM;
+}
+
+static void on_sandbox_event(void *arg, const struct sandbox_event *ev)
+{
+	task_event(arg, ev);
+}
+
+void shim_run_exit_command(struct shim *shim)
+{
+	auto_strv char **argv = NULL;
+	const char *env = shim->exit_command;
+	json_t *list, *item;
+	size_t i;
+	pid_t pid;
+	int r;
+
+	if (!env)
+		return;
+	list = json_loads(env, 0, NULL);
+	json_array_foreach(list, i, item)
+		if (!json_is_string(item) || strv_append(&argv, json_string_value(item)) < 0)
+			break;
+	r = json_is_array(list) && i == json_array_size(list) && argv ? 0 : -EINVAL;
+	json_decref(list);
+	if (r == 0) {
+		const struct child_options o = {
+			.argv = (const char *const *)argv,
+			.cwd_fd = -1,
+			.setsid = true,
+		};
+
+		r = child_spawn(&o, &pid, NULL);
+	}
+	if (r < 0)
+		log_warn("CAISSON_EXIT_COMMAND: %s", strerror(-r));
+	free(take_ptr(&shim->exit_command));
+}
+
+/* --- leaving --- */
+
+struct farewell {
+	struct shim *shim;
+	struct ttrpc_call *call;
+};
+
+static void on_sandbox_stopped(void *arg, const struct error *err)
+{
+	struct farewell *w = arg;
+	struct shim *shim = w->shim;
+	struct error e = { 0 };
+
+	(void)err;
+	sandbox_free(take_ptr(&shim->sandbox));
+	if (sandbox_reclaim(shim->dir, &e) < 0)
+		log_error("%s", error_text(&e));
+	if (w->call)
+		ttrpc_reply_empty(w->call);
+	free(w);
+	uv_stop(&shim->loop);
+}
+
+void shim_leave(struct shim *shim, struct ttrpc_call *call)
+{
+	struct farewell *w = calloc(1, sizeof(*w));
+
+	if (shim->leaving || !w) {
+		free(w);
+		if (call)
+			ttrpc_reply_empty(call);
+		return;
+	}
+	shim->leaving = true;
+	ttrpc_listener_close(take_ptr(&shim->listener));
+	*w = (struct farewell){ .shim = shim, .call = call };
+	sandbox_stop(shim->sandbox, on_sandbox_stopped, w);
+}
+
+static void on_idle(void *arg)
+{
+	struct shim *shim = arg;
+
+	shim->idle = NULL;
+	if (sandbox_containers(shim->sandbox) > 0) {
+		shim_touch(shim);
+		return;
+	}
+	log_info("nobody needs this shim, leaving");
+	shim_leave(shim, NULL);
+}
+
+void shim_touch(struct shim *shim)
+{
+	loop_timer_cancel(shim->idle);
+	shim->idle = NULL;
+	(void)!loop_timer_start(&shim->loop, IDLE_MS, on_idle, shim, &shim->idle);
+}
+
+static void on_signal(uv_signal_t *handle, int signum)
+{
+	struct shim *shim = handle->data;
+
+	log_info("signal %d, leaving", signum);
+	shim_leave(shim, NULL);
+}
+
+/* --- setting up --- */
+
+static int set_up_sandbox(struct shim *shim, const struct shim_setup *setup, struct error *err)
+{
+	auto_free char *kernel = NULL, *initrd = NULL;
+	struct sandbox_options o = {
+		.id = shim->id,
+		.ns = shim->ns,
+		.bundle = shim->bundle,
+		.dir = shim->dir,
+		.config = &shim->config,
+		.log_fd = shim->log_fd,
+		.is_pod = shim->is_pod,
+		.event = on_sandbox_event,
+		.arg = shim,
+	};
+	int r;
+
+	if (library_file("vmlinux", &kernel) < 0 || library_file("initrd.cpio", &initrd) < 0)
+		return error_set(err, -ENOMEM, "out of memory");
+	o.kernel = shim->config.kernel ? shim->config.kernel : kernel;
+	o.initrd = shim->config.initrd ? shim->config.initrd : initrd;
+	r = sandbox_new(&shim->loop, &o, &shim->sandbox, err);
+	if (r < 0)
+		return r;
+	return sandbox_boot(shim->sandbox, setup->spec, err);
+}
+
+static int set_up_server(struct shim *shim, const struct shim_setup *setup, struct error *err)
+{
+	const char *exit_command = getenv("CAISSON_EXIT_COMMAND");
+	int r;
+
+	r = ttrpc_server_new(&shim->server);
+	if (r == 0)
+		r = task_register(shim);
+	if (r == 0)
+		r = events_new(&shim->loop, setup->events_address, shim->ns, &shim->events);
+	if (r == 0 && !str_empty(exit_command)) {
+		shim->exit_command = strdup(exit_command);
+		r = shim->exit_command ? 0 : -ENOMEM;
+		(void)unsetenv("CAISSON_EXIT_COMMAND");
+	}
+	if (r == 0)
+		r = ttrpc_server_listen(shim->server, &shim->loop, setup->listen_fd,
+					&shim->listener);
+	return r < 0 ? error_errno(err, r, "serve the socket") : 0;
+}
+
+static int set_up_signals(struct shim *shim)
+{
+	(void)signal(SIGPIPE, SIG_IGN);
+	(void)signal(SIGHUP, SIG_IGN);
+	if (uv_signal_init(&shim->loop, &shim->term) < 0 ||
+	    uv_signal_init(&shim->loop, &shim->intr) < 0)
+		return -ENOMEM;
+	shim->term.data = shim->intr.data = shim;
+	(void)uv_signal_start(&shim->term, on_signal, SIGTERM);
+	(void)uv_signal_start(&shim->intr, on_signal, SIGINT);
+	return 0;
+}
+
+static void close_handle(uv_handle_t *handle, void *arg)
+{
+	(void)arg;
+	if (!uv_is_closing(handle))
+		uv_close(handle, NULL);
+}
+
+static void shim_fini(struct shim *shim)
+{
+	loop_timer_cancel(take_ptr(&shim->idle));
+	events_free(shim->events);
+	ttrpc_listener_close(shim->listener);
+	ttrpc_server_free(shim->server);
+	uv_close((uv_handle_t *)&shim->term, NULL);
+	uv_close((uv_handle_t *)&shim->intr, NULL);
+	(void)uv_run(&shim->loop, UV_RUN_NOWAIT);
+	uv_walk(&shim->loop, close_handle, NULL);
+	(void)uv_run(&shim->loop, UV_RUN_NOWAIT);
+	(void)uv_loop_close(&shim->loop);
+	config_fini(&shim->config);
+	free(shim->exit_command);
+	free(shim->id);
+	free(shim->ns);
+	free(shim->bundle);
+	free(shim->dir);
+	free(shim->address);
+}
+
+static int set_up(struct shim *shim, const struct shim_setup *setup, struct error *err)
+{
+	enum log_level level = LOG_INFO;
+	int r;
+
+	shim->id = strdup(setup->flags->id);
+	shim->ns = strdup(setup->flags->ns);
+	shim->bundle = strdup(setup->bundle);
+	shim->dir = strdup(setup->dir);
+	shim->address = strdup(setup->address);
+	if (!shim->id || !shim->ns || !shim->bundle || !shim->dir || !shim->address)
+		return error_set(err, -ENOMEM, "out of memory");
+	shim->log_fd = open_log(shim->bundle, shim->dir);
+	(void)log_level_parse(shim->config.log_level, &level);
+	log_init("shim", shim->log_fd, setup->flags->debug ? LOG_DEBUG : level);
+	log_set_field("sandbox", shim->id);
+	r = set_up_signals(shim);
+	if (r < 0)
+		return error_errno(err, r, "handle signals");
+	r = set_up_sandbox(shim, setup, err);
+	if (r < 0)
+		return r;
+	return set_up_server(shim, setup, err);
+}
+
+int shim_daemon(const struct shim_setup *setup, int report_fd)
+{
+	struct shim shim = { .is_pod = setup->is_pod, .log_fd = -1 };
+	struct error err = { 0 };
+	int r;
+
+	shim.config = *setup->config;
+	*setup->config = (struct config){ 0 };
+	(void)prctl(PR_SET_NAME, "caisson-shim");
+	r = detach();
+	if (r < 0)
+		(void)error_errno(&err, r, "detach from the terminal");
+	if (r == 0) {
+		r = uv_loop_init(&shim.loop);
+		if (r < 0)
+			(void)error_set(&err, r, "make an event loop: %s", uv_strerror(r));
+	}
+	if (r == 0)
+		r = set_up(&shim, setup, &err);
+	if (r < 0) {
+		/* The parent reports it and frees what there is, this process included. */
+		(void)!fd_write_full(report_fd, err.msg, strlen(err.msg));
+		_exit(1);
+	}
+	(void)!fd_write_full(report_fd, "\n", 1);
+	(void)close(report_fd);
+	shim_touch(&shim);
+	(void)uv_run(&shim.loop, UV_RUN_DEFAULT);
+	shim_fini(&shim);
+	return 0;
+}

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The commands that only look at what a dead shim left (delete), or at nothing (-info). */
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/base.h"
+#include "mount.pb-c.h"
+#include "shim/shim.h"
+#include "task.pb-c.h"
+
+#define KILLED_STATUS 137u
+
+static int print_message(const ProtobufCMessage *msg)
+{
+	size_t len = protobuf_c_message_get_packed_size(msg);
+	auto_free uint8_t *data = malloc(len ? len : 1);
+
+	if (!data)
+		return 1;
+	(void)protobuf_c_message_pack(msg, data);
+	return fd_write_full(STDOUT_FILENO, data, len) < 0;
+}
+
+/*
+ * Called for a container whose shim is gone, in its bundle or with -bundle. A container of a pod
+ * that is not the pod's first has no directory of its own: there is nothing to free then.
+ */
+int shim_delete(const struct shim_flags *f)
+{
+	Google__Protobuf__Timestamp at = GOOGLE__PROTOBUF__TIMESTAMP__INIT;
+	Task__DeleteResponse answer = TASK__DELETE_RESPONSE__INIT;
+	auto_free char *dir = NULL;
+	struct error err = { 0 };
+	struct timespec now;
+	int r;
+
+	log_init("shim", STDERR_FILENO, f->debug ? LOG_DEBUG : LOG_WARN);
+	r = sandbox_dir_path(f->ns, f->id, &dir, &err);
+	if (r == 0)
+		r = sandbox_reclaim(dir, &err);
+	if (r < 0) {
+		(void)fprintf(stderr, "%s\n", error_text(&err));
+		return 1;
+	}
+	if (!str_empty(f->bundle)) {
+		auto_free char *address = str_join_path(f->bundle, "address");
+		auto_free char *pid = str_join_path(f->bundle, "shim.pid");
+
+		if (address)
+			(void)unlink(address);
+		if (pid)
+			(void)unlink(pid);
+	}
+	(void)clock_gettime(CLOCK_REALTIME, &now);
+	at.seconds = now.tv_sec;
+	at.nanos = (int32_t)now.tv_nsec;
+	answer.exit_status = KILLED_STATUS;
+	answer.exited_at = &at;
+	return print_message(&answer.base);
+}
+
+int shim_info(void)
+{
+	Containerd__Types__RuntimeVersion version = CONTAINERD__TYPES__RUNTIME_VERSION__INIT;
+	Containerd__Types__RuntimeInfo info = CONTAINERD__TYPES__RUNTIME_INFO__INIT;
+	Containerd__Types__RuntimeInfo__AnnotationsEntry mounts =
+		CONTAINERD__TYPES__RUNTIME_INFO__ANNOTATIONS_ENTRY__INIT;
+	Containerd__Types__RuntimeInfo__AnnotationsEntry *annotations[] = { &mounts };
+
+	version.version = (char *)CAISSON_VERSION;
+	version.revision = (char *)"";
+	info.name = (char *)SHIM_NAME;
+	info.version = &version;
+	/* The host leaves these mounts to us. */
+	mounts.key = (char *)"containerd.io/runtime-allow-mounts";
+	mounts.value = (char *)"erofs";
+	info.annotations = annotations;
+	info.n_annotations = ARRAY_LEN(annotations);
+	return print_message(&info.base);
+}

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * shim: containerd-shim-caisson-v2, containerd's shim protocol over one sandbox. A thin program:
+ * flags and bootstrap (main.c, start.c), the daemon's life (daemon.c), the Task service (task.c),
+ * events to containerd (events.c), statistics (stats.c). Nothing else may include this.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <uv.h>
+
+#include "base/error.h"
+#include "config/config.h"
+#include "oci.pb-c.h"
+#include "sandbox/sandbox.h"
+#include "ttrpc/ttrpc_uv.h"
+
+#define SHIM_NAME      "io.containerd.caisson.v2"
+#define SHIM_NAMESPACE "caisson" /* of the command line's own containers */
+
+struct shim_flags {
+	const char *ns, *address, *publish_binary, *id, *bundle;
+	bool debug;
+};
+
+/* --- start.c, delete.c: commands; each gives the exit status --- */
+
+int shim_start(const struct shim_flags *f);
+int shim_delete(const struct shim_flags *f);
+int shim_info(void);
+
+/* --- daemon.c --- */
+
+struct shim {
+	uv_loop_t loop;
+	struct config config;
+	char *id, *ns, *bundle, *dir, *address;
+	bool is_pod;
+	int log_fd;
+	struct sandbox *sandbox;
+	struct ttrpc_server *server;
+	struct ttrpc_listener *listener;
+	struct events *events;
+	struct loop_timer *idle;
+	uv_signal_t term, intr;
+	bool leaving;
+	char *exit_command; /* JSON array, run when the only container has ended */
+};
+
+struct shim_setup {
+	const struct shim_flags *flags;
+	const char *bundle, *dir, *address;
+	const char *events_address; /* containerd's ttRPC socket, or NULL */
+	int listen_fd;
+	bool is_pod;
+	const Grpc__Spec *spec;     /* of the first container, or NULL */
+	struct config *config;      /* taken over */
+};
+
+/*
+ * The daemon, in a process of its own. Writes to @report_fd what went wrong, or nothing, and closes
+ * it; then serves until it is told to leave.
+ */
+int shim_daemon(const struct shim_setup *setup, int report_fd);
+/* Ends the sandbox, frees everything; then @call (may be NULL) is answered and the loop ends. */
+void shim_leave(struct shim *shim, struct ttrpc_call *call);
+/* Somebody may still come: restarts the wait after which an unused shim leaves. */
+void shim_touch(struct shim *shim);
+/* Starts CAISSON_EXIT_COMMAND. */
+void shim_run_exit_command(struct shim *shim);
+
+/* --- task.c --- */
+
+__must_check int task_register(struct shim *shim);
+void task_event(struct shim *shim, const struct sandbox_event *ev);
+
+/* --- events.c --- */
+
+struct events;
+
+/* @address: path of containerd's ttRPC socket; NULL: events are logged only. */
+__must_check int events_new(uv_loop_t *loop, const char *address, const char *ns,
+			    struct events **ret);
+/* @name: of the message, as "TaskCreate". Never fails: an event that cannot be kept is logged. */
+void events_publish(struct events *e, const char *topic, const char *name,
+		    const ProtobufCMessage *msg);
+/* Takes NULL. */
+void events_free(struct events *e);
+
+/* --- stats.c --- */
+
+/* The packed io.containerd.cgroups.v2.Metrics. The caller frees. */
+__must_check int stats_pack(const Grpc__StatsContainerResponse *st, uint8_t **ret_data,
+			    size_t *ret_len);

@@ -1,0 +1,336 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The "start" command: finds or makes the shim of a container and prints its address. containerd
+ * takes stdout and stderr together, so nothing but the address may be printed on success.
+ */
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/base.h"
+#include "oci/oci.h"
+#include "runtimeoptions.pb-c.h"
+#include "sandbox/record.h"
+#include "shim/shim.h"
+
+#define STDIN_MAX ((size_t)1 << 20)
+
+/* What this container is to its pod. */
+struct grouping {
+	bool is_pod;
+	const char *member_of; /* id of the sandbox that exists already; NULL: a new one */
+};
+
+static struct grouping grouping_of(const Grpc__Spec *spec, const char *id)
+{
+	static const struct {
+		const char *type, *sandbox, *is_sandbox, *is_container;
+	} kinds[] = {
+		{ "io.kubernetes.cri.container-type", "io.kubernetes.cri.sandbox-id", "sandbox",
+		  "container" },
+		{ "io.kubernetes.cri-o.ContainerType", "io.kubernetes.cri-o.SandboxID", "sandbox",
+		  "container" },
+		{ "io.kubernetes.docker.type", "io.kubernetes.sandbox.id", "podsandbox",
+		  "container" },
+	};
+	struct grouping g = { 0 };
+
+	for (size_t i = 0; spec && i < ARRAY_LEN(kinds); i++) {
+		const char *type = oci_annotation_get(spec, kinds[i].type);
+		const char *sandbox = oci_annotation_get(spec, kinds[i].sandbox);
+
+		if (str_eq(type, kinds[i].is_sandbox)) {
+			g.is_pod = true;
+			return g;
+		}
+		if (str_eq(type, kinds[i].is_container) && sandbox && !str_eq(sandbox, id)) {
+			g.is_pod = true;
+			g.member_of = sandbox;
+			return g;
+		}
+	}
+	return g;
+}
+
+/* containerd 2.3 and later writes its parameters to stdin; older ones an Any, or nothing. */
+static Runtimeoptions__V1__BootstrapParams *read_bootstrap(const struct shim_flags *f)
+{
+	Runtimeoptions__V1__BootstrapParams *p;
+	auto_free uint8_t *data = NULL;
+	struct stat st;
+	ssize_t n;
+
+	if (fstat(STDIN_FILENO, &st) < 0 || S_ISCHR(st.st_mode))
+		return NULL;
+	data = malloc(STDIN_MAX);
+	n = data ? fd_read_full(STDIN_FILENO, data, STDIN_MAX) : 0;
+	if (n <= 0)
+		return NULL;
+	p = runtimeoptions__v1__bootstrap_params__unpack(NULL, (size_t)n, data);
+	/* An Any may parse as well; only the real thing repeats the flags. */
+	if (p && str_eq(p->instance_id, f->id) && str_eq(p->namespace_, f->ns))
+		return p;
+	runtimeoptions__v1__bootstrap_params__free_unpacked(p, NULL);
+	return NULL;
+}
+
+static int print_address(const char *address, bool bootstrap)
+{
+	Runtimeoptions__V1__BootstrapResult res = RUNTIMEOPTIONS__V1__BOOTSTRAP_RESULT__INIT;
+	auto_free uint8_t *data = NULL;
+	size_t len;
+
+	if (!bootstrap)
+		return fd_write_full(STDOUT_FILENO, address, strlen(address));
+	res.version = 3;
+	res.address = (char *)address;
+	res.protocol = (char *)"ttrpc";
+	len = runtimeoptions__v1__bootstrap_result__get_packed_size(&res);
+	data = malloc(len);
+	if (!data)
+		return -ENOMEM;
+	(void)runtimeoptions__v1__bootstrap_result__pack(&res, data);
+	return fd_write_full(STDOUT_FILENO, data, len);
+}
+
+/* A socket path of its own for each shim: short whatever the ids' lengths. */
+static int choose_socket(const char *dir, char **ret_path, struct error *err)
+{
+	uint8_t random[16];
+	char hex[2 * sizeof(random) + 1];
+	int r;
+
+	if (getrandom(random, sizeof(random), 0) != (ssize_t)sizeof(random))
+		return error_errno(err, -errno, "get random bytes");
+	str_hex(hex, random, sizeof(random));
+	r = fsutil_mkdir_p(dir, 0711);
+	if (r < 0)
+		return error_errno(err, r, "make '%s'", dir);
+	*ret_path = str_printf("%s/%s", dir, hex);
+	return *ret_path ? 0 : error_set(err, -ENOMEM, "out of memory");
+}
+
+static int socket_dir(const struct shim_flags *f, const Runtimeoptions__V1__BootstrapParams *boot,
+		      char **ret)
+{
+	if (boot && boot->socket_dir && boot->socket_dir[0] == '/')
+		*ret = strdup(boot->socket_dir);
+	else if (!str_empty(f->address))
+		*ret = strdup("/run/containerd/s");
+	else
+		*ret = str_printf("%s/s", sandbox_run_root());
+	return *ret ? 0 : -ENOMEM;
+}
+
+static void write_bundle_file(const char *bundle, const char *name, const char *text)
+{
+	auto_close int dfd = open(bundle, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+
+	if (dfd >= 0)
+		(void)!fsutil_write_volatile(dfd, name, text, strlen(text), 0600);
+}
+
+/* The address of the pod that the container joins. */
+static int join_pod(const struct shim_flags *f, const char *bundle, const char *pod,
+		    bool bootstrap, struct error *err)
+{
+	auto_free char *dir = NULL, *address = NULL;
+	struct record rec = { 0 };
+	int r;
+
+	r = sandbox_dir_path(f->ns, pod, &dir, err);
+	if (r == 0)
+		r = record_read(dir, &rec, err);
+	if (r < 0)
+		return error_prefix(err, r, "pod '%s'", pod);
+	address = rec.socket ? str_printf("unix://%s", rec.socket) : NULL;
+	record_fini(&rec);
+	if (!address)
+		return error_set(err, -ENOENT, "pod '%s' has no shim", pod);
+	write_bundle_file(bundle, "address", address);
+	r = print_address(address, bootstrap);
+	return r < 0 ? error_errno(err, r, "print the address") : 0;
+}
+
+/* Settings: files first, then what the pod may override. */
+static int load_config(struct config *cfg, const struct shim_flags *f, const Grpc__Spec *spec,
+		       struct error *err)
+{
+	static char *everything[] = { (char *)"*" };
+	int r;
+
+	r = config_init(cfg);
+	if (r < 0)
+		return error_set(err, r, "out of memory");
+	r = config_load(cfg, NULL, err);
+	for (size_t i = 0; r == 0 && spec && i < spec->n_annotations; i++) {
+		const Grpc__Spec__AnnotationsEntry *a = spec->annotations[i];
+		struct config all = *cfg;
+		bool denied = false;
+
+		if (!str_eq(f->ns, SHIM_NAMESPACE)) {
+			r = config_annotate(cfg, a->key, a->value, &denied, err);
+			continue;
+		}
+		/* The command line's user owns the host: nothing is out of bounds. */
+		all.annotations = everything;
+		all.n_annotations = 1;
+		r = config_annotate(&all, a->key, a->value, &denied, err);
+		all.annotations = cfg->annotations;
+		all.n_annotations = cfg->n_annotations;
+		*cfg = all;
+	}
+	if (r < 0)
+		config_fini(cfg);
+	return r;
+}
+
+static int scratch_path(const struct config *cfg, const char *dir, char **ret)
+{
+	const char *name = strrchr(dir, '/') + 1;
+
+	*ret = cfg->scratch_dir ? str_printf("%s/%s", cfg->scratch_dir, name) :
+				  str_printf("%s/scratch/%s", sandbox_state_root(), name);
+	return *ret ? 0 : -ENOMEM;
+}
+
+/* Waits for the daemon's word: nothing, or what went wrong. */
+static int await_daemon(int fd, pid_t pid, struct error *err)
+{
+	char message[ERROR_MSG_MAX];
+	ssize_t n = fd_read_full(fd, message, sizeof(message) - 1);
+
+	if (n == 1 && message[0] == '\n')
+		return 0;
+	(void)!child_wait(pid, &(int){ 0 });
+	if (n <= 0)
+		return error_set(err, -EIO, "the shim's daemon ended at once");
+	message[n] = '\0';
+	return error_set(err, -EIO, "%s", message);
+}
+
+static int launch(const struct shim_flags *f, struct shim_setup *setup, struct error *err)
+{
+	char pid_text[16];
+	int report[2];
+	pid_t pid;
+	int r;
+
+	if (pipe2(report, O_CLOEXEC) < 0)
+		return error_errno(err, -errno, "make a pipe");
+	pid = fork();
+	if (pid < 0) {
+		r = error_errno(err, -errno, "fork");
+		(void)close(report[0]);
+		(void)close(report[1]);
+		return r;
+	}
+	if (pid == 0) {
+		(void)close(report[0]);
+		_exit(shim_daemon(setup, report[1]));
+	}
+	(void)close(report[1]);
+	r = await_daemon(report[0], pid, err);
+	(void)close(report[0]);
+	if (r < 0)
+		return r;
+	(void)snprintf(pid_text, sizeof(pid_text), "%d", (int)pid);
+	write_bundle_file(setup->bundle, "shim.pid", pid_text);
+	write_bundle_file(setup->bundle, "address", setup->address);
+	return 0;
+}
+
+static int start_new(const struct shim_flags *f, const char *bundle, const Grpc__Spec *spec,
+		     const Runtimeoptions__V1__BootstrapParams *boot, bool is_pod,
+		     struct error *err)
+{
+	auto_free char *dir = NULL, *sockets = NULL, *socket = NULL, *address = NULL;
+	auto_free char *scratch = NULL;
+	struct shim_setup setup = { .flags = f, .bundle = bundle, .is_pod = is_pod, .spec = spec };
+	struct config cfg = { 0 };
+	auto_close int fd = -1;
+	int r;
+
+	r = load_config(&cfg, f, spec, err);
+	if (r < 0)
+		return r;
+	r = sandbox_dir_path(f->ns, f->id, &dir, err);
+	if (r == 0 && (socket_dir(f, boot, &sockets) < 0 || scratch_path(&cfg, dir, &scratch) < 0))
+		r = error_set(err, -ENOMEM, "out of memory");
+	if (r == 0)
+		r = choose_socket(sockets, &socket, err);
+	if (r == 0) {
+		address = str_printf("unix://%s", socket);
+		r = address ? 0 : error_set(err, -ENOMEM, "out of memory");
+	}
+	if (r == 0)
+		r = sandbox_claim(dir, f->ns, f->id, bundle, socket, scratch, err);
+	if (r < 0) {
+		config_fini(&cfg);
+		return r;
+	}
+
+	fd = fd_unix_listen(socket, 64);
+	if (fd < 0) {
+		r = error_errno(err, fd, "listen on '%s'", socket);
+	} else {
+		setup.dir = dir;
+		setup.address = address;
+		setup.listen_fd = fd;
+		setup.config = &cfg;
+		setup.events_address = boot && !str_empty(boot->containerd_ttrpc_address) ?
+					       boot->containerd_ttrpc_address :
+					       getenv("TTRPC_ADDRESS");
+		r = launch(f, &setup, err);
+	}
+	config_fini(&cfg);
+	if (r == 0 && print_address(address, boot != NULL) < 0)
+		r = error_set(err, -EIO, "print the address");
+	if (r < 0)
+		(void)!sandbox_reclaim(dir, NULL);
+	return r;
+}
+
+int shim_start(const struct shim_flags *f)
+{
+	Runtimeoptions__V1__BootstrapParams *boot = NULL;
+	auto_free char *bundle = NULL;
+	struct error err = { 0 };
+	Grpc__Spec *spec = NULL;
+	struct grouping g;
+	int r;
+
+	(void)umask(0077);
+	log_init("shim", STDERR_FILENO, LOG_ERROR);
+	bundle = str_empty(f->bundle) ? getcwd(NULL, 0) : realpath(f->bundle, NULL);
+	if (!bundle) {
+		(void)fprintf(stderr, "bundle '%s': %s\n", f->bundle, strerror(errno));
+		return 1;
+	}
+	boot = read_bootstrap(f);
+	r = access("config.json", F_OK) < 0 && str_empty(f->bundle) ? -ENOENT : 0;
+	if (r == 0) {
+		auto_free char *path = str_join_path(bundle, "config.json");
+
+		r = path ? oci_spec_load(AT_FDCWD, path, &spec, &err) : -ENOMEM;
+	} else {
+		r = error_set(&err, r, "no config.json in '%s'", bundle);
+	}
+	if (r == 0) {
+		g = grouping_of(spec, f->id);
+		r = g.member_of ? join_pod(f, bundle, g.member_of, boot != NULL, &err) :
+				  start_new(f, bundle, spec, boot, g.is_pod, &err);
+	}
+	oci_spec_free(spec);
+	if (boot)
+		runtimeoptions__v1__bootstrap_params__free_unpacked(boot, NULL);
+	if (r < 0) {
+		(void)fprintf(stderr, "%s\n", error_text(&err));
+		return 1;
+	}
+	return 0;
+}

@@ -1,0 +1,611 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * containerd.task.v2.Task and .v3.Task. Each handler unpacks, asks the sandbox, and answers when
+ * the sandbox does; `struct reply` is what lies between.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/base.h"
+#include "events.pb-c.h"
+#include "oci/oci.h"
+#include "shim/shim.h"
+#include "task.pb-c.h"
+
+#define ROOTFS_MAX 16u
+
+struct reply {
+	struct shim *shim;
+	struct ttrpc_call *call;
+	char *id, *exec_id; /* exec_id NULL: init */
+	char *bundle;
+	struct sandbox_stdio io; /* of a create; strings are owned */
+};
+
+static void reply_free(struct reply *r)
+{
+	free(r->id);
+	free(r->exec_id);
+	free(r->bundle);
+	free((char *)r->io.in);
+	free((char *)r->io.out);
+	free((char *)r->io.err);
+	free(r);
+}
+
+/* Without memory the call is ended, and NULL returned. */
+static struct reply *reply_new(struct shim *shim, struct ttrpc_call *call, const char *id,
+			       const char *exec_id)
+{
+	struct reply *r = calloc(1, sizeof(*r));
+
+	if (r) {
+		r->shim = shim;
+		r->call = call;
+		r->id = strdup(id);
+		r->exec_id = str_empty(exec_id) ? NULL : strdup(exec_id);
+		if (r->id && (r->exec_id || str_empty(exec_id)))
+			return r;
+		reply_free(r);
+	}
+	ttrpc_call_fail(call, TTRPC_RESOURCE_EXHAUSTED, "out of memory");
+	return NULL;
+}
+
+/* -EBUSY is "not in this state", which containerd knows as FAILED_PRECONDITION. */
+static void fail(struct ttrpc_call *call, const struct error *err)
+{
+	int code;
+
+	switch (err->code) {
+	case -EBUSY:
+		code = TTRPC_FAILED_PRECONDITION;
+		break;
+	case -EOPNOTSUPP:
+		code = TTRPC_UNIMPLEMENTED;
+		break;
+	case -ECONNRESET:
+	case -ECONNREFUSED:
+	case -EPIPE:
+		code = TTRPC_UNAVAILABLE;
+		break;
+	default:
+		code = ttrpc_code_from_errno(err->code);
+	}
+	log_write(LOG_WARN, "request failed", "method", ttrpc_call_method(call), "error", err->msg,
+		  NULL);
+	ttrpc_call_fail(call, code, "%s", error_text(err));
+}
+
+static void finish_empty(struct reply *r, const struct error *err)
+{
+	if (err)
+		fail(r->call, err);
+	else
+		ttrpc_reply_empty(r->call);
+	reply_free(r);
+}
+
+static void on_done(void *arg, const struct error *err)
+{
+	finish_empty(arg, err);
+}
+
+#define UNPACK(var, type, desc)                                              \
+	type *var = ttrpc_call_unpack(call, &desc, payload, len);            \
+	if (!var)                                                            \
+		return
+
+#define FREE(var) protobuf_c_message_free_unpacked(&(var)->base, NULL)
+
+/* --- create, start, delete --- */
+
+static void on_created(void *arg, const struct error *err)
+{
+	Containerd__Events__TaskCreate ev = CONTAINERD__EVENTS__TASK_CREATE__INIT;
+	Containerd__Events__TaskIO io = CONTAINERD__EVENTS__TASK_IO__INIT;
+	Task__CreateTaskResponse answer = TASK__CREATE_TASK_RESPONSE__INIT;
+	struct reply *r = arg;
+
+	if (err) {
+		finish_empty(r, err);
+		return;
+	}
+	answer.pid = ev.pid = sandbox_vm_pid(r->shim->sandbox);
+	ttrpc_reply_msg(r->call, &answer.base);
+	ev.container_id = r->id;
+	ev.bundle = r->bundle;
+	ev.io = &io;
+	io.stdin = (char *)(r->io.in ? r->io.in : "");
+	io.stdout = (char *)(r->io.out ? r->io.out : "");
+	io.stderr = (char *)(r->io.err ? r->io.err : "");
+	io.terminal = r->io.terminal;
+	events_publish(r->shim->events, "/tasks/create", "TaskCreate", &ev.base);
+	reply_free(r);
+}
+
+static void create(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
+{
+	UNPACK(q, Task__CreateTaskRequest, task__create_task_request__descriptor);
+	struct sandbox_rootfs rootfs[ROOTFS_MAX];
+	struct shim *shim = ctx;
+	struct sandbox_create c = {
+		.id = q->id,
+		.bundle = q->bundle,
+		.stdio = { q->terminal, q->stdin, q->stdout, q->stderr },
+		.rootfs = rootfs,
+		.n_rootfs = q->n_rootfs,
+	};
+	struct reply *r;
+
+	shim_touch(shim);
+	if (!str_valid_id(q->id)) {
+		ttrpc_call_fail(call, TTRPC_INVALID_ARGUMENT, "'%.80s' is not a valid id", q->id);
+	} else if (str_empty(q->bundle) || q->bundle[0] != '/') {
+		ttrpc_call_fail(call, TTRPC_INVALID_ARGUMENT, "the bundle must be an absolute path");
+	} else if (!str_empty(q->checkpoint)) {
+		ttrpc_call_fail(call, TTRPC_UNIMPLEMENTED, "restoring checkpoints is not supported");
+	} else if (q->n_rootfs > ROOTFS_MAX) {
+		ttrpc_call_fail(call, TTRPC_INVALID_ARGUMENT, "too many root file system mounts");
+	} else if (!shim->is_pod && sandbox_containers(shim->sandbox) > 0 &&
+		   !str_eq(q->id, shim->id)) {
+		ttrpc_call_fail(call, TTRPC_FAILED_PRECONDITION,
+				"'%s' is not part of the pod that this shim serves", q->id);
+	} else if ((r = reply_new(shim, call, q->id, NULL))) {
+		for (size_t i = 0; i < q->n_rootfs; i++)
+			rootfs[i] = (struct sandbox_rootfs){
+				.type = q->rootfs[i]->type,
+				.source = q->rootfs[i]->source,
+				.options = q->rootfs[i]->options,
+				.n_options = q->rootfs[i]->n_options,
+			};
+		r->bundle = take_ptr(&q->bundle);
+		r->io = (struct sandbox_stdio){ q->terminal, strdup(q->stdin), strdup(q->stdout),
+						strdup(q->stderr) };
+		c.bundle = r->bundle;
+		sandbox_create(shim->sandbox, &c, on_created, r);
+	}
+	FREE(q);
+}
+
+static void on_started(void *arg, const struct error *err)
+{
+	Containerd__Events__TaskStart start = CONTAINERD__EVENTS__TASK_START__INIT;
+	Containerd__Events__TaskExecStarted exec = CONTAINERD__EVENTS__TASK_EXEC_STARTED__INIT;
+	Task__StartResponse answer = TASK__START_RESPONSE__INIT;
+	struct reply *r = arg;
+
+	if (err) {
+		finish_empty(r, err);
+		return;
+	}
+	answer.pid = start.pid = exec.pid = sandbox_vm_pid(r->shim->sandbox);
+	ttrpc_reply_msg(r->call, &answer.base);
+	start.container_id = exec.container_id = r->id;
+	exec.exec_id = r->exec_id;
+	if (r->exec_id)
+		events_publish(r->shim->events, "/tasks/exec-started", "TaskExecStarted", &exec.base);
+	else
+		events_publish(r->shim->events, "/tasks/start", "TaskStart", &start.base);
+	reply_free(r);
+}
+
+static void start(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
+{
+	UNPACK(q, Task__StartRequest, task__start_request__descriptor);
+	struct shim *shim = ctx;
+	struct reply *r = reply_new(shim, call, q->id, q->exec_id);
+
+	if (r)
+		sandbox_start(shim->sandbox, r->id, r->exec_id, on_started, r);
+	FREE(q);
+}
+
+static Google__Protobuf__Timestamp timestamp(const struct timespec *t)
+{
+	Google__Protobuf__Timestamp ts = GOOGLE__PROTOBUF__TIMESTAMP__INIT;
+
+	ts.seconds = t->tv_sec;
+	ts.nanos = (int32_t)t->tv_nsec;
+	return ts;
+}
+
+static void on_deleted(void *arg, const struct error *err, const struct sandbox_exit *x)
+{
+	Containerd__Events__TaskDelete ev = CONTAINERD__EVENTS__TASK_DELETE__INIT;
+	Task__DeleteResponse answer = TASK__DELETE_RESPONSE__INIT;
+	Google__Protobuf__Timestamp at;
+	struct reply *r = arg;
+
+	if (err) {
+		finish_empty(r, err);
+		return;
+	}
+	at = timestamp(&x->at);
+	answer.pid = ev.pid = x->pid;
+	answer.exit_status = ev.exit_status = x->status;
+	answer.exited_at = ev.exited_at = &at;
+	ttrpc_reply_msg(r->call, &answer.base);
+	ev.container_id = r->id;
+	ev.id = r->exec_id ? r->exec_id : (char *)"";
+	if (!r->exec_id)
+		events_publish(r->shim->events, "/tasks/delete", "TaskDelete", &ev.base);
+	shim_touch(r->shim);
+	reply_free(r);
+}
+
+static void delete(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
+{
+	UNPACK(q, Task__DeleteRequest, task__delete_request__descriptor);
+	struct shim *shim = ctx;
+	struct reply *r = reply_new(shim, call, q->id, q->exec_id);
+
+	if (r)
+		sandbox_delete(shim->sandbox, r->id, r->exec_id, on_deleted, r);
+	FREE(q);
+}
+
+/* --- exec, wait, kill --- */
+
+static void exec(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
+{
+	UNPACK(q, Task__ExecProcessRequest, task__exec_process_request__descriptor);
+	Containerd__Events__TaskExecAdded ev = CONTAINERD__EVENTS__TASK_EXEC_ADDED__INIT;
+	const struct sandbox_stdio io = { q->terminal, q->stdin, q->stdout, q->stderr };
+	Grpc__Process *process = NULL;
+	struct error err = { 0 };
+	struct shim *shim = ctx;
+	int r;
+
+	if (!str_valid_id(q->exec_id))
+		r = error_set(&err, -EINVAL, "'%.80s' is not a valid exec id", q->exec_id);
+	else if (!q->spec)
+		r = error_set(&err, -EINVAL, "no process was given");
+	else
+		r = oci_process_parse((const char *)q->spec->value.data, q->spec->value.len,
+				      &process, &err);
+	if (r == 0)
+		r = sandbox_exec(shim->sandbox, q->id, q->exec_id, &io, process, &err);
+	if (r < 0) {
+		fail(call, &err);
+	} else {
+		ttrpc_reply_empty(call);
+		ev.container_id = q->id;
+		ev.exec_id = q->exec_id;
+		events_publish(shim->events, "/tasks/exec-added", "TaskExecAdded", &ev.base);
+	}
+	FREE(q);
+}
+
+static void on_exited(void *arg, const struct error *err, const struct sandbox_exit *x)
+{
+	Task__WaitResponse answer = TASK__WAIT_RESPONSE__INIT;
+	Google__Protobuf__Timestamp at;
+	struct reply *r = arg;
+
+	if (err) {
+		finish_empty(r, err);
+		return;
+	}
+	at = timestamp(&x->at);
+	answer.exit_status = x->status;
+	answer.exited_at = &at;
+	ttrpc_reply_msg(r->call, &answer.base);
+	reply_free(r);
+}
+
+static void wait_(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
+{
+	UNPACK(q, Task__WaitRequest, task__wait_request__descriptor);
+	struct shim *shim = ctx;
+	struct reply *r = reply_new(shim, call, q->id, q->exec_id);
+
+	if (r)
+		sandbox_wait(shim->sandbox, r->id, r->exec_id, on_exited, r);
+	FREE(q);
+}
+
+static void kill_(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
+{
+	UNPACK(q, Task__KillRequest, task__kill_request__descriptor);
+	struct shim *shim = ctx;
+	struct reply *r = reply_new(shim, call, q->id, q->exec_id);
+
+	if (r)
+		sandbox_kill(shim->sandbox, r->id, r->exec_id, q->signal, on_done, r);
+	FREE(q);
+}
+
+static void resize_pty(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
+{
+	UNPACK(q, Task__ResizePtyRequest, task__resize_pty_request__descriptor);
+	struct shim *shim = ctx;
+	struct reply *r = reply_new(shim, call, q->id, q->exec_id);
+
+	if (r)
+		sandbox_resize(shim->sandbox, r->id, r->exec_id, q->width, q->height, on_done, r);
+	FREE(q);
+}
+
+static void close_io(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
+{
+	UNPACK(q, Task__CloseIORequest, task__close_iorequest__descriptor);
+	struct error err = { 0 };
+	struct shim *shim = ctx;
+	int r = 0;
+
+	if (q->stdin)
+		r = sandbox_close_stdin(shim->sandbox, q->id, q->exec_id, &err);
+	if (r < 0)
+		fail(call, &err);
+	else
+		ttrpc_reply_empty(call);
+	FREE(q);
+}
+
+/* --- state, pids, connect --- */
+
+static Task__Status task_status(enum sandbox_status s)
+{
+	switch (s) {
+	case SANDBOX_CREATED:
+		return TASK__STATUS__CREATED;
+	case SANDBOX_RUNNING:
+		return TASK__STATUS__RUNNING;
+	case SANDBOX_STOPPED:
+		return TASK__STATUS__STOPPED;
+	case SANDBOX_PAUSED:
+		return TASK__STATUS__PAUSED;
+	}
+	return TASK__STATUS__UNKNOWN;
+}
+
+static char *text(const char *s)
+{
+	return (char *)(s ? s : "");
+}
+
+static void state(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
+{
+	UNPACK(q, Task__StateRequest, task__state_request__descriptor);
+	Task__StateResponse a = TASK__STATE_RESPONSE__INIT;
+	Google__Protobuf__Timestamp at;
+	struct error err = { 0 };
+	struct shim *shim = ctx;
+	struct sandbox_state st;
+
+	if (sandbox_state(shim->sandbox, q->id, q->exec_id, &st, &err) < 0) {
+		fail(call, &err);
+	} else {
+		a.id = q->id;
+		a.exec_id = q->exec_id;
+		a.bundle = text(st.bundle);
+		a.pid = st.pid;
+		a.status = task_status(st.status);
+		a.stdin = text(st.stdio.in);
+		a.stdout = text(st.stdio.out);
+		a.stderr = text(st.stdio.err);
+		a.terminal = st.stdio.terminal;
+		if (st.status == SANDBOX_STOPPED) {
+			at = timestamp(&st.exit.at);
+			a.exit_status = st.exit.status;
+			a.exited_at = &at;
+		}
+		ttrpc_reply_msg(call, &a.base);
+	}
+	FREE(q);
+}
+
+/* The processes are the guest's; what the host sees of them is the VM. */
+static void pids(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
+{
+	UNPACK(q, Task__PidsRequest, task__pids_request__descriptor);
+	Task__ProcessInfo info = TASK__PROCESS_INFO__INIT, *list[] = { &info };
+	Task__PidsResponse a = TASK__PIDS_RESPONSE__INIT;
+	struct error err = { 0 };
+	struct shim *shim = ctx;
+	struct sandbox_state st;
+
+	if (sandbox_state(shim->sandbox, q->id, NULL, &st, &err) < 0) {
+		fail(call, &err);
+	} else {
+		info.pid = st.pid;
+		a.processes = list;
+		a.n_processes = 1;
+		ttrpc_reply_msg(call, &a.base);
+	}
+	FREE(q);
+}
+
+static void connect_(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
+{
+	UNPACK(q, Task__ConnectRequest, task__connect_request__descriptor);
+	Task__ConnectResponse a = TASK__CONNECT_RESPONSE__INIT;
+	struct shim *shim = ctx;
+	struct sandbox_state st;
+
+	a.shim_pid = (uint32_t)getpid();
+	a.version = (char *)CAISSON_VERSION;
+	if (sandbox_state(shim->sandbox, q->id, NULL, &st, NULL) == 0)
+		a.task_pid = st.pid;
+	ttrpc_reply_msg(call, &a.base);
+	FREE(q);
+}
+
+/* --- pause, resume, update, stats, checkpoint --- */
+
+static void on_paused(void *arg, const struct error *err)
+{
+	Containerd__Events__TaskPaused ev = CONTAINERD__EVENTS__TASK_PAUSED__INIT;
+	struct reply *r = arg;
+
+	ev.container_id = r->id;
+	if (!err)
+		events_publish(r->shim->events, "/tasks/paused", "TaskPaused", &ev.base);
+	finish_empty(r, err);
+}
+
+static void pause_(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
+{
+	UNPACK(q, Task__PauseRequest, task__pause_request__descriptor);
+	struct shim *shim = ctx;
+	struct reply *r = reply_new(shim, call, q->id, NULL);
+
+	if (r)
+		sandbox_pause(shim->sandbox, r->id, true, on_paused, r);
+	FREE(q);
+}
+
+static void on_resumed(void *arg, const struct error *err)
+{
+	Containerd__Events__TaskResumed ev = CONTAINERD__EVENTS__TASK_RESUMED__INIT;
+	struct reply *r = arg;
+
+	ev.container_id = r->id;
+	if (!err)
+		events_publish(r->shim->events, "/tasks/resumed", "TaskResumed", &ev.base);
+	finish_empty(r, err);
+}
+
+static void resume(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
+{
+	UNPACK(q, Task__ResumeRequest, task__resume_request__descriptor);
+	struct shim *shim = ctx;
+	struct reply *r = reply_new(shim, call, q->id, NULL);
+
+	if (r)
+		sandbox_pause(shim->sandbox, r->id, false, on_resumed, r);
+	FREE(q);
+}
+
+static void update(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
+{
+	UNPACK(q, Task__UpdateTaskRequest, task__update_task_request__descriptor);
+	Grpc__LinuxResources *res = NULL;
+	struct error err = { 0 };
+	struct shim *shim = ctx;
+	struct reply *r;
+
+	if (!q->resources) {
+		ttrpc_call_fail(call, TTRPC_INVALID_ARGUMENT, "no resources were given");
+	} else if (oci_resources_parse((const char *)q->resources->value.data,
+				       q->resources->value.len, &res, &err) < 0) {
+		fail(call, &err);
+	} else {
+		r = reply_new(shim, call, q->id, NULL);
+		if (r)
+			sandbox_update(shim->sandbox, r->id, res, on_done, r);
+		oci_resources_free(res);
+	}
+	FREE(q);
+}
+
+static void on_stats(void *arg, const struct error *err, const Grpc__StatsContainerResponse *st)
+{
+	Google__Protobuf__Any any = GOOGLE__PROTOBUF__ANY__INIT;
+	Task__StatsResponse a = TASK__STATS_RESPONSE__INIT;
+	auto_free uint8_t *data = NULL;
+	struct reply *r = arg;
+	size_t len;
+
+	if (err) {
+		finish_empty(r, err);
+		return;
+	}
+	if (stats_pack(st, &data, &len) < 0) {
+		ttrpc_call_fail(r->call, TTRPC_RESOURCE_EXHAUSTED, "out of memory");
+	} else {
+		any.type_url = (char *)"io.containerd.cgroups.v2.Metrics";
+		any.value.data = data;
+		any.value.len = len;
+		a.stats = &any;
+		ttrpc_reply_msg(r->call, &a.base);
+	}
+	reply_free(r);
+}
+
+static void stats(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
+{
+	UNPACK(q, Task__StatsRequest, task__stats_request__descriptor);
+	struct shim *shim = ctx;
+	struct reply *r = reply_new(shim, call, q->id, NULL);
+
+	if (r)
+		sandbox_stats(shim->sandbox, r->id, on_stats, r);
+	FREE(q);
+}
+
+static void checkpoint(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
+{
+	(void)ctx;
+	(void)payload;
+	(void)len;
+	ttrpc_call_fail(call, TTRPC_UNIMPLEMENTED,
+			"checkpoints of containers in a virtual machine are not supported");
+}
+
+static void shutdown_(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
+{
+	UNPACK(q, Task__ShutdownRequest, task__shutdown_request__descriptor);
+	struct shim *shim = ctx;
+	bool now = q->now;
+
+	FREE(q);
+	/* While there are containers, only "now" is meant seriously. */
+	if (sandbox_containers(shim->sandbox) > 0 && !now) {
+		ttrpc_reply_empty(call);
+		return;
+	}
+	shim_leave(shim, call);
+}
+
+int task_register(struct shim *shim)
+{
+	static const struct ttrpc_method methods[] = {
+		{ "State", state, 0 },         { "Create", create, 0 },
+		{ "Start", start, 0 },         { "Delete", delete, 0 },
+		{ "Pids", pids, 0 },           { "Pause", pause_, 0 },
+		{ "Resume", resume, 0 },       { "Checkpoint", checkpoint, 0 },
+		{ "Kill", kill_, 0 },          { "Exec", exec, 0 },
+		{ "ResizePty", resize_pty, 0 }, { "CloseIO", close_io, 0 },
+		{ "Update", update, 0 },       { "Wait", wait_, 0 },
+		{ "Stats", stats, 0 },         { "Connect", connect_, 0 },
+		{ "Shutdown", shutdown_, 0 },
+	};
+	static const char *const services[] = { "containerd.task.v2.Task", "containerd.task.v3.Task" };
+
+	for (size_t i = 0; i < ARRAY_LEN(services); i++) {
+		int r = ttrpc_server_register(shim->server, services[i], methods,
+					      ARRAY_LEN(methods), shim);
+
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+void task_event(struct shim *shim, const struct sandbox_event *ev)
+{
+	Containerd__Events__TaskExit exited = CONTAINERD__EVENTS__TASK_EXIT__INIT;
+	Containerd__Events__TaskOOM oom = CONTAINERD__EVENTS__TASK_OOM__INIT;
+	Google__Protobuf__Timestamp at;
+
+	if (ev->type == SANDBOX_EVENT_OOM) {
+		oom.container_id = (char *)ev->id;
+		log_write(LOG_WARN, "out of memory", "container", ev->id, NULL);
+		events_publish(shim->events, "/tasks/oom", "TaskOOM", &oom.base);
+		return;
+	}
+	at = timestamp(&ev->exited_at);
+	exited.container_id = (char *)ev->id;
+	exited.id = (char *)(ev->exec_id ? ev->exec_id : ev->id);
+	exited.pid = ev->pid;
+	exited.exit_status = ev->exit_status;
+	exited.exited_at = &at;
+	events_publish(shim->events, "/tasks/exit", "TaskExit", &exited.base);
+	if (!ev->exec_id && !shim->is_pod)
+		shim_run_exit_command(shim);
+}

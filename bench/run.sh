@@ -1,0 +1,26 @@
+#!/bin/sh
+# All benchmarks, one after the other: bench/run.sh BUILDDIR. Prints Markdown; nothing is judged.
+# Each figure stands beside a peer's that was measured in the same run.
+set -u
+cd "$(dirname "$0")/.."
+build=$(cd "${1:?usage: bench/run.sh BUILDDIR}" && pwd)
+CAISSON_STAGE=$build/stage
+export CAISSON_STAGE
+
+own_network() { unshare --net -- sh -c 'ip link set lo up && exec "$@"' sh "$@"; }
+section() {
+    echo
+    echo "## $1"
+    echo
+    shift
+    own_network "$@" || echo "(this benchmark failed: $*)"
+}
+
+echo "# Benchmarks"
+echo
+echo "$(date -u +%Y-%m-%d), $(nproc) processors ($(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n1))," \
+    "$(awk '/MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo), Linux $(uname -r)."
+section "Start to exit of a trivial container" python3 bench/start.py
+section "Memory of one idle container" python3 bench/memory.py
+section "ttRPC beside Go's" bench/ttrpc/run.sh "$build"
+section "vsock" bench/vsock/run.sh "$build"

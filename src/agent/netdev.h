@@ -1,0 +1,14 @@
+/* Counters of the network devices, from /proc/net/dev. */
+#pragma once
+
+#include <stdint.h>
+
+#include "base/error.h"
+
+enum { NETDEV_RX_BYTES, NETDEV_RX_PACKETS, NETDEV_RX_ERRORS, NETDEV_RX_DROPPED,
+       NETDEV_TX_BYTES = 8, NETDEV_TX_PACKETS, NETDEV_TX_ERRORS, NETDEV_TX_DROPPED,
+       NETDEV_COUNTERS = 16 };
+
+/* Calls @cb for each device; a negative return ends it and is returned. */
+__must_check int netdev_each(int (*cb)(const char *name, const uint64_t *counters, void *arg),
+			     void *arg);

@@ -1,0 +1,9 @@
+/* The ttRPC server's sockets, under the agent's loop. */
+#pragma once
+
+#include "base/error.h"
+
+/* Accepts connections of the host on a listening socket, which it owns from success on. */
+__must_check int server_listen(int fd);
+/* Serves on a socket that is connecting; @what is for the log. Owns it from success on. */
+__must_check int server_connecting(int fd, const char *what);

@@ -1,0 +1,369 @@
+#include "agent/storage.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "agent/mountopt.h"
+#include "base/buf.h"
+#include "base/fsutil.h"
+#include "base/log.h"
+#include "base/str.h"
+
+struct mount_entry {
+	struct list node;
+	unsigned refs;
+	bool mounted;   /* false: only a directory */
+	bool made;      /* we made the directory */
+	char path[];
+};
+
+static struct list mounts = LIST_INIT(mounts);
+
+const char *const storage_drivers[] = { "blk", "mmioblk", "virtio-blk", "nvdimm", "overlayfs",
+					"virtio-fs", "ephemeral", "local", "bind", NULL };
+
+static struct mount_entry *entry_find(const char *path)
+{
+	struct mount_entry *m;
+
+	list_for_each(m, &mounts, node)
+		if (strcmp(m->path, path) == 0)
+			return m;
+	return NULL;
+}
+
+static void entry_undo(struct mount_entry *m)
+{
+	if (m->mounted && umount2(m->path, UMOUNT_NOFOLLOW) < 0) {
+		/* Busy: detach, so that it goes when its last user does. */
+		if (umount2(m->path, MNT_DETACH | UMOUNT_NOFOLLOW) < 0)
+			log_warn("unmount %s: %s", m->path, strerror(errno));
+	}
+	if (m->made && rmdir(m->path) < 0 && errno != ENOENT && errno != EROFS)
+		log_debug("remove %s: %s", m->path, strerror(errno));
+	list_remove(&m->node);
+	free(m);
+}
+
+void storage_release(char **mounted)
+{
+	for (size_t i = strv_len((const char *const *)mounted); i-- > 0;) {
+		struct mount_entry *m = entry_find(mounted[i]);
+
+		if (m && --m->refs == 0)
+			entry_undo(m);
+	}
+	strv_free(mounted);
+}
+
+void storage_release_all(void)
+{
+	while (!list_empty(&mounts))
+		entry_undo(list_entry(mounts.prev, struct mount_entry, node));
+}
+
+bool storage_covers(const char *path)
+{
+	const struct mount_entry *m;
+
+	list_for_each(m, &mounts, node) {
+		size_t n = strlen(m->path);
+
+		if (strncmp(path, m->path, n) == 0 && (path[n] == '/' || !path[n]))
+			return true;
+	}
+	return false;
+}
+
+/* A path that the host gives: absolute and without "..". */
+static int check_path(const char *what, const char *path, struct error *err)
+{
+	const char *p = path;
+
+	if (*p != '/' || !p[1])
+		return error_set(err, -EINVAL, "storage: %s '%s' is not an absolute path", what,
+				 path);
+	while ((p = strstr(p, "/.."))) {
+		p += 3;
+		if (*p == '/' || !*p)
+			return error_set(err, -EINVAL, "storage: %s '%s' has '..' in it", what,
+					 path);
+	}
+	return 0;
+}
+
+static const char *option_value(const Grpc__Storage *st, const char *key)
+{
+	size_t n = strlen(key);
+
+	for (size_t i = 0; i < st->n_options; i++)
+		if (strncmp(st->options[i], key, n) == 0 && st->options[i][n] == '=')
+			return st->options[i] + n + 1;
+	return NULL;
+}
+
+static int set_group(const Grpc__Storage *st, struct error *err)
+{
+	struct stat sb;
+	mode_t mode;
+
+	if (!st->fs_group)
+		return 0;
+	if (stat(st->mount_point, &sb) < 0)
+		return error_errno(err, -errno, "stat %s", st->mount_point);
+	if (st->fs_group->group_change_policy == TYPES__FSGROUP_CHANGE_POLICY__OnRootMismatch &&
+	    sb.st_gid == st->fs_group->group_id)
+		return 0;
+	mode = (sb.st_mode & 07777) | S_ISGID | 0770;
+	if (chown(st->mount_point, (uid_t)-1, st->fs_group->group_id) < 0 ||
+	    chmod(st->mount_point, mode) < 0)
+		return error_errno(err, -errno, "set group of %s", st->mount_point);
+	return 0;
+}
+
+static int make_target(const Grpc__Storage *st, bool *ret_made, struct error *err)
+{
+	const char *slash = strrchr(st->mount_point, '/');
+	auto_free char *parent = NULL;
+	auto_close int fd = -1;
+	struct stat sb;
+	int r;
+
+	*ret_made = false;
+	if (stat(st->mount_point, &sb) == 0)
+		return 0;
+	if (!str_eq(st->driver, "bind") || stat(st->source, &sb) < 0 || S_ISDIR(sb.st_mode)) {
+		r = fsutil_mkdir_p(st->mount_point, 0755);
+		if (r < 0)
+			return error_errno(err, r, "make directory %s", st->mount_point);
+		*ret_made = true;
+		return 0;
+	}
+	parent = strndup(st->mount_point, (size_t)(slash - st->mount_point));
+	if (!parent)
+		return error_errno(err, -ENOMEM, "make %s", st->mount_point);
+	r = *parent ? fsutil_mkdir_p(parent, 0755) : 0;
+	if (r < 0)
+		return error_errno(err, r, "make directory %s", parent);
+	fd = open(st->mount_point, O_CREAT | O_WRONLY | O_CLOEXEC | O_NOFOLLOW, 0644);
+	if (fd < 0)
+		return error_errno(err, -errno, "make %s", st->mount_point);
+	return 0;
+}
+
+static int do_mount(const Grpc__Storage *st, const char *source, const char *fstype,
+		    unsigned long more, struct error *err)
+{
+	auto_free char *data = NULL;
+	unsigned long flags = 0;
+	int r = mountopt_parse(st->options, st->n_options, &flags, &data, err);
+
+	if (r < 0)
+		return r;
+	flags |= more;
+	if (mount(source, st->mount_point, fstype, flags, data) < 0)
+		return error_errno(err, -errno, "mount %s '%s' on %s (options '%s')",
+				   fstype ? fstype : "bind", source, st->mount_point,
+				   data ? data : "");
+	/* A bind mount takes no other flags until it is mounted again. */
+	if ((flags & MS_BIND) && (flags & ~(unsigned long)(MS_BIND | MS_REC)) &&
+	    mount(NULL, st->mount_point, NULL, flags | MS_REMOUNT, NULL) < 0) {
+		r = -errno;
+		(void)umount2(st->mount_point, MNT_DETACH);
+		return error_errno(err, r, "remount %s", st->mount_point);
+	}
+	return 0;
+}
+
+static int mount_overlay(const Grpc__Storage *st, struct error *err)
+{
+	static const char *const own[] = { "upperdir", "workdir" };
+
+	for (size_t i = 0; i < ARRAY_LEN(own); i++) {
+		const char *dir = option_value(st, own[i]);
+		int r = dir ? fsutil_mkdir_p(dir, 0755) : 0;
+
+		if (r < 0)
+			return error_errno(err, r, "make %s %s", own[i], dir);
+	}
+	return do_mount(st, str_empty(st->source) ? "overlay" : st->source, "overlay", 0, err);
+}
+
+static int make_local(const Grpc__Storage *st, struct error *err)
+{
+	const char *text = option_value(st, "mode");
+	unsigned mode = 0777;
+
+	if (text) {
+		mode = 0;
+		for (; *text; text++) {
+			if (*text < '0' || *text > '7' || mode > 0777)
+				return error_set(err, -EINVAL, "storage %s: wrong mode",
+						 st->mount_point);
+			mode = mode * 8 + (unsigned)(*text - '0');
+		}
+	}
+	if (chmod(st->mount_point, mode) < 0)
+		return error_errno(err, -errno, "change mode of %s", st->mount_point);
+	return 0;
+}
+
+static bool is_block(const Grpc__Storage *st)
+{
+	static const char *const names[] = { "blk", "virtio-blk", "mmioblk", "scsi", "nvdimm",
+					     "pmem" };
+
+	for (size_t i = 0; i < ARRAY_LEN(names); i++)
+		if (str_eq(st->driver, names[i]))
+			return true;
+	return false;
+}
+
+/* These stay until the sandbox ends: a container that is restarted finds its data again. */
+static bool is_lasting(const Grpc__Storage *st)
+{
+	return st->shared || str_eq(st->driver, "ephemeral") || str_eq(st->driver, "local");
+}
+
+static int mount_one(const Grpc__Storage *st, const char *device, bool *ret_mounted,
+		     struct error *err)
+{
+	*ret_mounted = true;
+	if (device)
+		return do_mount(st, device, st->fstype, 0, err);
+	if (str_eq(st->driver, "overlayfs"))
+		return mount_overlay(st, err);
+	if (str_eq(st->driver, "virtio-fs"))
+		return do_mount(st, st->source, "virtiofs", 0, err);
+	if (str_eq(st->driver, "ephemeral"))
+		return do_mount(st, str_empty(st->source) ? "tmpfs" : st->source,
+				str_empty(st->fstype) ? "tmpfs" : st->fstype, 0, err);
+	if (str_eq(st->driver, "local")) {
+		*ret_mounted = false;
+		return make_local(st, err);
+	}
+	if (str_eq(st->driver, "bind") || str_eq(st->driver, "watchable-bind"))
+		return do_mount(st, st->source, NULL, MS_BIND, err);
+	return error_set(err, -EOPNOTSUPP, "storage driver '%s' is not supported", st->driver);
+}
+
+static int mount_entry(struct storage_job *job, const Grpc__Storage *st, const char *device,
+		       struct error *err)
+{
+	struct mount_entry *m = entry_find(st->mount_point);
+	size_t n = strlen(st->mount_point) + 1;
+	int r;
+
+	if (!m) {
+		m = calloc(1, sizeof(*m) + n);
+		if (!m)
+			return error_errno(err, -ENOMEM, "mount %s", st->mount_point);
+		memcpy(m->path, st->mount_point, n);
+		list_init(&m->node);
+		r = make_target(st, &m->made, err);
+		if (r == 0)
+			r = mount_one(st, device, &m->mounted, err);
+		if (r < 0) {
+			if (m->made)
+				(void)rmdir(m->path);
+			free(m);
+			return r;
+		}
+		list_push_back(&mounts, &m->node);
+		m->refs = is_lasting(st);
+		r = set_group(st, err);
+		if (r < 0) {
+			entry_undo(m);
+			return r;
+		}
+	}
+	r = strv_append(&job->mounted, st->mount_point);
+	if (r < 0) {
+		if (!m->refs)
+			entry_undo(m);
+		return error_errno(err, r, "mount %s", st->mount_point);
+	}
+	m->refs++;
+	return 0;
+}
+
+static void job_run(struct storage_job *job);
+
+static void job_end(struct storage_job *job, const struct error *err)
+{
+	if (err)
+		storage_release(take_ptr(&job->mounted));
+	job->cb(job, err);
+}
+
+static void on_device(struct blockdev_wait *w, const char *path, const struct error *werr)
+{
+	struct storage_job *job = w->data;
+	struct error err = { 0 };
+
+	if (!path) {
+		job_end(job, werr);
+		return;
+	}
+	if (mount_entry(job, job->storages[job->i], path, &err) < 0) {
+		job_end(job, &err);
+		return;
+	}
+	job->i++;
+	job_run(job);
+}
+
+static void job_run(struct storage_job *job)
+{
+	struct error err = { 0 };
+
+	for (; job->i < job->n; job->i++) {
+		const Grpc__Storage *st = job->storages[job->i];
+
+		if (check_path("mount point", st->mount_point, &err) < 0) {
+			job_end(job, &err);
+			return;
+		}
+		if (is_block(st) && !entry_find(st->mount_point)) {
+			blockdev_wait(&job->wait, st->source, job->timeout_ms, on_device, job);
+			return;
+		}
+		if (mount_entry(job, st, NULL, &err) < 0) {
+			job_end(job, &err);
+			return;
+		}
+	}
+	job_end(job, NULL);
+}
+
+void storage_mount_all(struct storage_job *job, Grpc__Storage **storages, size_t n,
+		       unsigned timeout_ms,
+		       void (*cb)(struct storage_job *job, const struct error *err), void *data)
+{
+	memset(job, 0, sizeof(*job));
+	list_init(&job->wait.node);
+	job->storages = storages;
+	job->n = n;
+	job->timeout_ms = timeout_ms;
+	job->cb = cb;
+	job->data = data;
+	job_run(job);
+}
+
+void storage_job_cancel(struct storage_job *job)
+{
+	blockdev_cancel(&job->wait);
+	storage_release(take_ptr(&job->mounted));
+}
+
+int storage_remount(const Grpc__Storage *st, struct error *err)
+{
+	const struct mount_entry *m = entry_find(st->mount_point);
+
+	if (!m || !m->mounted)
+		return error_set(err, -ENOENT, "nothing is mounted on '%s'", st->mount_point);
+	return do_mount(st, st->source, st->fstype, MS_REMOUNT, err);
+}

@@ -86,6 +86,8 @@ static inline int pair_move(struct conn *from, struct conn *to, size_t step)
 	if (step && n > step)
 		n = step;
 	copy = malloc(n);
+	if (!copy)
+		return -ENOMEM;
 	memcpy(copy, out, n);
 	r = conn_sent(from, n);
 	if (r == 0)

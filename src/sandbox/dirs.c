@@ -44,11 +44,11 @@ int sandbox_dir_path(const char *ns, const char *id, char **ret_dir, struct erro
 /* A living sandbox is -EEXIST; what is left of a dead one is reclaimed. */
 static int clear_old(const char *dir, const char *id, struct error *err)
 {
-	struct record rec = { 0 };
-	int r = record_read(dir, &rec, NULL);
+	struct sandbox_record rec = { 0 };
+	int r = sandbox_record_read(dir, &rec, NULL);
 	bool alive = r == 0 && rec.shim.pid && child_id_alive(&rec.shim);
 
-	record_fini(&rec);
+	sandbox_record_fini(&rec);
 	if (alive)
 		return error_set(err, -EEXIST, "a sandbox '%s' is running", id);
 	return sandbox_reclaim(dir, err);
@@ -58,7 +58,7 @@ int sandbox_claim(const char *dir, const char *ns, const char *id, const char *b
 		  const char *socket, const char *scratch, struct error *err)
 {
 	auto_free char *parent = str_printf("%s/sandboxes", sandbox_run_root());
-	struct record rec = {
+	struct sandbox_record rec = {
 		.id = (char *)id,
 		.ns = (char *)ns,
 		.bundle = (char *)bundle,
@@ -81,7 +81,7 @@ int sandbox_claim(const char *dir, const char *ns, const char *id, const char *b
 		if (mkdir(dir, 0700) < 0)
 			return error_errno(err, -errno, "make '%s'", dir);
 	}
-	r = record_write(dir, &rec, err);
+	r = sandbox_record_write(dir, &rec, err);
 	if (r < 0)
 		(void)!fsutil_remove_tree(AT_FDCWD, dir);
 	return r;

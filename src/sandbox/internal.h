@@ -12,7 +12,7 @@
 #include "base/loop.h"
 #include "sandbox/record.h"
 #include "sandbox/sandbox.h"
-#include "sandbox/stdio.h"
+#include "sandbox/streams.h"
 #include "vmm/vmm.h"
 
 #define GUEST_CONTAINERS "/run/caisson/containers"
@@ -40,7 +40,7 @@ struct sandbox {
 	uv_loop_t *loop;
 	char *id, *ns, *bundle, *dir, *vm_dir, *vsock, *kernel, *initrd;
 	const struct config *config;
-	struct record record;
+	struct sandbox_record record;
 	int log_fd;
 	bool is_pod;
 	void (*event)(void *arg, const struct sandbox_event *ev);

@@ -47,7 +47,7 @@ int sandbox_reclaim(const char *dir, struct error *err)
 	auto_free char *vm_dir = str_join_path(dir, SANDBOX_VM_DIR);
 	auto_close int lock = -1;
 	struct error e = { 0 };
-	struct record rec = { 0 };
+	struct sandbox_record rec = { 0 };
 	int r, first = 0;
 
 	if (!vm_dir)
@@ -60,7 +60,7 @@ int sandbox_reclaim(const char *dir, struct error *err)
 		if (errno != EINTR)
 			return error_errno(err, -errno, "lock '%s'", dir);
 
-	r = record_read(dir, &rec, &e);
+	r = sandbox_record_read(dir, &rec, &e);
 	if (r < 0 && r != -ENOENT)
 		log_warn("%s", error_text(&e));
 
@@ -83,11 +83,11 @@ int sandbox_reclaim(const char *dir, struct error *err)
 	if (first == 0) {
 		/* Everything but the record, then the record with the directory. */
 		if (access(vm_dir, F_OK) == 0)
-			(void)fsutil_remove_tree(AT_FDCWD, vm_dir);
+			(void)!fsutil_remove_tree(AT_FDCWD, vm_dir);
 		r = fsutil_remove_tree(AT_FDCWD, dir);
 		if (r < 0)
 			keep(error_errno(&e, r, "remove '%s'", dir), &e, &first, err);
 	}
-	record_fini(&rec);
+	sandbox_record_fini(&rec);
 	return first;
 }

@@ -14,14 +14,14 @@
 
 #define RECORD_MAX_SIZE ((size_t)64 << 10)
 
-void record_fini(struct record *r)
+void sandbox_record_fini(struct sandbox_record *r)
 {
 	free(r->id);
 	free(r->ns);
 	free(r->bundle);
 	free(r->socket);
 	free(r->scratch);
-	*r = (struct record){ 0 };
+	*r = (struct sandbox_record){ 0 };
 }
 
 static json_t *process_json(const struct child_id *id)
@@ -40,7 +40,7 @@ static int process_parse(const json_t *j, struct child_id *ret)
 	return 0;
 }
 
-int record_write(const char *dir, const struct record *r, struct error *err)
+int sandbox_record_write(const char *dir, const struct sandbox_record *r, struct error *err)
 {
 	auto_close int dfd = open(dir, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
 	json_t *root, *children;
@@ -75,11 +75,11 @@ static int copy_field(const json_t *root, const char *key, char **ret)
 	return s && !*ret ? -ENOMEM : 0;
 }
 
-int record_read(const char *dir, struct record *ret, struct error *err)
+int sandbox_record_read(const char *dir, struct sandbox_record *ret, struct error *err)
 {
 	auto_close int dfd = open(dir, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
 	auto_free char *text = NULL;
-	struct record r = { 0 };
+	struct sandbox_record r = { 0 };
 	json_t *root, *shim, *child, *children;
 	size_t i;
 	int e;
@@ -113,7 +113,7 @@ int record_read(const char *dir, struct record *ret, struct error *err)
 	}
 	json_decref(root);
 	if (e < 0) {
-		record_fini(&r);
+		sandbox_record_fini(&r);
 		return error_errno(err, e, "read '%s/" RECORD_FILE "'", dir);
 	}
 	*ret = r;

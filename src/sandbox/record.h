@@ -13,7 +13,7 @@
 #define RECORD_FILE "state.json"
 #define RECORD_MAX_CHILDREN 64u
 
-struct record {
+struct sandbox_record {
 	char *id, *ns, *bundle;
 	char *socket;           /* the shim's socket file, or NULL */
 	char *scratch;          /* directory of writable layers, or NULL */
@@ -22,8 +22,8 @@ struct record {
 	size_t n_children;
 };
 
-void record_fini(struct record *r);
+void sandbox_record_fini(struct sandbox_record *r);
 /* Atomic. -ENOENT if the directory is gone: then somebody reclaimed the sandbox. */
-__must_check int record_write(const char *dir, const struct record *r, struct error *err);
+__must_check int sandbox_record_write(const char *dir, const struct sandbox_record *r, struct error *err);
 /* -ENOENT without a record; -EINVAL for one that cannot be understood. */
-__must_check int record_read(const char *dir, struct record *ret, struct error *err);
+__must_check int sandbox_record_read(const char *dir, struct sandbox_record *ret, struct error *err);

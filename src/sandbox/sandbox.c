@@ -53,7 +53,7 @@ void sandbox_add_child(struct sandbox *s, const struct child_id *id)
 	if (n < RECORD_MAX_CHILDREN)
 		s->record.children[n++] = *id;
 	s->record.n_children = n;
-	if (record_write(s->dir, &s->record, &err) < 0)
+	if (sandbox_record_write(s->dir, &s->record, &err) < 0)
 		log_warn("%s", error_text(&err));
 }
 
@@ -523,7 +523,7 @@ int sandbox_new(uv_loop_t *loop, const struct sandbox_options *o, struct sandbox
 		r = error_set(err, -ENOMEM, "out of memory");
 		goto fail;
 	}
-	r = record_read(s->dir, &s->record, err);
+	r = sandbox_record_read(s->dir, &s->record, err);
 	if (r < 0)
 		goto fail;
 	r = child_identify(getpid(), &s->record.shim);
@@ -531,7 +531,7 @@ int sandbox_new(uv_loop_t *loop, const struct sandbox_options *o, struct sandbox
 		(void)error_errno(err, r, "identify this process");
 		goto fail;
 	}
-	r = record_write(s->dir, &s->record, err);
+	r = sandbox_record_write(s->dir, &s->record, err);
 	if (r < 0)
 		goto fail;
 	*ret = s;
@@ -551,7 +551,7 @@ void sandbox_free(struct sandbox *s)
 	list_for_each_safe(c, tmp, &s->containers, node)
 		container_drop(c);
 	scratch_free(s->spare);
-	record_fini(&s->record);
+	sandbox_record_fini(&s->record);
 	free(s->id);
 	free(s->ns);
 	free(s->bundle);

@@ -139,16 +139,16 @@ static int join_pod(const struct shim_flags *f, const char *bundle, const char *
 		    bool bootstrap, struct error *err)
 {
 	auto_free char *dir = NULL, *address = NULL;
-	struct record rec = { 0 };
+	struct sandbox_record rec = { 0 };
 	int r;
 
 	r = sandbox_dir_path(f->ns, pod, &dir, err);
 	if (r == 0)
-		r = record_read(dir, &rec, err);
+		r = sandbox_record_read(dir, &rec, err);
 	if (r < 0)
 		return error_prefix(err, r, "pod '%s'", pod);
 	address = rec.socket ? str_printf("unix://%s", rec.socket) : NULL;
-	record_fini(&rec);
+	sandbox_record_fini(&rec);
 	if (!address)
 		return error_set(err, -ENOENT, "pod '%s' has no shim", pod);
 	write_bundle_file(bundle, "address", address);

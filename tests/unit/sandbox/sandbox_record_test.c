@@ -88,10 +88,10 @@ static void test_paths(void **state)
 static void test_round_trip(void **state)
 {
 	struct fixture *f = *state;
-	struct record r = { 0 }, got = { 0 };
+	struct sandbox_record r = { 0 }, got = { 0 };
 
 	assert_int_equal(claim(f), 0);
-	assert_int_equal(record_read(f->dir, &r, &f->err), 0);
+	assert_int_equal(sandbox_record_read(f->dir, &r, &f->err), 0);
 	assert_string_equal(r.id, "pod1");
 	assert_string_equal(r.ns, "caisson");
 	assert_string_equal(r.socket, f->socket);
@@ -99,14 +99,14 @@ static void test_round_trip(void **state)
 	assert_int_equal(r.shim.pid, 0);
 	r.shim = (struct child_id){ .pid = 1234, .start_time = 1ull << 40 };
 	r.children[r.n_children++] = (struct child_id){ .pid = 5, .start_time = 7 };
-	assert_int_equal(record_write(f->dir, &r, &f->err), 0);
-	assert_int_equal(record_read(f->dir, &got, &f->err), 0);
+	assert_int_equal(sandbox_record_write(f->dir, &r, &f->err), 0);
+	assert_int_equal(sandbox_record_read(f->dir, &got, &f->err), 0);
 	assert_int_equal(got.shim.pid, 1234);
 	assert_true(got.shim.start_time == 1ull << 40);
 	assert_int_equal(got.n_children, 1);
 	assert_int_equal(got.children[0].start_time, 7);
-	record_fini(&r);
-	record_fini(&got);
+	sandbox_record_fini(&r);
+	sandbox_record_fini(&got);
 }
 
 static void put_record(struct fixture *f, const char *text)
@@ -129,12 +129,12 @@ static void test_broken_records(void **state)
 		"{\"children\": [3]}",
 	};
 	struct fixture *f = *state;
-	struct record r = { 0 };
+	struct sandbox_record r = { 0 };
 
 	assert_int_equal(claim(f), 0);
 	for (size_t i = 0; i < ARRAY_LEN(broken); i++) {
 		put_record(f, broken[i]);
-		assert_int_equal(record_read(f->dir, &r, &f->err), -EINVAL);
+		assert_int_equal(sandbox_record_read(f->dir, &r, &f->err), -EINVAL);
 	}
 	/* What cannot be read must not stand in the way for good. */
 	assert_int_equal(sandbox_reclaim(f->dir, &f->err), 0);
@@ -145,17 +145,17 @@ static void test_broken_records(void **state)
 static void test_reclaim_frees_all(void **state)
 {
 	struct fixture *f = *state;
-	struct record r = { 0 };
+	struct sandbox_record r = { 0 };
 	char file[200];
 	pid_t shim, child;
 	int status;
 
 	assert_int_equal(claim(f), 0);
-	assert_int_equal(record_read(f->dir, &r, &f->err), 0);
+	assert_int_equal(sandbox_record_read(f->dir, &r, &f->err), 0);
 	shim = sleeper(&r.shim);
 	child = sleeper(&r.children[0]);
 	r.n_children = 1;
-	assert_int_equal(record_write(f->dir, &r, &f->err), 0);
+	assert_int_equal(sandbox_record_write(f->dir, &r, &f->err), 0);
 	touch(f->socket);
 	assert_int_equal(mkdir(f->scratch, 0700), 0);
 	(void)snprintf(file, sizeof(file), "%s/0.ext4", f->scratch);
@@ -171,26 +171,26 @@ static void test_reclaim_frees_all(void **state)
 	assert_int_equal(access(f->socket, F_OK), -1);
 	assert_int_equal(access(f->scratch, F_OK), -1);
 	assert_int_equal(access(f->dir, F_OK), -1);
-	record_fini(&r);
+	sandbox_record_fini(&r);
 }
 
 static void test_a_reused_pid_is_spared(void **state)
 {
 	struct fixture *f = *state;
-	struct record r = { 0 };
+	struct sandbox_record r = { 0 };
 	pid_t other;
 
 	assert_int_equal(claim(f), 0);
-	assert_int_equal(record_read(f->dir, &r, &f->err), 0);
+	assert_int_equal(sandbox_record_read(f->dir, &r, &f->err), 0);
 	other = sleeper(&r.shim);
 	r.shim.start_time--;
-	assert_int_equal(record_write(f->dir, &r, &f->err), 0);
+	assert_int_equal(sandbox_record_write(f->dir, &r, &f->err), 0);
 	/* The old sandbox is dead, so its place is free. */
 	assert_int_equal(claim(f), 0);
 	assert_int_equal(waitpid(other, NULL, WNOHANG), 0);
 	assert_int_equal(kill(other, SIGKILL), 0);
 	assert_int_equal(waitpid(other, NULL, 0), other);
-	record_fini(&r);
+	sandbox_record_fini(&r);
 }
 
 static void test_claim_after_a_crash_before_the_record(void **state)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * See stdio.h. Each stream is a vsock connection to the agent and a pump with one buffer that
+ * See streams.h. Each stream is a vsock connection to the agent and a pump with one buffer that
  * exists only while bytes are in flight.
  */
-#include "sandbox/stdio.h"
+#include "sandbox/streams.h"
 
 #include <fcntl.h>
 #include <stdlib.h>
@@ -121,7 +121,7 @@ static void restart_stall(struct stdio *s)
 {
 	loop_timer_cancel(s->stall);
 	s->stall = NULL;
-	(void)loop_timer_start(s->loop, STDIO_STALL_MS, on_stall, s, &s->stall);
+	(void)!loop_timer_start(s->loop, STDIO_STALL_MS, on_stall, s, &s->stall);
 }
 
 static void stream_done(struct stream *st)

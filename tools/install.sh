@@ -14,5 +14,8 @@ chmod 0755 "$prefix/lib/caisson/caisson-agent"
 for page in "$top"/docs/man/*.1; do
     [ -e "$page" ] && install -m 0644 "$page" "$prefix/share/man/man1/"
 done
+"$stage/bin/caisson" --help | sed -n 's/^  \([a-z][a-z]*\)  .*/\1/p' | while read -r command; do
+    "$stage/bin/caisson" help --mdoc "$command" >"$prefix/share/man/man1/caisson-$command.1"
+done
 "$stage/bin/caisson" completion bash >"$prefix/share/bash-completion/completions/caisson"
 "$stage/bin/caisson" completion zsh >"$prefix/share/zsh/site-functions/_caisson"

@@ -106,6 +106,9 @@ static void roff(FILE *out, const char *text, size_t len)
 			i++;
 		} else if ((text[i] == '.' || text[i] == '\'') && (!i || text[i - 1] == '\n'))
 			fprintf(out, "\\&%c", text[i]);
+		else if (text[i] == ' ' && i && text[i - 1] == '.' && i + 1 < len &&
+			 isupper((unsigned char)text[i + 1]))
+			fputc('\n', out);
 		else
 			fputc(text[i], out);
 	}

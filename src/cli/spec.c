@@ -12,7 +12,7 @@
 #include "base/fd.h"
 #include "base/str.h"
 #include "cli/cli.h"
-#include "cli/limits.h"
+#include "cli/runlimits.h"
 #include "cli/units.h"
 
 enum { ENV_FILE_MAX = 4 << 20 };

@@ -1,4 +1,4 @@
-#include "cli/limits.h"
+#include "cli/runlimits.h"
 
 #include <ctype.h>
 #include <errno.h>

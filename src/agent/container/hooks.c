@@ -76,8 +76,10 @@ static _Noreturn void hook_exec(const Grpc__Hook *h, int in, int out)
 
 	if (!argv || !envp)
 		_exit(127);
-	memcpy(argv, h->args, h->n_args * sizeof(*argv));
-	memcpy(envp, h->env, h->n_env * sizeof(*envp));
+	for (size_t i = 0; i < h->n_args; i++)
+		argv[i] = h->args[i];
+	for (size_t i = 0; i < h->n_env; i++)
+		envp[i] = h->env[i];
 	(void)sigemptyset(&none);
 	(void)sigprocmask(SIG_SETMASK, &none, NULL);
 	(void)signal(SIGPIPE, SIG_DFL);

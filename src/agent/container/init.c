@@ -21,7 +21,7 @@
 #include "agent/container/internal.h"
 #include "agent/container/sync.h"
 
-enum { INIT_FD_SYNC = 3, INIT_FD_SECCOMP, INIT_FD_CGROUP, INIT_FD_END };
+enum { INIT_FD_SYNC = 3, INIT_FD_SECCOMP, INIT_FD_END };
 
 static int init_keep(int fd, int to, int *slot)
 {
@@ -39,8 +39,8 @@ static int init_keep(int fd, int to, int *slot)
  */
 static int init_descriptors(struct ctr_spawn *sp, bool terminal)
 {
-	int src[7] = { terminal ? -1 : sp->io->in, terminal ? -1 : sp->io->out,
-		       terminal ? -1 : sp->io->err, sp->sock, sp->seccomp_fd, sp->cgroup_fd, sp->null_fd };
+	int src[6] = { terminal ? -1 : sp->io->in, terminal ? -1 : sp->io->out,
+		       terminal ? -1 : sp->io->err, sp->sock, sp->seccomp_fd, sp->null_fd };
 	int r;
 
 	for (size_t i = 0; i < ARRAY_LEN(src); i++) {
@@ -51,20 +51,16 @@ static int init_descriptors(struct ctr_spawn *sp, bool terminal)
 			return -errno;
 	}
 	for (int i = 0; i < 3; i++)
-		if (dup2(src[i] >= 0 ? src[i] : src[6], i) < 0)
+		if (dup2(src[i] >= 0 ? src[i] : src[5], i) < 0)
 			return -errno;
-	sp->seccomp_fd = sp->cgroup_fd = -1;
+	sp->seccomp_fd = -1;
 	r = init_keep(src[3], INIT_FD_SYNC, &sp->sock);
 	if (r == 0)
 		r = init_keep(src[4], INIT_FD_SECCOMP, &sp->seccomp_fd);
-	if (r == 0)
-		r = init_keep(src[5], INIT_FD_CGROUP, &sp->cgroup_fd);
 	if (r < 0)
 		return r;
 	if (sp->seccomp_fd < 0)
 		(void)close(INIT_FD_SECCOMP);
-	if (sp->cgroup_fd < 0)
-		(void)close(INIT_FD_CGROUP);
 	if (close_range(INIT_FD_END, ~0U, 0) < 0)
 		return -errno;
 	return 0;
@@ -300,7 +296,7 @@ static int init_run(struct ctr_spawn *sp, struct error *err)
 		return error_errno(err, -errno, "setsid");
 	rootfs.userns = sp->join[CTR_NS_USER] >= 0 || sp->new_flags & CLONE_NEWUSER;
 	rootfs.cgroupns = sp->new_cgroupns || sp->join[CTR_NS_CGROUP] >= 0;
-	rootfs.cgroup_fd = sp->cgroup_fd;
+	rootfs.cgroup = sp->cgroup;
 	if (rootfs.userns) {
 		r = init_become_root(err);
 		if (r < 0)

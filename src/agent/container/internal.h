@@ -75,7 +75,8 @@ struct ctr_spawn {
 	const struct ctr_persona *persona;
 	const struct container_io *io;
 	const char *id;
-	pid_t join_pidfd;               /* exec: all namespaces of this process; else -1 */
+	const char *cgroup;             /* path of the cgroup's directory */
+	int join_pidfd;                 /* exec: all namespaces of this process; else -1 */
 	int join[8];                    /* fds by enum ctr_ns, -1: not joined */
 	unsigned join_flags;            /* exec: CLONE_NEW* */
 	unsigned new_flags;             /* CLONE_NEW* made for init (without CGROUP and TIME) */
@@ -109,7 +110,7 @@ _Noreturn void ctr_exec_main(struct ctr_spawn *sp);
 struct ctr_rootfs {
 	const Grpc__Spec *spec;
 	int fd;                         /* the root, O_PATH */
-	int cgroup_fd;
+	const char *cgroup;             /* the container's cgroup directory */
 	bool userns;
 	bool cgroupns;
 };

@@ -299,7 +299,7 @@ static int create_spawn(struct container *c, const Grpc__Spec *spec, unsigned sh
 	struct ctr_persona persona = { 0 };
 	struct ctr_spawn sp = {
 		.spec = spec, .process = spec->process, .persona = &persona, .io = io, .id = c->id,
-		.join_pidfd = -1, .cgroup_fd = c->cgroup_fd, .seccomp_fd = -1, .sock = -1,
+		.cgroup = c->cgroup, .join_pidfd = -1, .cgroup_fd = c->cgroup_fd, .seccomp_fd = -1, .sock = -1,
 	};
 	int r;
 

@@ -267,8 +267,7 @@ static int mount_tree(struct ctr_rootfs *r, const Grpc__Mount *m, const struct c
 
 			return mount_make_fs(m, "cgroup2", &plain, ret_fd, err);
 		}
-		fd = open_tree(r->cgroup_fd, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC |
-			       AT_EMPTY_PATH);
+		fd = open_tree(AT_FDCWD, r->cgroup, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
 		if (fd < 0)
 			return error_errno(err, -errno, "the container's cgroup");
 		*ret_fd = fd;

@@ -34,17 +34,21 @@ static int rootfs_own_mount(struct ctr_rootfs *r, struct error *err)
 	at = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (at < 0)
 		return error_errno(err, -errno, "root.path: \"%s\"", path);
-	if (flag == MS_SHARED)
-		(void)ctr_mount_setattr(at, false, 0, 0, MS_PRIVATE);
-	tree = open_tree(at, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH | AT_RECURSIVE);
-	if (tree < 0)
-		return error_errno(err, -errno, "root.path: \"%s\"", path);
-	if (move_mount(tree, "", at, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH) < 0)
-		return error_errno(err, -errno, "root.path: mount \"%s\"", path);
-	/* pivot_root wants a private mount. */
-	if (flag == MS_SHARED && ctr_mount_setattr(tree, false, 0, 0, MS_PRIVATE) < 0)
-		return error_errno(err, -errno, "root.path: propagation");
-	r->fd = take_fd(&tree);
+	/* pivot_root wants a private mount on a private mount: with sharing, two of our own. */
+	for (int i = flag == MS_SHARED ? 0 : 1; i < 2; i++) {
+		tree = open_tree(at, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH |
+				 AT_RECURSIVE);
+		if (tree < 0)
+			return error_errno(err, -errno, "root.path: \"%s\"", path);
+		if (move_mount(tree, "", at, "",
+			       MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH) < 0)
+			return error_errno(err, -errno, "root.path: mount \"%s\"", path);
+		if (flag == MS_SHARED && ctr_mount_setattr(tree, false, 0, 0, MS_PRIVATE) < 0)
+			return error_errno(err, -errno, "root.path: propagation");
+		(void)close(at);
+		at = take_fd(&tree);
+	}
+	r->fd = take_fd(&at);
 	return 0;
 }
 

@@ -121,7 +121,7 @@ static json_t *sample_all(struct sample *samples, size_t n, bool whole, bool qui
 
 	for (size_t i = 0; i < n; i++) {
 		struct sample *s = &samples[i];
-		struct reading rd;
+		struct reading rd = { 0 };
 		struct error err = { 0 };
 		uint64_t at = now_us();
 		double cpu = 0;

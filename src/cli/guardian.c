@@ -7,11 +7,14 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 #include "cli/cli.h"
 #include "cli/lifecycle.h"
+
+static pid_t guardian_pid = -1;
 
 /* Async-signal-safe calls only: the command may have threads. */
 static _Noreturn void guard(int fd, int owner_fd, const char *program, const char *id)
@@ -84,6 +87,7 @@ int lifecycle_guardian(const struct container *c, int owner_fd)
 		guard(fds[0], owner_fd, program, id);
 	}
 	close(fds[0]);
+	guardian_pid = pid;
 	return fds[1];
 }
 
@@ -97,7 +101,8 @@ void lifecycle_guardian_release(int *fd)
 {
 	if (*fd < 0)
 		return;
-	(void)!write(*fd, "q", 1);
+	if (write(*fd, "q", 1) == 1)
+		(void)waitpid(guardian_pid, NULL, 0);
 	close(*fd);
 	*fd = -1;
 }

@@ -7,7 +7,6 @@
 
 #include "base/cleanup.h"
 #include "base/str.h"
-#include "vmm/host.h"
 #include "vmm/qemu/args.h"
 #include "vmm/spawn.h"
 
@@ -222,7 +221,8 @@ static char *text_or_empty(const char *s)
 }
 
 static int pack(const struct vmm_config *cfg, enum vmm_machine machine, enum vmm_accel accel,
-		const char *qemu, uint8_t **ret_data, size_t *ret_len, struct error *err)
+		const char *qemu, uint32_t tsc_khz, uint8_t **ret_data, size_t *ret_len,
+		struct error *err)
 {
 	Caisson__Vmm__V1__VmConfig msg = CAISSON__VMM__V1__VM_CONFIG__INIT;
 	Caisson__Vmm__V1__Disk disks[VMM_MAX_DISKS], *disk_at[VMM_MAX_DISKS];
@@ -242,6 +242,7 @@ static int pack(const struct vmm_config *cfg, enum vmm_machine machine, enum vmm
 	msg.accel = (uint32_t)accel;
 	msg.qemu = text_or_empty(qemu);
 	msg.debug = cfg->debug;
+	msg.tsc_khz = tsc_khz;
 	msg.n_slots = cfg->n_slots;
 	for (size_t i = 0; i < cfg->n_disks; i++) {
 		caisson__vmm__v1__disk__init(&disks[i]);
@@ -281,6 +282,8 @@ static int check_cmdline(const struct vmm_config *cfg, enum vmm_machine machine,
 		.root_image = cfg->root_image,
 		.cmdline_extra = cfg->cmdline_extra,
 		.n_devices = 1 + cfg->n_disks + cfg->n_slots + cfg->n_shares,
+		.accel = VMM_ACCEL_TCG,
+		.tsc_khz = UINT32_MAX,
 		.debug = cfg->debug,
 	};
 	auto_free char *text = NULL;
@@ -305,10 +308,8 @@ int config_pack(const struct vmm_config *cfg, uint8_t **ret_data, size_t *ret_le
 		r = settle_machine(cfg, &machine, err);
 	if (r == 0)
 		r = check_cmdline(cfg, machine, err);
-	if (r == 0 && cfg->accel != VMM_ACCEL_TCG)
+	if (r == 0)
 		r = vmm_host_probe(NULL, &host, err);
-	else
-		host_find_qemu(host.qemu_path, sizeof(host.qemu_path));
 	if (r == 0)
 		r = settle_accel(cfg, &host, &accel, err);
 	if (r < 0)
@@ -318,5 +319,5 @@ int config_pack(const struct vmm_config *cfg, uint8_t **ret_data, size_t *ret_le
 		return error_set(err, -ENOENT,
 				 "qemu-system-x86_64 is not installed (looked in the usual places)");
 	r = check_file("the QEMU program", qemu, false, err);
-	return r < 0 ? r : pack(cfg, machine, accel, qemu, ret_data, ret_len, err);
+	return r < 0 ? r : pack(cfg, machine, accel, qemu, host.tsc_khz, ret_data, ret_len, err);
 }

@@ -256,6 +256,7 @@ static int launch(uv_loop_t *loop, struct machine *m, const Caisson__Vmm__V1__Vm
 		.cmdline_extra = config->cmdline_extra,
 		.memory_mib = config->memory_mib,
 		.vcpus = config->vcpus,
+		.tsc_khz = config->tsc_khz,
 		.debug = config->debug,
 		.n_devices = p->n,
 	};

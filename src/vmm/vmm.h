@@ -192,10 +192,12 @@ struct vmm_host {
 	bool kvm_usable;
 	char kvm_why[160];          /* "ok", or why not */
 	char qemu_path[256];        /* empty: not found */
+	uint32_t tsc_khz;           /* of a TSC fit as a clock, else 0 */
 };
 
 /*
- * Runs 64-bit guest code under /dev/kvm in a short-lived child. The answer is cached in
- * @cache_dir (may be NULL) for as long as the host stays up.
+ * Runs 64-bit guest code under /dev/kvm in a short-lived child, and measures the TSC. The answers
+ * are cached in @cache_dir (NULL: $CAISSON_RUN, else /run/caisson) for as long as the host stays
+ * up, if that directory exists.
  */
 int vmm_host_probe(const char *cache_dir, struct vmm_host *ret_host, struct error *err);

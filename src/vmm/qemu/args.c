@@ -105,6 +105,14 @@ int qemu_cmdline(const struct qemu_plan *plan, char **ret, struct error *err)
 		return error_set(err, -ENOMEM, "no memory for the kernel command line");
 	fputs(cmdline_common, f);
 	fputs(plan->debug ? " loglevel=7" : " quiet", f);
+	if (plan->accel == VMM_ACCEL_TCG) {
+		/* TCG's guests see the host's TSC: nothing to measure against the PIT. */
+		if (plan->tsc_khz)
+			fprintf(f, " tsc_early_khz=%u", plan->tsc_khz);
+		/* The PIT serves as the one CPU's timer: no 100 ms to calibrate the local APIC's. */
+		if (plan->vcpus <= 1)
+			fputs(" nolapic_timer", f);
+	}
 	if (plan->machine == VMM_MACHINE_MICROVM) {
 		size_t n = qemu_mmio_slots(plan->n_devices);
 
@@ -134,12 +142,16 @@ static int add_machine(struct argv *a, const struct qemu_plan *plan)
 	int r = 0;
 
 	if (plan->machine == VMM_MACHINE_MICROVM)
-		/* Under KVM the guest's clock needs neither PIT nor PIC; under TCG the PIT
-		 * calibrates it. */
+		/*
+		 * Under KVM the guest has clock and timer by KVM's means; under TCG the PIT is its
+		 * timer. Without an RTC the kernel waits a second for one.
+		 */
 		r |= argv_opt(a, "-M",
-			      "microvm,pit=%s,pic=%s,rtc=off,isa-serial=off,acpi=off,"
+			      "microvm,pit=%s,pic=%s,rtc=on,isa-serial=off,acpi=off,"
 			      "auto-kernel-cmdline=off,memory-backend=ram",
 			      kvm ? "off" : "on", kvm ? "off" : "on");
+	if (plan->machine == VMM_MACHINE_MICROVM)
+		r |= argv_opt(a, "-global", "virtio-mmio.force-legacy=false");
 	else
 		r |= argv_opt(a, "-M",
 			      "q35,memory-backend=ram,usb=off,vmport=off,smbus=off,sata=off,"

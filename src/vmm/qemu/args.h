@@ -39,6 +39,7 @@ struct qemu_plan {
 	const char *cmdline_extra;      /* or NULL */
 	uint32_t memory_mib;
 	uint32_t vcpus;
+	uint32_t tsc_khz;               /* of the host, 0: not known */
 	bool debug;
 	int qmp_fd;
 	int console_fd;

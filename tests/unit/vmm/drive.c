@@ -216,7 +216,7 @@ int main(int argc, char **argv)
 	}
 	if (probe) {
 		r = vmm_host_probe(cfg.dir, &host, &err);
-		printf("probe %d %s %s\n", host.kvm_usable, host.qemu_path, host.kvm_why);
+		printf("probe %d %s %u %s\n", host.kvm_usable, host.qemu_path, host.tsc_khz, host.kvm_why);
 		return r < 0;
 	}
 	if (!cfg.dir)

@@ -33,7 +33,23 @@ struct agent agent = {
 };
 char agent_scratch[AGENT_SCRATCH_SIZE];
 
+/* What was freed goes back to the kernel after this long without a call. */
+#define IDLE_NS 300000000u
+
 static struct ev_watch signals;
+static struct ev_timer idle;
+
+static void on_idle(struct ev_timer *t)
+{
+	(void)t;
+	(void)malloc_trim(0);
+}
+
+void agent_active(void)
+{
+	if (!idle.at_ns)
+		ev_timer_start(&idle, IDLE_NS, on_idle, NULL);
+}
 
 static void on_signal(struct ev_watch *w, uint32_t events)
 {

@@ -120,6 +120,14 @@ static int agent_io(struct buf *b, char **w, unsigned n)
 	return n < 2 ? 0 : buf_printf(b, "kata_agent_io_stat{item=\"%s\"} %s\n", w[0], w[1]);
 }
 
+static int agent_smaps(struct buf *b, char **w, unsigned n)
+{
+	if (n != 3 || strcmp(w[2], "kB") != 0)
+		return 0;
+	lower(w[0]);
+	return buf_printf(b, "caisson_agent_smaps{item=\"%s\"} %s000\n", w[0], w[1]);
+}
+
 static int netdev(const char *name, const uint64_t *c, void *arg)
 {
 	static const char *const items[] = {
@@ -148,6 +156,8 @@ static const struct {
 	  diskstats },
 	{ "kata_agent_proc_status", "gauge", "Memory and threads of the agent.",
 	  "/proc/self/status", agent_status },
+	{ "caisson_agent_smaps", "gauge", "Memory of the agent by kind, in bytes.",
+	  "/proc/self/smaps_rollup", agent_smaps },
 	{ "kata_agent_io_stat", "gauge", "Input and output of the agent.", "/proc/self/io",
 	  agent_io },
 };

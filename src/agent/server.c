@@ -57,7 +57,10 @@ static void on_late_answer(void *arg, struct ttrpc_fd *rpc)
 static void on_ready(struct ev_watch *w, uint32_t events)
 {
 	struct conn *c = w->data;
-	int r = ttrpc_fd_ready(c->rpc, events);
+	int r;
+
+	agent_active();
+	r = ttrpc_fd_ready(c->rpc, events);
 
 	if (r < 0) {
 		log_debug("connection ended: %s", strerror(-r));

@@ -23,3 +23,6 @@ struct agent {
 };
 
 extern struct agent agent;
+
+/* Something was allocated: memory is to be given back a little later. */
+void agent_active(void);

@@ -3,6 +3,7 @@
  *
  *	caisson-vhost-device --socket PATH | --fd N  vsock PATH CID
  *	caisson-vhost-device --socket PATH | --fd N  blk FILE|- SERIAL [ro]
+ *	caisson-vhost-device --socket PATH | --fd N  fs DIR [ro]
  *
  * For a block device, lines on standard input change the source while the guest runs: "attach FILE
  * SERIAL", "detach". Ends on SIGTERM, SIGINT or the end of standard input.
@@ -20,6 +21,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "virtio/blk.h"
+#include "virtio/fs.h"
 #include "virtio/vhost_user.h"
 #include "virtio/vsock.h"
 
@@ -56,8 +58,19 @@ static int new_device(int argc, char **argv, struct virtio_dev **ret_dev, struct
 		r = open_source(argv[1], config.read_only, &config.source, err);
 		return r < 0 ? r : blk_dev_new(&config, ret_dev, err);
 	}
+	if (str_eq(kind, "fs") && argc >= 2) {
+		struct fs_config config = { .read_only = argc > 2 && str_eq(argv[2], "ro") };
+		struct fs_export *fs;
+		int r;
+
+		config.root_fd = open(argv[1], O_PATH | O_DIRECTORY | O_CLOEXEC);
+		if (config.root_fd < 0)
+			return error_errno(err, -errno, "open %s", argv[1]);
+		r = fs_export_new(&config, &fs, err);
+		return r < 0 ? r : fs_dev_new(fs, ret_dev, err);
+	}
 	return error_set(err, -EINVAL, "usage: caisson-vhost-device --socket PATH|--fd N "
-				       "vsock PATH CID | blk FILE|- SERIAL [ro]");
+				       "vsock PATH CID | blk FILE|- SERIAL [ro] | fs DIR [ro]");
 }
 
 static void command(struct virtio_dev *dev, bool is_blk, char *line)
@@ -113,7 +126,7 @@ int main(int argc, char **argv)
 
 	log_init("vhost-device", STDERR_FILENO, LOG_DEBUG);
 	(void)setvbuf(stdin, NULL, _IONBF, 0);
-	if (argc < 4 || new_device(argc - 3, argv + 3, &dev, &err) < 0)
+	if (argc < 5 || new_device(argc - 3, argv + 3, &dev, &err) < 0)
 		goto fail;
 	kept = dev;
 	if (str_eq(argv[1], "--fd") && str_parse_u32(argv[2], &n) == 0) {

@@ -8,6 +8,7 @@
 #include <grp.h>
 #include <linux/keyctl.h>
 #include <net/if.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -343,6 +344,13 @@ static int exec_run(struct ctr_spawn *sp, struct error *err)
 	char *path = NULL;
 	int r;
 
+	/*
+	 * Only now: a process outside of a cgroup namespace cannot be moved into its cgroups by
+	 * one inside (nsdelegate), so the clone that put us there came first.
+	 */
+	if (sp->join_pidfd >= 0 && (sp->join_flags & CLONE_NEWCGROUP) &&
+	    setns(sp->join_pidfd, CLONE_NEWCGROUP) < 0)
+		return error_errno(err, -errno, "join the container's cgroup namespace");
 	r = init_descriptors(sp, sp->process->terminal);
 	if (r < 0)
 		return error_errno(err, r, "exec set-up: descriptors");

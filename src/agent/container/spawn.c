@@ -58,7 +58,9 @@ static int stage_join(const struct ctr_spawn *sp, struct error *err)
 					     CTR_NS_CGROUP, CTR_NS_TIME, CTR_NS_MNT, CTR_NS_USER };
 
 	if (sp->join_pidfd >= 0) {
-		if (sp->join_flags && setns(sp->join_pidfd, (int)sp->join_flags) < 0)
+		unsigned flags = (unsigned)sp->join_flags & ~(unsigned)CLONE_NEWCGROUP;
+
+		if (flags && setns(sp->join_pidfd, (int)flags) < 0)
 			return error_errno(err, -errno, "join the container's namespaces");
 		return 0;
 	}

@@ -24,20 +24,34 @@ int buf_reserve(struct buf *b, size_t n, uint8_t **ret_room)
 	if (n > max || b->len > max - n)
 		return -ENOBUFS;
 	need = b->len + n;
-	if (b->start && need > b->cap - b->start) {
+	if (b->data && need <= b->cap - b->start)
+		goto out;
+	if (b->data && need <= b->cap && b->start >= b->len) {
+		/* No byte is moved more often than another was consumed. */
 		memmove(b->data, b->data + b->start, b->len);
 		b->start = 0;
+		goto out;
 	}
-	if (need > b->cap - b->start || !b->data) {
-		cap = b->cap ? b->cap : 256;
-		while (cap < need)
-			cap = cap > SIZE_MAX / 2 ? need : cap * 2;
+	cap = b->cap ? b->cap : 256;
+	if (b->start)
+		cap = cap > SIZE_MAX / 2 ? need : cap * 2;
+	while (cap < need)
+		cap = cap > SIZE_MAX / 2 ? need : cap * 2;
+	if (!b->start) {
 		data = realloc(b->data, cap);
 		if (!data)
 			return -ENOMEM;
-		b->data = data;
-		b->cap = cap;
+	} else {
+		data = malloc(cap);
+		if (!data)
+			return -ENOMEM;
+		memcpy(data, b->data + b->start, b->len);
+		free(b->data);
+		b->start = 0;
 	}
+	b->data = data;
+	b->cap = cap;
+out:
 	*ret_room = b->data + b->start + b->len;
 	return 0;
 }

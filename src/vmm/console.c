@@ -101,6 +101,18 @@ char *console_text(const struct console *c, size_t *ret_len)
 	return text;
 }
 
+static void make_printable(char *text, size_t len)
+{
+	for (size_t i = 0; i < len; i++) {
+		unsigned char ch = (unsigned char)text[i];
+
+		if (ch == '\r')
+			text[i] = ' ';
+		else if (ch != '\n' && (ch < 0x20 || ch == 0x7f))
+			text[i] = '?';
+	}
+}
+
 char *console_tail(const struct console *c, size_t lines, size_t max)
 {
 	auto_free char *text = NULL;
@@ -117,24 +129,25 @@ char *console_tail(const struct console *c, size_t lines, size_t max)
 			break;
 		from--;
 	}
-	for (size_t i = from; i < len; i++) {
-		unsigned char ch = (unsigned char)text[i];
-
-		if (ch == '\r')
-			text[i] = ' ';
-		else if (ch != '\n' && (ch < 0x20 || ch == 0x7f))
-			text[i] = '?';
-	}
+	make_printable(text + from, len - from);
 	memmove(text, text + from, len - from);
 	text[len - from] = '\0';
 	return take_ptr(&text);
 }
 
-bool console_panicked(const struct console *c)
+char *console_panic(const struct console *c)
 {
+	static const char mark[] = "Kernel panic - not syncing: ";
 	auto_free char *text = NULL;
 	size_t len = 0;
+	char *at;
 
 	text = console_text(c, &len);
-	return text && memmem(text, len, "Kernel panic - not syncing", 26) != NULL;
+	at = text ? memmem(text, len, mark, sizeof(mark) - 1) : NULL;
+	if (!at)
+		return NULL;
+	at += sizeof(mark) - 1;
+	at[strcspn(at, "\r\n")] = '\0';
+	make_printable(at, strlen(at));
+	return strdup(at);
 }

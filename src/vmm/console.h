@@ -38,5 +38,5 @@ char *console_text(const struct console *c, size_t *ret_len);
  */
 char *console_tail(const struct console *c, size_t lines, size_t max);
 
-/* True if the guest's kernel reported a panic within the ring. */
-bool console_panicked(const struct console *c);
+/* What the guest's kernel panicked about, on the heap; NULL if the ring has no panic in it. */
+char *console_panic(const struct console *c);

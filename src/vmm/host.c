@@ -13,7 +13,7 @@
 #include "vmm/kvm_probe.h"
 #include "vmm/vmm.h"
 
-#define CACHE_NAME "host-probe"
+#define CACHE_NAME "kvm-probe"
 #define TSC_MS     20
 #define CACHE_MAX  512
 

@@ -20,6 +20,8 @@
 
 #define TAIL_LINES 12
 #define TAIL_MAX   2048
+/* Connections of the vsock, disks, shares. */
+#define MAX_FDS    8192u
 
 struct slot {
 	struct virtio_dev *dev;         /* for calls across threads, until its back-end stops */
@@ -38,6 +40,7 @@ struct machine {
 	struct console console;
 	int console_fd;
 	bool stopping;
+	bool flood_seen;        /* said once: whoever floods the console must not flood the log */
 };
 
 /* What one device needs to start: QEMU's end, our end, the device. */
@@ -141,13 +144,12 @@ static void on_running(void *ctx)
 static void on_console(void *ctx, const char *data, size_t len)
 {
 	struct machine *m = ctx;
-	uint64_t dropped = m->console.dropped;
 	size_t n = console_take(&m->console, data, len, uv_hrtime());
 
-	if (m->console.dropped && !dropped)
-		log_warn("the guest floods its console: output is dropped");
-	if (n == len)
-		m->console.dropped = 0;
+	if (n < len && !m->flood_seen) {
+		m->flood_seen = true;
+		log_warn("the guest floods its console: part of it is not forwarded");
+	}
 	/* Never wait for a reader, and never die of one that went away (SIGPIPE is ignored). */
 	if (n && m->console_fd >= 0 && write(m->console_fd, data, n) < 0 && errno == EPIPE)
 		(void)close(take_fd(&m->console_fd));
@@ -176,16 +178,17 @@ static const char *last_words(char *text)
 	}
 }
 
-static enum vmm_exit judge(const struct machine *m, const struct qemu_end *end)
+static enum vmm_exit judge(const struct machine *m, const struct qemu_end *end, const char *panic)
 {
 	if (m->stopping)
 		return VMM_EXIT_STOPPED;
 	if (end->guest_ended && end->wait_status == 0)
-		return console_panicked(&m->console) ? VMM_EXIT_PANIC : VMM_EXIT_GUEST;
+		return panic ? VMM_EXIT_PANIC : VMM_EXIT_GUEST;
 	return end->ran ? VMM_EXIT_CRASH : VMM_EXIT_START;
 }
 
-static char *describe(const struct machine *m, const struct qemu_end *end, enum vmm_exit reason)
+static char *describe(const struct machine *m, const struct qemu_end *end, enum vmm_exit reason,
+		      const char *panic)
 {
 	auto_free char *tail = console_tail(&m->console, TAIL_LINES, TAIL_MAX);
 	auto_free char *words = strdup(end->words);
@@ -204,8 +207,7 @@ static char *describe(const struct machine *m, const struct qemu_end *end, enum 
 	case VMM_EXIT_STOPPED:
 		return strdup("stopped");
 	case VMM_EXIT_PANIC:
-		return str_printf("the guest's kernel panicked; its last words:\n%s",
-				  tail ? tail : "");
+		return str_printf("the guest's kernel panicked: %s", panic ? panic : "");
 	case VMM_EXIT_START:
 	case VMM_EXIT_CRASH:
 	case VMM_EXIT_LOST:
@@ -219,8 +221,9 @@ static char *describe(const struct machine *m, const struct qemu_end *end, enum 
 static void on_ended(void *ctx, const struct qemu_end *end)
 {
 	struct machine *m = ctx;
-	enum vmm_exit reason = judge(m, end);
-	auto_free char *text = describe(m, end, reason);
+	auto_free char *panic = console_panic(&m->console);
+	enum vmm_exit reason = judge(m, end, panic);
+	auto_free char *text = describe(m, end, reason, panic);
 
 	stop_backends(m);
 	qemu_free(take_ptr(&m->qemu));
@@ -268,6 +271,11 @@ static int launch(uv_loop_t *loop, struct machine *m, const Caisson__Vmm__V1__Vm
 	}
 	/* QEMU first: it loads while the back-ends' threads start. */
 	r = qemu_start(loop, &plan, devices, &qemu_ops, m, &m->qemu, err);
+	if (r == 0) {
+		r = seccomp_enter();
+		if (r < 0)
+			(void)error_errno(err, r, "close the jail");
+	}
 	for (size_t i = 0; i < p->n && r == 0; i++) {
 		r = vhost_user_start(&p->devices[i].dev, take_fd(&p->devices[i].fd),
 				     VHOST_USER_CONNECTED, &m->backends[m->n_backends], err);
@@ -304,17 +312,18 @@ int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
 	r = add_devices(m, &p, config, fds, err);
 	if (r == 0)
 		r = jail_enter(&jail, err);
-	if (r == 0)
-		r = launch(loop, m, config, &p, root_size, err);
 	cleanup_close_(&fds->netns);
 	fds->netns = -1;
 	if (r == 0) {
-		r = jail_drop_caps(0);
+		/* Before any thread: capabilities are a thread's own, and inherited. */
+		r = jail_limit(MAX_FDS);
 		if (r == 0)
-			r = seccomp_enter();
+			r = jail_drop_caps(0);
 		if (r < 0)
 			(void)error_errno(err, r, "close the jail");
 	}
+	if (r == 0)
+		r = launch(loop, m, config, &p, root_size, err);
 	if (r < 0) {
 		machine_free(m);
 		return r;

@@ -91,13 +91,16 @@ static void tail_is_printable(void **state)
 static void sees_a_panic(void **state)
 {
 	struct console c;
+	char *text;
 
 	(void)state;
 	console_init(&c, 0);
-	assert_false(console_panicked(&c));
+	assert_null(console_panic(&c));
 	(void)console_take(&c, "[ 0.1] Kernel panic - not ", 26, 0);
-	(void)console_take(&c, "syncing: No init\n", 17, 0);
-	assert_true(console_panicked(&c));
+	(void)console_take(&c, "syncing: No init\r\nCPU: 0\n", 26, 0);
+	text = console_panic(&c);
+	assert_string_equal(text, "No init");
+	free(text);
 	console_fini(&c);
 }
 

@@ -1,6 +1,6 @@
 /*
  * Drives vmm.h from a script: options describe a VM, commands come on stdin, one a line, and
- * what happens is printed, one line each. Used by tests/e2e/test_vmm.py and by bench/start.py.
+ * what happens is printed, one line each. Used by tests/e2e/test_vmm.py; not installed.
  */
 #include <fcntl.h>
 #include <getopt.h>

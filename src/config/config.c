@@ -71,12 +71,11 @@ int config_init(struct config *cfg)
 		.memory = 256 * MIB,
 		.memory_overhead = 64 * MIB,
 		.vcpus = 1,
-		.disk_slots = 4,
 		.boot_timeout_ms = 30000,
 		.scratch_size = (uint64_t)10 << 30,
 		.log_console = true,
 	};
-	if (replace_text(&cfg->machine, "microvm") < 0 || replace_text(&cfg->log_level, "info") < 0 ||
+	if (replace_text(&cfg->machine, "auto") < 0 || replace_text(&cfg->log_level, "info") < 0 ||
 	    replace_text(&cfg->agent_log_level, "info") < 0 ||
 	    set_annotations(cfg, default_annotations,
 			    sizeof(default_annotations) / sizeof(default_annotations[0])) < 0) {
@@ -148,7 +147,7 @@ static bool one_of(const char *value, const char *const *list)
 static int apply(struct config *cfg, const char *section, const char *key, const char *value,
 		 const char **ret_want)
 {
-	static const char *const machines[] = { "microvm", "q35", NULL };
+	static const char *const machines[] = { "auto", "microvm", "q35", NULL };
 	static const char *const levels[] = { "debug", "info", "warn", "error", NULL };
 	uint64_t bytes;
 
@@ -173,7 +172,7 @@ static int apply(struct config *cfg, const char *section, const char *key, const
 		return replace_text(&cfg->kernel_params, value);
 	}
 	if (IS("vm", "machine")) {
-		*ret_want = "microvm or q35";
+		*ret_want = "auto, microvm or q35";
 		return one_of(value, machines) ? replace_text(&cfg->machine, value) : -EINVAL;
 	}
 	if (IS("vm", "accelerator")) {

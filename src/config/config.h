@@ -27,12 +27,12 @@ struct config {
 	char *initrd;           /* guest initramfs; NULL: initrd.cpio of the library folder */
 	char *kernel_params;    /* appended to the kernel's command line */
 	char *qemu;             /* QEMU program; NULL: found in PATH */
-	char *machine;          /* "microvm" or "q35" */
+	char *machine;          /* "auto", "microvm" or "q35" */
 	enum config_accel accel;
 	uint64_t memory;        /* bytes of guest memory without a limit from the container */
 	uint64_t memory_overhead; /* bytes added to a container's limit */
 	unsigned vcpus;
-	unsigned disk_slots;    /* spare disks for the containers of a pod */
+	unsigned disk_slots;    /* disks for containers, two each; 0: by the kind of sandbox */
 	unsigned boot_timeout_ms;
 
 	char *scratch_dir;      /* NULL: scratch/ beneath the state root */

@@ -105,7 +105,7 @@ static void on_container_created(void *arg, const struct error *err,
 	struct container *c = arg;
 
 	(void)answer;
-	if (c->creating) {
+	if (c->creating && !(err && sandbox_lost(c->s, err) && c->s->state != VM_GONE)) {
 		if (err)
 			container_fail(c, err);
 		else

@@ -132,6 +132,11 @@ struct container {
 
 /* The sandbox's failure if the VM is gone; otherwise 0. */
 int sandbox_check_alive(const struct sandbox *s, struct error *err);
+/*
+ * True if a call failed with the connection to the agent. Why that broke is known when the VM is
+ * gone, a moment later: container_vm_gone() then ends what hangs on it.
+ */
+bool sandbox_lost(const struct sandbox *s, const struct error *err);
 /* A call that failed because the VM died is reported with the reason. */
 const struct error *sandbox_blame(const struct sandbox *s, const struct error *err,
 				  struct error *room);

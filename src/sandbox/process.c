@@ -181,10 +181,9 @@ static void on_wait_answer(void *arg, const struct error *err,
 {
 	struct process *p = arg;
 
-	/* Lost with the VM: process_vm_gone() ends it with the right status. */
 	if (!err)
 		process_ended(p, (uint32_t)answer->status);
-	else if (p->container->s->state != VM_GONE && !p->deleted) {
+	else if (!sandbox_lost(p->container->s, err) && !p->deleted) {
 		log_warn("wait for process %s: %s", process_agent_id(p), err->msg);
 		process_ended(p, EXIT_UNKNOWN);
 	}
@@ -232,6 +231,8 @@ static void start_failed(struct process *p, const struct error *err)
 {
 	struct error room;
 
+	if (sandbox_lost(p->container->s, err) && p->container->s->state != VM_GONE)
+		return;
 	if (p->state == PROCESS_STARTING) {
 		p->state = PROCESS_CREATED;
 		/* An exec that could not be started will never be. */
@@ -314,12 +315,14 @@ void sandbox_start(struct sandbox *s, const char *id, const char *exec_id, sandb
 		done(arg, &err);
 		return;
 	}
-	r = sandbox_check_alive(s, &err);
-	if (r == 0 && (p->state != PROCESS_CREATED || p->container->creating))
+	r = 0;
+	if (p->state != PROCESS_CREATED || p->container->creating)
 		r = error_set(&err, -EBUSY, "process '%s' is not ready to start, or has been started",
 			      process_agent_id(p));
 	if (r == 0 && p->exec_id && p->container->init->state != PROCESS_RUNNING)
 		r = error_set(&err, -EBUSY, "container '%s' is not running", id);
+	if (r == 0)
+		r = sandbox_check_alive(s, &err);
 	if (r < 0) {
 		done(arg, &err);
 		return;
@@ -354,9 +357,11 @@ int sandbox_exec(struct sandbox *s, const char *id, const char *exec_id,
 		oci_process_free(process);
 		return error_set(err, -ENOENT, "no container '%s'", id);
 	}
-	r = sandbox_check_alive(s, err);
-	if (r == 0 && c->init->state != PROCESS_RUNNING)
+	r = 0;
+	if (c->init->state != PROCESS_RUNNING)
 		r = error_set(err, -EBUSY, "container '%s' is not running", id);
+	if (r == 0)
+		r = sandbox_check_alive(s, err);
 	if (r == 0 && process_find(s, id, exec_id, NULL))
 		r = error_set(err, -EEXIST, "process '%s' exists already in container '%s'", exec_id,
 			      id);

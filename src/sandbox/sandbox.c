@@ -31,6 +31,12 @@ int sandbox_check_alive(const struct sandbox *s, struct error *err)
 	return error_set(err, -ECONNRESET, "the virtual machine has been stopped");
 }
 
+bool sandbox_lost(const struct sandbox *s, const struct error *err)
+{
+	return s->state == VM_GONE || err->code == -ENOTCONN || err->code == -EPIPE ||
+	       ttrpc_code_from_errno(err->code) == TTRPC_UNAVAILABLE;
+}
+
 const struct error *sandbox_blame(const struct sandbox *s, const struct error *err,
 				  struct error *room)
 {
@@ -381,6 +387,14 @@ static uint32_t vcpus(const struct sandbox *s, const Grpc__Spec *spec)
 	return (uint32_t)MIN_OF(MAX_OF(n, (uint64_t)1), (uint64_t)64);
 }
 
+/* Each slot costs the guest a little at boot; a pod's containers need two each. */
+static uint32_t disk_slots(const struct sandbox *s)
+{
+	if (s->config->disk_slots)
+		return s->config->disk_slots;
+	return s->is_pod ? VMM_MAX_DISKS : str_eq(s->ns, "caisson") ? 2 : 4;
+}
+
 /* [A-Za-z0-9_.-], at most VMM_ID_MAX. */
 static char *vm_name(const struct sandbox *s)
 {
@@ -424,11 +438,13 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 	cfg.cmdline_extra = extra;
 	cfg.memory_mib = memory_mib(s, spec);
 	cfg.vcpus = vcpus(s, spec);
-	cfg.machine = str_eq(s->config->machine, "q35") ? VMM_MACHINE_Q35 : VMM_MACHINE_MICROVM;
+	cfg.machine = str_eq(s->config->machine, "q35")	 ? VMM_MACHINE_Q35 :
+		      str_eq(s->config->machine, "microvm") ? VMM_MACHINE_MICROVM :
+							      VMM_MACHINE_AUTO;
 	cfg.accel = s->config->accel == CONFIG_ACCEL_KVM ? VMM_ACCEL_KVM :
 		    s->config->accel == CONFIG_ACCEL_TCG ? VMM_ACCEL_TCG :
 							   VMM_ACCEL_AUTO;
-	cfg.n_slots = s->config->disk_slots;
+	cfg.n_slots = disk_slots(s);
 	cfg.console_fd = s->config->log_console ? s->log_fd : -1;
 	cfg.log_fd = s->log_fd;
 	cfg.qemu = s->config->qemu;

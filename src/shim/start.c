@@ -275,6 +275,8 @@ static int start_new(const struct shim_flags *f, const char *bundle, const Grpc_
 	}
 
 	fd = fd_unix_listen(socket, 64);
+	if (fd >= 0)
+		(void)chmod(socket, 0600);
 	if (fd < 0) {
 		r = error_errno(err, fd, "listen on '%s'", socket);
 	} else {

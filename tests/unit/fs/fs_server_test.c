@@ -1,0 +1,579 @@
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "fs/fs_priv.h"
+
+#define MAX_FDS 40
+
+struct fixture {
+	char dir[64];
+	int outside; /* O_PATH of the directory that holds the shared one */
+	struct fs_export *fs;
+	uint8_t reply[128 * 1024];
+	size_t reply_room;
+	size_t reply_len;
+};
+
+static void init(struct fixture *f);
+
+static int setup_with(void **state, bool ro)
+{
+	struct fixture *f = test_calloc(1, sizeof(*f));
+	struct error err = { 0 };
+	char path[100];
+	int fd;
+
+	strcpy(f->dir, "/tmp/fs-test-XXXXXX");
+	assert_non_null(mkdtemp(f->dir));
+	f->outside = open(f->dir, O_PATH | O_DIRECTORY);
+	assert_int_equal(mkdirat(f->outside, "share", 0755), 0);
+	fd = openat(f->outside, "share/file", O_CREAT | O_WRONLY, 0644);
+	assert_int_equal(write(fd, "content", 7), 7);
+	close(fd);
+	fd = openat(f->outside, "secret", O_CREAT | O_WRONLY, 0644);
+	close(fd);
+	assert_int_equal(mkdirat(f->outside, "share/dir", 0755), 0);
+	assert_int_equal(symlinkat("../secret", f->outside, "share/link"), 0);
+	assert_int_equal(symlinkat("..", f->outside, "share/uplink"), 0);
+	assert_int_equal(mkfifoat(f->outside, "share/fifo", 0644), 0);
+	(void)snprintf(path, sizeof(path), "%s/share", f->dir);
+	assert_int_equal(fs_export_new(&(struct fs_config){ .root_fd = open(path, O_PATH),
+							    .read_only = ro, .max_fds = MAX_FDS },
+				       &f->fs, &err), 0);
+	f->reply_room = sizeof(f->reply);
+	init(f);
+	*state = f;
+	return 0;
+}
+
+static int setup(void **state)
+{
+	return setup_with(state, false);
+}
+
+static int setup_ro(void **state)
+{
+	return setup_with(state, true);
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+	char cmd[100];
+
+	fs_export_free(f->fs);
+	close(f->outside);
+	(void)snprintf(cmd, sizeof(cmd), "rm -rf %s", f->dir);
+	assert_int_equal(system(cmd), 0);
+	test_free(f);
+	return 0;
+}
+
+/* The error of the answer (0 or negative); the data lies in f->reply + 16, f->reply_len of it. */
+static int request(struct fixture *f, uint32_t opcode, uint64_t node, const void *args, size_t len)
+{
+	static uint8_t out[256 * 1024];
+	struct fuse_in_header hdr = { .len = (uint32_t)(sizeof(hdr) + len), .opcode = opcode,
+				      .unique = 99, .nodeid = node, .uid = geteuid(),
+				      .gid = getegid() };
+	/* In pieces that do not respect any structure. */
+	struct iovec iov[] = { { out, 13 }, { out + 13, sizeof(hdr) + len - 13 } };
+	struct iovec in[] = { { f->reply, 7 }, { f->reply + 7, f->reply_room - 7 } };
+	struct fuse_out_header answer;
+	size_t n;
+
+	memcpy(out, &hdr, sizeof(hdr));
+	memcpy(out + sizeof(hdr), args, len);
+	n = fs_handle(f->fs, iov, 2, in, 2);
+	if (n == 0)
+		return 1;
+	memcpy(&answer, f->reply, sizeof(answer));
+	assert_int_equal(answer.len, n);
+	assert_int_equal(answer.unique, 99);
+	assert_true(answer.error <= 0);
+	if (answer.error)
+		assert_int_equal(n, sizeof(answer));
+	f->reply_len = n - sizeof(answer);
+	return answer.error;
+}
+
+#define DATA(f) ((const void *)((f)->reply + sizeof(struct fuse_out_header)))
+
+static void init(struct fixture *f)
+{
+	struct fuse_init_in in = { .major = 7, .minor = 38, .max_readahead = 131072,
+				   .flags = UINT32_MAX, .flags2 = UINT32_MAX };
+	const struct fuse_init_out *out = DATA(f);
+
+	assert_int_equal(request(f, FUSE_INIT, 0, &in, sizeof(in)), 0);
+	assert_int_equal(f->reply_len, sizeof(*out));
+	assert_int_equal(out->major, 7);
+	assert_int_equal(out->max_write, FS_MAX_WRITE);
+	assert_false(out->flags & FUSE_POSIX_LOCKS);
+	assert_false(out->flags & FUSE_WRITEBACK_CACHE);
+}
+
+static int lookup(struct fixture *f, uint64_t dir, const char *name, uint64_t *ret_id)
+{
+	const struct fuse_entry_out *e = DATA(f);
+	int r = request(f, FUSE_LOOKUP, dir, name, strlen(name) + 1);
+
+	if (r == 0)
+		*ret_id = e->nodeid;
+	return r;
+}
+
+static uint64_t must_lookup(struct fixture *f, uint64_t dir, const char *name)
+{
+	uint64_t id = 0;
+
+	assert_int_equal(lookup(f, dir, name, &id), 0);
+	return id;
+}
+
+static void forget(struct fixture *f, uint64_t id, uint64_t n)
+{
+	struct fuse_forget_in in = { n };
+
+	assert_int_equal(request(f, FUSE_FORGET, id, &in, sizeof(in)), 1);
+}
+
+static int open_file(struct fixture *f, uint64_t id, uint32_t flags, uint64_t *ret_fh)
+{
+	struct fuse_open_in in = { .flags = flags };
+	const struct fuse_open_out *out = DATA(f);
+	int r = request(f, FUSE_OPEN, id, &in, sizeof(in));
+
+	if (r == 0)
+		*ret_fh = out->fh;
+	return r;
+}
+
+static void reads_a_file(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t id = must_lookup(f, 1, "file"), fh;
+	struct fuse_read_in in = { .size = 100, .offset = 3 };
+
+	assert_int_equal(must_lookup(f, 1, "file"), id);
+	assert_int_equal(open_file(f, id, O_RDONLY, &fh), 0);
+	in.fh = fh;
+	assert_int_equal(request(f, FUSE_READ, id, &in, sizeof(in)), 0);
+	assert_int_equal(f->reply_len, 4);
+	assert_memory_equal(DATA(f), "tent", 4);
+	in.offset = UINT64_MAX;
+	assert_int_equal(request(f, FUSE_READ, id, &in, sizeof(in)), -EINVAL);
+	in.offset = 1000;
+	assert_int_equal(request(f, FUSE_READ, id, &in, sizeof(in)), 0);
+	assert_int_equal(f->reply_len, 0);
+	/* No more than there is room for, whatever is asked. */
+	f->reply_room = 18;
+	in = (struct fuse_read_in){ .fh = fh, .size = UINT32_MAX };
+	assert_int_equal(request(f, FUSE_READ, id, &in, sizeof(in)), 0);
+	assert_int_equal(f->reply_len, 2);
+}
+
+static void names_are_single_components(void **state)
+{
+	struct fixture *f = *state;
+	static const char *const bad[] = { "", ".", "..", "/", "dir/", "dir/x", "../secret", "/etc" };
+	char longer[300];
+	uint64_t id;
+
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		assert_int_equal(lookup(f, 1, bad[i], &id), -EINVAL);
+		assert_int_equal(request(f, FUSE_UNLINK, 1, bad[i], strlen(bad[i]) + 1), -EINVAL);
+		assert_int_equal(request(f, FUSE_RMDIR, 1, bad[i], strlen(bad[i]) + 1), -EINVAL);
+	}
+	memset(longer, 'a', sizeof(longer));
+	longer[299] = '\0';
+	assert_int_equal(lookup(f, 1, longer, &id), -ENAMETOOLONG);
+	/* Without an end. */
+	assert_int_equal(request(f, FUSE_LOOKUP, 1, "file", 4), -EINVAL);
+	assert_int_equal(request(f, FUSE_LOOKUP, 1, "", 0), -EINVAL);
+}
+
+static void links_are_not_followed(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t link = must_lookup(f, 1, "link"), up = must_lookup(f, 1, "uplink"), fh, id;
+
+	assert_int_equal(open_file(f, link, O_RDONLY, &fh), -ENXIO);
+	assert_int_equal(lookup(f, up, "secret", &id), -ENOTDIR);
+	assert_int_equal(lookup(f, link, "x", &id), -ENOTDIR);
+	assert_int_equal(request(f, FUSE_OPENDIR, up, "\0\0\0\0\0\0\0", 8), -ENOTDIR);
+	assert_int_equal(request(f, FUSE_READLINK, link, "", 0), 0);
+	assert_int_equal(f->reply_len, 9);
+	assert_memory_equal(DATA(f), "../secret", 9);
+	assert_int_equal(request(f, FUSE_READLINK, must_lookup(f, 1, "file"), "", 0), -EINVAL);
+}
+
+static void replaced_behind_our_back(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t dir = must_lookup(f, 1, "dir"), id;
+
+	/* The host's user swaps the directory for a link: what the guest holds stays the directory. */
+	assert_int_equal(renameat(f->outside, "share/dir", f->outside, "moved"), 0);
+	assert_int_equal(symlinkat("..", f->outside, "share/dir"), 0);
+	assert_int_equal(lookup(f, dir, "secret", &id), -ENOENT);
+	assert_int_not_equal(must_lookup(f, 1, "dir"), dir);
+	assert_int_equal(lookup(f, must_lookup(f, 1, "dir"), "secret", &id), -ENOTDIR);
+}
+
+static void special_files_are_not_opened(void **state)
+{
+	struct fixture *f = *state;
+	struct {
+		struct fuse_create_in in;
+		char name[8];
+	} create = { .in = { .flags = O_RDONLY, .mode = 0600 }, .name = "fifo" };
+	struct {
+		struct fuse_mknod_in in;
+		char name[8];
+	} mknod = { .in = { .mode = S_IFCHR | 0600, .rdev = 0x103 }, .name = "null" };
+	uint64_t fh;
+
+	/* Opening the host's pipe would hang. */
+	assert_int_equal(open_file(f, must_lookup(f, 1, "fifo"), O_RDONLY, &fh), -ENXIO);
+	assert_int_equal(request(f, FUSE_CREATE, 1, &create, sizeof(create)), -ENXIO);
+	assert_int_equal(request(f, FUSE_MKNOD, 1, &mknod, sizeof(mknod)), -EPERM);
+	mknod.in.mode = S_IFBLK | 0600;
+	assert_int_equal(request(f, FUSE_MKNOD, 1, &mknod, sizeof(mknod)), -EPERM);
+}
+
+static void unknown_numbers(void **state)
+{
+	struct fixture *f = *state;
+	static const uint32_t all[] = {
+		FUSE_GETATTR, FUSE_SETATTR, FUSE_READLINK, FUSE_STATFS, FUSE_OPEN, FUSE_OPENDIR,
+		FUSE_READ, FUSE_WRITE, FUSE_FSYNC, FUSE_FSYNCDIR, FUSE_READDIR, FUSE_READDIRPLUS,
+		FUSE_FALLOCATE, FUSE_LSEEK, FUSE_COPY_FILE_RANGE, FUSE_SYNCFS, FUSE_LOOKUP,
+		FUSE_MKDIR, FUSE_CREATE, FUSE_TMPFILE, FUSE_RENAME2, FUSE_LINK,
+	};
+	static const uint64_t ids[] = { 0, 7777, UINT64_MAX, INT64_MAX };
+	uint8_t args[256];
+
+	for (size_t k = 0; k < sizeof(ids) / sizeof(ids[0]); k++) {
+		/* Also as file handles, which come first in most arguments; then a name. */
+		memset(args, 0, sizeof(args));
+		memcpy(args, &ids[k], sizeof(ids[k]));
+		for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+			assert_true(request(f, all[i], ids[k], args, sizeof(args)) < 0);
+			assert_true(request(f, all[i], ids[k], args, 3) < 0);
+		}
+	}
+	assert_int_equal(request(f, 4242, 1, "", 0), -ENOSYS);
+	assert_int_equal(request(f, 0, 1, "", 0), -ENOSYS);
+	assert_int_equal(request(f, FUSE_IOCTL, 1, args, sizeof(args)), -ENOSYS);
+}
+
+static void forgetting_more_than_is_held(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t id = must_lookup(f, 1, "file");
+	uint8_t batch[8 + 16] = { 0 };
+	unsigned held = f->fs->n_fds;
+
+	forget(f, id, UINT64_MAX);
+	assert_int_equal(f->fs->n_fds, held - 1);
+	forget(f, id, 1);
+	forget(f, 1, UINT64_MAX);
+	forget(f, UINT64_MAX, 1);
+	assert_int_equal(f->fs->n_fds, held - 1);
+	/* A batch that says it has more than it has. */
+	batch[0] = batch[1] = batch[2] = batch[3] = 0xff;
+	batch[8] = 5;
+	assert_int_equal(request(f, FUSE_BATCH_FORGET, 0, batch, sizeof(batch)), 1);
+	assert_int_equal(must_lookup(f, 1, "file") > 1, 1);
+}
+
+static void guest_cannot_hold_too_much(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t id = must_lookup(f, 1, "file"), fh = 0, last = 0;
+	int r = 0, n = 0;
+
+	while ((r = open_file(f, id, O_RDONLY, &fh)) == 0) {
+		last = fh;
+		assert_true(++n <= MAX_FDS);
+	}
+	assert_int_equal(r, -ENFILE);
+	assert_int_equal(lookup(f, 1, "dir", &fh), -ENFILE);
+	assert_int_equal(request(f, FUSE_RELEASE, id, &(struct fuse_release_in){ .fh = last },
+				 sizeof(struct fuse_release_in)), 0);
+	(void)must_lookup(f, 1, "dir");
+	/* The end of the session gives all back. */
+	assert_int_equal(request(f, FUSE_DESTROY, 0, "", 0), 0);
+	assert_int_equal(f->fs->n_fds, 1);
+	assert_int_equal(lookup(f, 1, "dir", &fh), -EIO);
+	init(f);
+	(void)must_lookup(f, 1, "dir");
+}
+
+static void many_inodes_and_back(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t id[400];
+	char name[24];
+
+	f->fs->max_fds = 1000;
+	for (int i = 0; i < 400; i++) {
+		(void)snprintf(name, sizeof(name), "share/n%d", i);
+		close(openat(f->outside, name, O_CREAT | O_WRONLY, 0600));
+		id[i] = must_lookup(f, 1, name + 6);
+	}
+	for (int i = 0; i < 400; i++) {
+		(void)snprintf(name, sizeof(name), "n%d", i);
+		assert_int_equal(must_lookup(f, 1, name), id[i]);
+		forget(f, id[i], 2);
+	}
+	assert_int_equal(f->fs->n_fds, 1);
+	assert_int_equal(f->fs->n_nodes, 1);
+}
+
+static void handles_have_a_kind(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t id = must_lookup(f, 1, "file"), fh;
+	struct fuse_read_in in = { .size = 100 };
+	const struct fuse_open_out *out = DATA(f);
+
+	assert_int_equal(open_file(f, id, O_RDONLY, &fh), 0);
+	in.fh = fh;
+	assert_int_equal(request(f, FUSE_READDIR, 1, &in, sizeof(in)), -EBADF);
+	assert_int_equal(request(f, FUSE_OPENDIR, 1, "\0\0\0\0\0\0\0", 8), 0);
+	in.fh = out->fh;
+	assert_int_equal(request(f, FUSE_READ, id, &in, sizeof(in)), -EBADF);
+	assert_int_equal(open_file(f, 1, O_RDONLY, &fh), -EISDIR);
+}
+
+static int list(struct fixture *f, uint32_t opcode, uint64_t fh, uint32_t size, int *ret_bytes)
+{
+	size_t head = opcode == FUSE_READDIR ? FUSE_NAME_OFFSET : FUSE_NAME_OFFSET_DIRENTPLUS;
+	struct fuse_read_in in = { .fh = fh, .size = size };
+	int entries = 0;
+
+	for (;;) {
+		const uint8_t *p = DATA(f);
+		size_t at = 0;
+		int r = request(f, opcode, 1, &in, sizeof(in));
+
+		if (r < 0)
+			return r;
+		assert_true(f->reply_len <= size);
+		if (f->reply_len == 0)
+			return entries;
+		*ret_bytes += (int)f->reply_len;
+		while (at < f->reply_len) {
+			struct fuse_direntplus e = { 0 };
+
+			memcpy(opcode == FUSE_READDIR ? (void *)&e.dirent : (void *)&e, p + at, head);
+			in.offset = e.dirent.off;
+			at += FUSE_DIRENT_ALIGN(head + e.dirent.namelen);
+			entries++;
+		}
+		assert_int_equal(at, f->reply_len);
+	}
+}
+
+static void directories_in_small_pieces(void **state)
+{
+	struct fixture *f = *state;
+	const struct fuse_open_out *out = DATA(f);
+	unsigned held;
+	uint64_t fh;
+	int bytes;
+
+	assert_int_equal(request(f, FUSE_OPENDIR, 1, "\0\0\0\0\0\0\0", 8), 0);
+	fh = out->fh;
+	held = f->fs->n_fds;
+	for (uint32_t size = 40; size < 4000; size += 40) {
+		bytes = 0;
+		assert_int_equal(list(f, FUSE_READDIR, fh, size, &bytes), 7);
+	}
+	for (uint32_t size = 200; size < 4000; size += 40) {
+		bytes = 0;
+		assert_int_equal(list(f, FUSE_READDIRPLUS, fh, size, &bytes), 7);
+	}
+	assert_int_equal(f->fs->n_fds, held + 5);
+	/* Not even one fits: an error, and nothing counted. */
+	assert_int_equal(list(f, FUSE_READDIR, fh, 20, &bytes), -EINVAL);
+	assert_int_equal(list(f, FUSE_READDIRPLUS, fh, 100, &bytes), -EINVAL);
+}
+
+static void no_room_for_the_answer(void **state)
+{
+	struct fixture *f = *state;
+	unsigned held = f->fs->n_fds;
+	struct {
+		struct fuse_create_in in;
+		char name[8];
+	} create = { .in = { .flags = O_RDWR, .mode = 0600 }, .name = "new" };
+	uint64_t id, fh;
+
+	f->reply_room = 20;
+	assert_int_equal(lookup(f, 1, "file", &id), -EINVAL);
+	assert_int_equal(open_file(f, 1, O_RDONLY, &fh), -EISDIR);
+	assert_int_equal(request(f, FUSE_CREATE, 1, &create, sizeof(create)), -EINVAL);
+	assert_int_equal(request(f, FUSE_TMPFILE, 1, &create.in, sizeof(create.in)), -EINVAL);
+	assert_int_equal(request(f, FUSE_OPENDIR, 1, "\0\0\0\0\0\0\0", 8), -EINVAL);
+	assert_int_equal(f->fs->n_fds, held);
+	f->reply_room = 15;
+	assert_int_equal(lookup(f, 1, "file", &id), 1);
+}
+
+static void writes(void **state)
+{
+	struct fixture *f = *state;
+	static struct {
+		struct fuse_write_in in;
+		char data[100000];
+	} w;
+	const struct fuse_write_out *out = DATA(f);
+	uint64_t id = must_lookup(f, 1, "file"), fh;
+	struct stat st;
+
+	assert_int_equal(open_file(f, id, O_WRONLY, &fh), 0);
+	w.in.fh = fh;
+	w.in.size = sizeof(w.data);
+	assert_int_equal(request(f, FUSE_WRITE, id, &w, sizeof(w)), 0);
+	assert_int_equal(out->size, sizeof(w.data));
+	assert_int_equal(fstatat(f->outside, "share/file", &st, 0), 0);
+	assert_int_equal(st.st_size, sizeof(w.data));
+	w.in.size = sizeof(w.data) + 1;
+	assert_int_equal(request(f, FUSE_WRITE, id, &w, sizeof(w)), -EINVAL);
+	w.in.size = UINT32_MAX;
+	assert_int_equal(request(f, FUSE_WRITE, id, &w, sizeof(w)), -EINVAL);
+	w.in.size = 10;
+	w.in.offset = UINT64_MAX - 5;
+	assert_int_equal(request(f, FUSE_WRITE, id, &w, sizeof(w)), -EINVAL);
+	assert_int_equal(request(f, FUSE_WRITE, id, &w, 20), -EINVAL);
+	/* Not for writing. */
+	assert_int_equal(open_file(f, id, O_RDONLY, &fh), 0);
+	w.in = (struct fuse_write_in){ .fh = fh, .size = 1 };
+	assert_int_equal(request(f, FUSE_WRITE, id, &w, sizeof(w)), -EBADF);
+}
+
+static void attributes_of_the_host_are_out_of_reach(void **state)
+{
+	struct fixture *f = *state;
+	static const char *const names[] = { "trusted.overlay.opaque", "security.capability",
+					     "system.posix_acl_access", "user" };
+	uint64_t id = must_lookup(f, 1, "file");
+	uint8_t args[100];
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		memset(args, 0, sizeof(args));
+		args[0] = 1;
+		strcpy((char *)args + 8, names[i]);
+		assert_int_equal(request(f, FUSE_SETXATTR, id, args, sizeof(args)), -EOPNOTSUPP);
+		assert_int_equal(request(f, FUSE_GETXATTR, id, args, sizeof(args)), -EOPNOTSUPP);
+		assert_int_equal(request(f, FUSE_REMOVEXATTR, id, names[i], strlen(names[i]) + 1),
+				 -EOPNOTSUPP);
+	}
+	/* A value longer than what came. */
+	memset(args, 0, sizeof(args));
+	args[2] = 1;
+	strcpy((char *)args + 8, "user.x");
+	assert_int_equal(request(f, FUSE_SETXATTR, id, args, sizeof(args)), -EINVAL);
+}
+
+static void a_request_too_long(void **state)
+{
+	struct fixture *f = *state;
+	static uint8_t big[FS_ARGS_MAX + 1];
+
+	assert_int_equal(request(f, FUSE_LOOKUP, 1, big, sizeof(big)), -E2BIG);
+	memset(big, 'a', sizeof(big));
+	assert_int_equal(request(f, FUSE_LOOKUP, 1, big, FS_ARGS_MAX), -EINVAL);
+}
+
+static void bad_sessions(void **state)
+{
+	struct fixture *f = *state;
+	struct fuse_init_in in = { .major = 8, .minor = 0 };
+	struct iovec small = { f->reply, 30 };
+
+	assert_int_equal(request(f, FUSE_INIT, 0, &in, sizeof(in)), -EPROTO);
+	in = (struct fuse_init_in){ .major = 7, .minor = 8 };
+	assert_int_equal(request(f, FUSE_INIT, 0, &in, sizeof(in)), -EPROTO);
+	in = (struct fuse_init_in){ .major = 7, .minor = 31 };
+	assert_int_equal(request(f, FUSE_INIT, 0, &in, 16), 0);
+	in.flags = FUSE_INIT_EXT;
+	assert_int_equal(request(f, FUSE_INIT, 0, &in, 16), -EINVAL);
+	assert_int_equal(request(f, FUSE_INIT, 0, &in, 8), -EINVAL);
+	assert_int_equal(fs_handle(f->fs, &small, 1, &small, 1), 0);
+	assert_int_equal(fs_handle(f->fs, NULL, 0, NULL, 0), 0);
+}
+
+static void read_only_export(void **state)
+{
+	struct fixture *f = *state;
+	static const uint32_t all[] = {
+		FUSE_SETATTR, FUSE_SYMLINK, FUSE_MKNOD, FUSE_MKDIR, FUSE_UNLINK, FUSE_RMDIR,
+		FUSE_RENAME, FUSE_RENAME2, FUSE_LINK, FUSE_WRITE, FUSE_SETXATTR, FUSE_REMOVEXATTR,
+		FUSE_CREATE, FUSE_TMPFILE, FUSE_FALLOCATE, FUSE_COPY_FILE_RANGE,
+	};
+	uint64_t id = must_lookup(f, 1, "file"), fh;
+	uint8_t args[200] = { 0 };
+
+	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+		assert_int_equal(request(f, all[i], 1, args, sizeof(args)), -EROFS);
+	assert_int_equal(open_file(f, id, O_WRONLY, &fh), -EROFS);
+	assert_int_equal(open_file(f, id, O_RDWR, &fh), -EROFS);
+	assert_int_equal(open_file(f, id, O_RDONLY | O_TRUNC, &fh), -EROFS);
+	assert_int_equal(open_file(f, id, O_RDONLY, &fh), 0);
+}
+
+static void not_a_directory(void **state)
+{
+	struct fs_export *fs = NULL;
+	struct error err = { 0 };
+	struct fs_config c = { .root_fd = open("/proc/self/exe", O_RDONLY) };
+
+	(void)state;
+	assert_int_equal(fs_export_new(&c, &fs, &err), -ENOTDIR);
+	c.root_fd = -1;
+	assert_int_equal(fs_export_new(&c, &fs, &err), -EBADF);
+	assert_null(fs);
+	fs_export_free(NULL);
+}
+
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		T(reads_a_file),
+		T(names_are_single_components),
+		T(links_are_not_followed),
+		T(replaced_behind_our_back),
+		T(special_files_are_not_opened),
+		T(unknown_numbers),
+		T(forgetting_more_than_is_held),
+		T(guest_cannot_hold_too_much),
+		T(many_inodes_and_back),
+		T(handles_have_a_kind),
+		T(directories_in_small_pieces),
+		T(no_room_for_the_answer),
+		T(writes),
+		T(attributes_of_the_host_are_out_of_reach),
+		T(a_request_too_long),
+		T(bad_sessions),
+		cmocka_unit_test_setup_teardown(read_only_export, setup_ro, teardown),
+		cmocka_unit_test(not_a_directory),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -182,11 +182,13 @@ static void check_host(struct doctor *d)
 		return;
 	say(d, strcmp(u.machine, "x86_64") ? LEVEL_FAIL : LEVEL_OK, "host", "%s %s %s%s", u.sysname,
 	    u.release, u.machine, strcmp(u.machine, "x86_64") ? ": only x86_64 is supported" : "");
-	if (access("/sys/fs/cgroup/cgroup.controllers", F_OK) < 0)
-		say(d, LEVEL_NOTE, "cgroup", "cgroup v2 is not mounted on /sys/fs/cgroup; VMs run without "
-		    "cgroups of their own on this host");
-	else
+	if (!access("/sys/fs/cgroup/cgroup.controllers", F_OK))
 		say(d, LEVEL_OK, "cgroup", "version 2");
+	else if (!access("/sys/fs/cgroup/unified/cgroup.procs", F_OK))
+		say(d, LEVEL_NOTE, "cgroup", "version 1 with a version 2 tree beside it: VMs have cgroups of "
+		    "their own, without limits");
+	else
+		say(d, LEVEL_NOTE, "cgroup", "version 2 is not mounted: VMs have no cgroups of their own");
 	if (geteuid() != 0)
 		say(d, LEVEL_FAIL, "user", "caisson must run as root");
 }

@@ -247,11 +247,22 @@ static int end_politely(const struct container *c, struct task *t)
 	return r < 0 ? r : task_shutdown(t, &why);
 }
 
+/* Whether a shim was ever started in the bundle: it writes its state before anything else. */
+static bool had_shim(const struct container *c)
+{
+	auto_free char *run = cli_run_dir();
+	auto_free char *state = run ? cli_format("%s/sandboxes/%s", run, c->id) : NULL;
+	auto_free char *address = container_path(c, "address");
+	auto_free char *pid = container_path(c, "shim.pid");
+
+	return !state || !address || !pid || !access(state, F_OK) || !access(address, F_OK) ||
+	       !access(pid, F_OK);
+}
+
 int lifecycle_destroy(const struct container *c, struct error *err)
 {
 	struct error why = { 0 };
 	struct task *t = NULL;
-	auto_free char *config = container_path(c, "config.json");
 	int r;
 
 	r = lifecycle_connect(c, &t, &why);
@@ -261,10 +272,7 @@ int lifecycle_destroy(const struct container *c, struct error *err)
 		if (r == 0)
 			return 0;
 	}
-	/* Before the bundle was written nothing can have been started in it. */
-	if (!config || access(config, F_OK) < 0)
-		return 0;
-	return reclaim(c, err);
+	return had_shim(c) ? reclaim(c, err) : 0;
 }
 
 int lifecycle_remove(const struct container *c, struct error *err)

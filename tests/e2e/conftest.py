@@ -180,12 +180,13 @@ class Caisson:
 
 
 def files_in(d):
-    """All but directories and the lock files that stay."""
+    """All but directories, lock files, and what was found out about KVM, which stay."""
     d = pathlib.Path(d)
     if not d.exists():
         return []
     return sorted(str(p) for p in d.rglob("*")
-                  if not (p.is_dir() and not p.is_symlink()) and not p.name.endswith(".lock"))
+                  if not (p.is_dir() and not p.is_symlink()) and
+                  not p.name.endswith(".lock") and p.name != "kvm-probe")
 
 
 def cgroup_dirs():
@@ -232,9 +233,14 @@ def session_root():
 
 
 @pytest.fixture
-def run_dir():
+def run_dir(session_root):
     d = pathlib.Path(tempfile.mkdtemp(prefix="caisson-run-"))
+    known = session_root / "kvm-probe"
+    if known.exists():
+        shutil.copy2(known, d)
     yield d
+    if (d / "kvm-probe").exists() and not known.exists():
+        shutil.copy2(d / "kvm-probe", known)
     for p in processes_of(str(d)):
         try:
             os.kill(int(p.split()[0]), signal.SIGKILL)

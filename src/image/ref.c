@@ -18,6 +18,23 @@ void image_ref_fini(struct image_ref *ref)
 	memset(ref, 0, sizeof(*ref));
 }
 
+static const struct {
+	const char *scheme;
+	enum image_ref_kind kind;
+} kinds[] = {
+	{ "oci:", IMAGE_REF_OCI_DIR },
+	{ "oci-archive:", IMAGE_REF_OCI_ARCHIVE },
+	{ "docker-archive:", IMAGE_REF_DOCKER_ARCHIVE },
+};
+
+static bool has_scheme(const char *text)
+{
+	for (size_t i = 0; i < ARRAY_LEN(kinds); i++)
+		if (str_has_prefix(text, kinds[i].scheme))
+			return true;
+	return false;
+}
+
 static bool valid_tag(const char *s)
 {
 	size_t n = strlen(s);
@@ -158,6 +175,12 @@ static int set_registry_names(struct image_ref *ref, struct error *err)
 		ref->familiar = strdup(ref->name + strlen(DEFAULT_DOMAIN "/library/"));
 	else
 		ref->familiar = strdup(ref->name + (hub ? strlen(DEFAULT_DOMAIN "/") : 0));
+	/* What would be read as something else keeps its long name. */
+	if (ref->familiar && hub &&
+	    (has_scheme(ref->familiar) || looks_like_domain(path, strcspn(path, "/")))) {
+		free(ref->familiar);
+		ref->familiar = strdup(ref->name);
+	}
 	return ref->familiar ? 0 : error_set(err, -ENOMEM, "out of memory");
 }
 
@@ -291,14 +314,6 @@ static int parse_local(const char *text, const char *rest, const char *scheme,
 
 int image_ref_parse(const char *text, struct image_ref *ret, struct error *err)
 {
-	static const struct {
-		const char *scheme;
-		enum image_ref_kind kind;
-	} kinds[] = {
-		{ "oci:", IMAGE_REF_OCI_DIR },
-		{ "oci-archive:", IMAGE_REF_OCI_ARCHIVE },
-		{ "docker-archive:", IMAGE_REF_DOCKER_ARCHIVE },
-	};
 	struct image_ref ref = { 0 };
 	int r = 1;
 

@@ -276,7 +276,7 @@ static int make_file(struct unpack *u, const struct tree_place *place, struct ar
 static int make_hardlink(struct unpack *u, const struct tree_place *place, const char *target,
 			 struct error *err)
 {
-	auto_free char *clean = NULL, *real = NULL;
+	auto_free char *clean = NULL;
 	struct tree_place from = { 0 };
 	const char *why = "";
 	struct tree outer;

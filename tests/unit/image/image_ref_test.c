@@ -26,6 +26,7 @@ static void good_references(void **state)
 		  "docker.io/library/n@sha256:"
 		  "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
 		  "n@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef" },
+		{ "oci", "docker.io/library/oci:latest", "docker.io/library/oci:latest" },
 		{ "oci:/nowhere/at/all:tag", "oci:/nowhere/at/all:tag", "oci:/nowhere/at/all:tag" },
 		{ "oci:/nowhere//./x/", "oci:/nowhere/x", "oci:/nowhere/x" },
 		{ "docker-archive:/no.tar:a/b:c", "docker-archive:/no.tar:a/b:c",

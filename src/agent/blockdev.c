@@ -15,6 +15,8 @@
 #include "base/log.h"
 #include "base/str.h"
 
+#define RECHECK_NS 10000000u
+
 static struct list waiting = LIST_INIT(waiting);
 static struct ev_watch uevents;
 
@@ -39,24 +41,27 @@ static bool attr_is(int block, const char *dev, const char *attr, const char *va
 }
 
 /*
- * 1 and the path, 0 if the device isn't there, -ENOMEDIUM if it is but has no capacity: the kernel
- * sends no uevent when an empty device gets one.
+ * 1 and the path, 0 if the device isn't there; -ENOMEDIUM if it may yet be one of the empty
+ * devices that are there: the kernel sends no uevent when an empty device is filled.
  */
 static int find_serial(const char *serial, char *path)
 {
 	auto_closedir DIR *d = opendir("/sys/block");
 	const struct dirent *e;
+	int ret = 0;
 
 	if (!d)
 		return 0;
 	while ((e = readdir(d))) {
-		if (e->d_name[0] == '.' || !attr_is(dirfd(d), e->d_name, "serial", serial))
+		if (!str_has_prefix(e->d_name, "vd"))
 			continue;
 		if (attr_is(dirfd(d), e->d_name, "size", "0"))
-			return -ENOMEDIUM;
-		return str_format(path, BLOCKDEV_PATH_MAX, "/dev/%s", e->d_name) < 0 ? 0 : 1;
+			ret = -ENOMEDIUM;
+		else if (attr_is(dirfd(d), e->d_name, "serial", serial))
+			return str_format(path, BLOCKDEV_PATH_MAX, "/dev/%s", e->d_name) < 0 ? 0 :
+											       1;
 	}
-	return 0;
+	return ret;
 }
 
 static int find(const char *name, char *path)
@@ -91,7 +96,7 @@ static bool check(struct blockdev_wait *w)
 	int r = find(w->name, path);
 
 	if (r == -ENOMEDIUM)
-		ev_timer_start(&w->recheck, 5000000, on_recheck, w);
+		ev_timer_start(&w->recheck, RECHECK_NS, on_recheck, w);
 	if (r != 1)
 		return false;
 	finish(w, path, NULL);

@@ -156,13 +156,15 @@ static void give_room(uv_handle_t *handle, size_t hint, uv_buf_t *buf)
 
 static void add_disk(struct vmm_disk *disk, char *text)
 {
-	*disk = (struct vmm_disk){ .path = strtok(text, ":"), .serial = strtok(NULL, ":") };
+	disk->path = strtok(text, ":");
+	disk->serial = strtok(NULL, ":");
 	disk->read_only = str_eq(strtok(NULL, ":"), "ro");
 }
 
 static void add_share(struct vmm_share *share, char *text)
 {
-	*share = (struct vmm_share){ .path = strtok(text, ":"), .tag = strtok(NULL, ":") };
+	share->path = strtok(text, ":");
+	share->tag = strtok(NULL, ":");
 	share->read_only = str_eq(strtok(NULL, ":"), "ro");
 }
 

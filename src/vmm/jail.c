@@ -168,6 +168,9 @@ int jail_enter(const struct jail *jail, struct error *err)
 	r = fill_root(jail, err);
 	if (r < 0)
 		return r;
+	if (jail->proc && (mkdir("proc", 0555) < 0 ||
+			   mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0))
+		return error_errno(err, -errno, "jail: mount proc");
 	if (mount(NULL, ".", NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NOEXEC |
 				   MS_NODEV, NULL) < 0)
 		return error_errno(err, -errno, "make the jail's root read-only");
@@ -178,6 +181,11 @@ int jail_enter(const struct jail *jail, struct error *err)
 	if (chdir(JAIL_VM) < 0)
 		return error_errno(err, -errno, "enter " JAIL_VM);
 	return 0;
+}
+
+int jail_hide_proc(struct error *err)
+{
+	return umount2("/proc", MNT_DETACH) < 0 ? error_errno(err, -errno, "jail: hide proc") : 0;
 }
 
 int jail_drop_caps(unsigned long long keep)
@@ -218,10 +226,15 @@ int jail_drop_caps(unsigned long long keep)
 
 int jail_limit(unsigned max_fds)
 {
-	const struct rlimit fds = { max_fds, max_fds };
 	const struct rlimit none = { 0, 0 };
+	struct rlimit fds;
 
 	/* No core: it would hold the guest's memory. Files are never written beyond their size. */
+	if (getrlimit(RLIMIT_NOFILE, &fds) < 0)
+		return -errno;
+	if (fds.rlim_max > max_fds)
+		fds.rlim_max = max_fds;
+	fds.rlim_cur = fds.rlim_max;
 	if (setrlimit(RLIMIT_NOFILE, &fds) < 0 || setrlimit(RLIMIT_CORE, &none) < 0 ||
 	    setrlimit(RLIMIT_MSGQUEUE, &none) < 0)
 		return -errno;

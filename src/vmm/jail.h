@@ -28,6 +28,7 @@ struct jail {
 	const char *root_image; /* or NULL */
 	int netns_fd;           /* joined if >= 0 */
 	bool kvm;
+	bool proc;              /* mounts /proc, until jail_hide_proc() */
 };
 
 /*
@@ -36,11 +37,17 @@ struct jail {
  */
 int jail_enter(const struct jail *jail, struct error *err);
 
+/* Takes /proc away; what was opened there stays usable. */
+int jail_hide_proc(struct error *err);
+
 /*
  * Gives up every capability but those of @keep (a mask of 1 << CAP_x), now and after any exec,
  * and any way to regain them. Async-signal-safe: 0 or a negative errno.
  */
 int jail_drop_caps(unsigned long long keep);
 
-/* Limits of the process QEMU, or of caisson-vmm; 0 or a negative errno. Async-signal-safe. */
+/*
+ * Limits of QEMU, or of caisson-vmm: no core dump, at most @max_fds descriptors (or as many as the
+ * hard limit allows). 0 or a negative errno. Async-signal-safe.
+ */
 int jail_limit(unsigned max_fds);

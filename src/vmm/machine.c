@@ -1,8 +1,10 @@
 #include "vmm/machine.h"
 
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -12,6 +14,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "virtio/blk.h"
+#include "virtio/fs.h"
 #include "virtio/vhost_user.h"
 #include "virtio/vsock.h"
 #include "vmm/jail.h"
@@ -22,6 +25,13 @@
 #define TAIL_MAX   2048
 /* Connections of the vsock, disks, shares. */
 #define MAX_FDS    8192u
+#define MAX_FDS_SHARES 262144u
+
+/* What serving a directory for all users of a guest takes. */
+#define CAP(x) (1ULL << (x))
+#define SHARE_CAPS                                                                      \
+	(CAP(CAP_CHOWN) | CAP(CAP_DAC_OVERRIDE) | CAP(CAP_FOWNER) | CAP(CAP_FSETID) |   \
+	 CAP(CAP_SETUID) | CAP(CAP_SETGID) | CAP(CAP_MKNOD))
 
 struct slot {
 	struct virtio_dev *dev;         /* for calls across threads, until its back-end stops */
@@ -110,6 +120,45 @@ static int add_slot(struct machine *m, struct pending *p, const Caisson__Vmm__V1
 	(void)!str_format(slot->serial, sizeof(slot->serial), "%s", disk ? disk->serial : "");
 	m->n_slots++;
 	return pending_add(p, QEMU_DEVICE_BLK, NULL, dev, err);
+}
+
+/* Before the jail: the host's directories can be opened. */
+static int open_shares(const Caisson__Vmm__V1__VmConfig *config, int *fds, struct error *err)
+{
+	for (size_t i = 0; i < config->n_shares; i++) {
+		fds[i] = open(config->shares[i]->path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+		if (fds[i] < 0)
+			return error_errno(err, -errno, "open the share '%s'",
+					   config->shares[i]->path);
+	}
+	return 0;
+}
+
+/* In the jail, with its /proc. Takes the descriptors it uses. */
+static int add_shares(struct pending *p, const Caisson__Vmm__V1__VmConfig *config, int *fds,
+		      struct error *err)
+{
+	struct rlimit limit;
+	int r = 0;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return error_errno(err, -errno, "read the limit of descriptors");
+	for (size_t i = 0; i < config->n_shares && r == 0; i++) {
+		const struct fs_config fs_config = {
+			.root_fd = take_fd(&fds[i]),
+			.read_only = config->shares[i]->read_only,
+			.max_fds = (unsigned)(limit.rlim_cur / (config->n_shares + 1)),
+		};
+		struct fs_export *fs = NULL;
+		struct virtio_dev *dev = NULL;
+
+		r = fs_export_new(&fs_config, &fs, err);
+		if (r == 0)
+			r = fs_dev_new(fs, &dev, err);
+		if (r == 0)
+			r = pending_add(p, QEMU_DEVICE_FS, config->shares[i]->tag, dev, err);
+	}
+	return r == 0 && config->n_shares ? jail_hide_proc(err) : r;
 }
 
 static int add_devices(struct machine *m, struct pending *p,
@@ -243,6 +292,31 @@ static uint64_t file_size(const char *path)
 	return stat(path, &st) == 0 && st.st_size > 0 ? (uint64_t)st.st_size : 0;
 }
 
+/*
+ * Filter and capabilities are a thread's own and are inherited: the threads of shares start
+ * first, then this thread gives up what only they need.
+ */
+static int start_backends(struct machine *m, struct pending *p, bool shares, struct error *err)
+{
+	int r = shares ? 0 : jail_drop_caps(0);
+
+	if (r == 0)
+		r = seccomp_enter(shares);
+	if (r < 0)
+		return error_errno(err, r, "close the jail");
+	for (size_t i = 0; i < p->n && r == 0; i++) {
+		struct pending_device *d = &p->devices[i];
+
+		if ((d->qemu.kind == QEMU_DEVICE_FS) != shares)
+			continue;
+		r = vhost_user_start(&d->dev, take_fd(&d->fd), VHOST_USER_CONNECTED,
+				     &m->backends[m->n_backends], err);
+		if (r == 0)
+			m->n_backends++;
+	}
+	return r;
+}
+
 static int launch(uv_loop_t *loop, struct machine *m, const Caisson__Vmm__V1__VmConfig *config,
 		  struct pending *p, uint64_t root_size, struct error *err)
 {
@@ -271,17 +345,10 @@ static int launch(uv_loop_t *loop, struct machine *m, const Caisson__Vmm__V1__Vm
 	}
 	/* QEMU first: it loads while the back-ends' threads start. */
 	r = qemu_start(loop, &plan, devices, &qemu_ops, m, &m->qemu, err);
-	if (r == 0) {
-		r = seccomp_enter();
-		if (r < 0)
-			(void)error_errno(err, r, "close the jail");
-	}
-	for (size_t i = 0; i < p->n && r == 0; i++) {
-		r = vhost_user_start(&p->devices[i].dev, take_fd(&p->devices[i].fd),
-				     VHOST_USER_CONNECTED, &m->backends[m->n_backends], err);
-		if (r == 0)
-			m->n_backends++;
-	}
+	if (r == 0 && config->n_shares)
+		r = start_backends(m, p, true, err);
+	if (r == 0)
+		r = start_backends(m, p, false, err);
 	return r;
 }
 
@@ -299,7 +366,9 @@ int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
 		.root_image = *config->root_image ? config->root_image : NULL,
 		.netns_fd = fds->netns,
 		.kvm = config->accel == VMM_ACCEL_KVM,
+		.proc = config->n_shares > 0,
 	};
+	int shares[VMM_MAX_SHARES] = { -1, -1, -1, -1 };
 	uint64_t root_size = file_size(config->root_image);
 	int r;
 
@@ -311,14 +380,22 @@ int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
 	console_init(&m->console, uv_hrtime());
 	r = add_devices(m, &p, config, fds, err);
 	if (r == 0)
+		r = open_shares(config, shares, err);
+	if (r == 0)
 		r = jail_enter(&jail, err);
 	cleanup_close_(&fds->netns);
 	fds->netns = -1;
 	if (r == 0) {
-		/* Before any thread: capabilities are a thread's own, and inherited. */
-		r = jail_limit(MAX_FDS);
-		if (r == 0)
-			r = jail_drop_caps(0);
+		r = jail_limit(config->n_shares ? MAX_FDS_SHARES : MAX_FDS);
+		if (r < 0)
+			(void)error_errno(err, r, "limit the process");
+	}
+	if (r == 0)
+		r = add_shares(&p, config, shares, err);
+	for (size_t i = 0; i < VMM_MAX_SHARES; i++)
+		cleanup_close_(&shares[i]);
+	if (r == 0) {
+		r = jail_drop_caps(config->n_shares ? SHARE_CAPS : 0);
 		if (r < 0)
 			(void)error_errno(err, r, "close the jail");
 	}

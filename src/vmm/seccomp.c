@@ -44,12 +44,28 @@ static const uint16_t allowed[] = {
 	SYS_exit, SYS_exit_group,
 };
 
+/* What a shared directory needs besides. */
+static const uint16_t allowed_files[] = {
+	SYS_openat, SYS_openat2, SYS_getdents64, SYS_statx, SYS_fstatfs, SYS_statfs, SYS_linkat,
+	SYS_mkdirat, SYS_mknodat, SYS_unlinkat, SYS_renameat2, SYS_renameat, SYS_symlinkat,
+	SYS_readlinkat, SYS_readlink, SYS_fchownat, SYS_fchown, SYS_fchmodat, SYS_fchmod,
+	SYS_utimensat, SYS_faccessat, SYS_faccessat2, SYS_fsetxattr, SYS_fgetxattr, SYS_flistxattr,
+	SYS_fremovexattr, SYS_setxattr, SYS_getxattr, SYS_listxattr, SYS_removexattr,
+	SYS_copy_file_range, SYS_syncfs, SYS_flock, SYS_setfsuid, SYS_setfsgid, SYS_umask,
+	SYS_unshare, SYS_truncate,
+	/* for giving these up */
+	SYS_seccomp, SYS_capset,
+};
+
 /* Answered with ENOSYS: libc has another way, or the process ends in an orderly manner. */
 static const uint16_t refused[] = { SYS_clone3, SYS_openat, SYS_open };
 
-enum { MAX_INSTRUCTIONS = 16 + 2 * (ARRAY_LEN(allowed) + ARRAY_LEN(refused)) };
+enum {
+	MAX_INSTRUCTIONS =
+		16 + 2 * (ARRAY_LEN(allowed) + ARRAY_LEN(allowed_files) + ARRAY_LEN(refused))
+};
 
-static size_t compile(struct sock_filter *f)
+static size_t compile(struct sock_filter *f, bool files)
 {
 	const size_t at_nr = offsetof(struct seccomp_data, nr);
 	const size_t at_arch = offsetof(struct seccomp_data, arch);
@@ -63,6 +79,10 @@ static size_t compile(struct sock_filter *f)
 	EMIT(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)at_nr));
 	for (size_t i = 0; i < ARRAY_LEN(allowed); i++) {
 		EMIT(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, allowed[i], 0, 1));
+		EMIT(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW));
+	}
+	for (size_t i = 0; files && i < ARRAY_LEN(allowed_files); i++) {
+		EMIT(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, allowed_files[i], 0, 1));
 		EMIT(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW));
 	}
 	for (size_t i = 0; i < ARRAY_LEN(refused); i++) {
@@ -79,19 +99,22 @@ static size_t compile(struct sock_filter *f)
 	return n;
 }
 
-int seccomp_enter(void)
+int seccomp_enter(bool files)
 {
 	struct sock_filter filter[MAX_INSTRUCTIONS];
 	struct sock_fprog program = { .filter = filter };
 
 #ifdef SANITIZED
+	(void)program;
 	/* The sanitizers' run time makes calls of its own. */
+	(void)compile;
+	(void)files;
 	return 0;
 #endif
-	program.len = (unsigned short)compile(filter);
+	program.len = (unsigned short)compile(filter, files);
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return -errno;
-	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program) != 0)
+	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) != 0)
 		return -errno;
 	return 0;
 }

@@ -408,3 +408,23 @@ def test_memory(vm):
             pss += int(line.split()[1])
     print(f"PSS of caisson-vmm: {pss} KiB")
     assert pss < 2048
+
+
+def test_share(vm, tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "here").write_text("text")
+    vm.listen()
+    vm.start("hello,serve,off", "--share", f"{shared}:data")
+    vm.hello()
+    assert vm.ask("list data") == "here"
+    assert vm.ask("list other").startswith("error")
+    # The main thread and QEMU have no capabilities all the same, and there is no /proc.
+    for pid in (vm.vmm, vm.qemu):
+        with open(f"/proc/{pid}/status", encoding="ascii") as f:
+            assert "CapEff:\t0000000000000000" in f.read()
+    assert os.listdir(f"/proc/{vm.qemu}/root/proc") == []
+    vm.stream.write("end\n")
+    vm.stream.flush()
+    vm.exited("guest")
+    vm.assert_gone()

@@ -220,7 +220,7 @@ static int add_devices(struct argv *a, const struct qemu_plan *plan)
 
 			if (!tag)
 				return -ENOMEM;
-			r |= argv_opt(a, "-device", "vhost-user-fs-%s,chardev=vu%zu,tag=%s%s",
+			r |= argv_opt(a, "-device", "vhost-user-fs-%s,chardev=vu%zu,tag=%s,queue-size=512%s",
 				      suffix, i, tag, bus);
 			break;
 		}

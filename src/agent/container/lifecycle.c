@@ -527,6 +527,7 @@ int container_exec(struct container *c, const char *exec_id, const Grpc__Process
 	if (r == -EBUSY) {
 		cgroup = exec_init_cgroup(c);
 		if (cgroup >= 0) {
+			error_clear(err);
 			sp.cgroup_fd = cgroup;
 			r = ctr_spawn(&sp, &pid, &sock, err);
 		}

@@ -43,7 +43,7 @@ static void runs_and_exits(void **state)
 static void namespaces_are_new(void **state)
 {
 	expect_out("{'hostname':'inside','domainname':'dom','process':{" SH(
-		"echo $$; hostname; cat /proc/sys/kernel/domainname; ip -o link | wc -l; "
+		"echo $$; hostname; cat /proc/sys/kernel/domainname; ip -o link show lo | wc -l; "
 		"grep ^0: /proc/self/cgroup; ls /proc/1/exe >/dev/null && ls /") "}}",
 		"1\ninside\ndom\n1\n0::/\nbin\ndev\netc\nhome\nlocked\nproc\nroot\nsys\ntmp\n");
 }
@@ -381,6 +381,214 @@ static void joins_by_path(void **state)
 		     "linux.namespaces: uts \"/no/ns\"");
 }
 
+static void device_rules(void **state)
+{
+	expect_out("{'linux':{'resources':{'devices':[{'allow':false,'access':'rwm'},"
+		   "{'allow':false,'type':'c','major':1,'minor':5,'access':'r'},"
+		   "{'allow':true,'type':'c','major':1,'minor':11,'access':'w'}]}},"
+		   "'process':{" SH("mknod /tmp/k c 1 11; mknod /tmp/m c 1 1; cat /tmp/m 2>&1; "
+		   "head -c 1 /tmp/k 2>&1; head -c 1 /dev/zero 2>&1; echo x >/dev/zero && "
+		   "head -c 1 /dev/urandom | wc -c; rm /tmp/k /tmp/m") "}}",
+		   "cat: can't open '/tmp/m': Operation not permitted\n"
+		   "head: /tmp/k: Operation not permitted\n"
+		   "head: /dev/zero: Operation not permitted\n1\n");
+	expect_error("{'linux':{'resources':{'devices':[{'allow':true,'type':'x'}]}}}", -EINVAL,
+		     "linux.resources: devices[0].type");
+}
+
+/* The files of the controllers exist only where cgroup v2 has the machine to itself. */
+static void need(const char *controller)
+{
+	char path[256], text[512] = "";
+	FILE *f;
+
+	(void)snprintf(path, sizeof(path), "%s/cgroup.controllers", harness_sandbox.cgroup_root);
+	f = fopen(path, "re");
+	if (f) {
+		if (!fgets(text, sizeof(text), f))
+			text[0] = 0;
+		(void)fclose(f);
+	}
+	if (!strstr(text, controller))
+		skip();
+}
+
+#define SHOW(files) "'process':{'cwd':'/sys/fs/cgroup'," SH("cat " files) "}}"
+
+static void memory_limits(void **state)
+{
+	need("memory");
+	expect_out("{'linux':{'resources':{'memory':{'limit':67108864,'reservation':33554432,"
+		   "'swap':100663296,'kernel':1,'swappiness':10}}}," SHOW(
+		   "memory.max memory.low memory.swap.max"), "67108864\n33554432\n33554432\n");
+	expect_out("{'linux':{'resources':{'memory':{'limit':-1,'swap':-1}}}," SHOW(
+		   "memory.max memory.swap.max"), "max\nmax\n");
+	expect_error("{'linux':{'resources':{'memory':{'limit':67108864,'swap':1048576}}}}",
+		     -EINVAL, "linux.resources: memory.swap");
+	expect_error("{'linux':{'resources':{'memory':{'swap':1048576}}}}", -EINVAL,
+		     "memory.swap: set without memory.limit");
+}
+
+static void cpu_limits(void **state)
+{
+	need("cpu");
+	expect_out("{'linux':{'resources':{'cpu':{'shares':2048,'quota':50000,'period':200000,"
+		   "'burst':1000}}}," SHOW("cpu.weight cpu.max cpu.max.burst"),
+		   "79\n50000 200000\n1000\n");
+	expect_out("{'linux':{'resources':{'cpu':{'idle':1}}}," SHOW("cpu.idle"), "1\n");
+	need("cpuset");
+	expect_out("{'linux':{'resources':{'cpu':{'cpus':'0','mems':'0'}}}," SHOW(
+		   "cpuset.cpus cpuset.mems"), "0\n0\n");
+	expect_error("{'linux':{'resources':{'cpu':{'cpus':'abc'}}}}", -EINVAL, "cpu.cpus");
+}
+
+static void other_limits(void **state)
+{
+	need("pids");
+	expect_out("{'linux':{'resources':{'pids':{'limit':20}}}," SHOW("pids.max"), "20\n");
+	expect_out("{'linux':{'resources':{'pids':{'limit':-1}}}," SHOW("pids.max"), "max\n");
+	need("memory");
+	expect_out("{'linux':{'resources':{'unified':{'memory.high':'50331648',"
+		   "'memory.oom.group':'1'}}}," SHOW("memory.high memory.oom.group"),
+		   "50331648\n1\n");
+	expect_error("{'linux':{'resources':{'unified':{'memory.nope':'1'}}}}", -EOPNOTSUPP,
+		     "unified[memory.nope]: the guest kernel has no memory.nope");
+	need("hugetlb");
+	expect_out("{'linux':{'resources':{'hugepageLimits':[{'pageSize':'2MB','limit':4194304}"
+		   "]}}," SHOW("hugetlb.2MB.max hugetlb.2MB.rsvd.max"), "4194304\n4194304\n");
+}
+
+static void io_limits(void **state)
+{
+	char patch[1024], want[256];
+	unsigned major = 0, minor = 0;
+	FILE *f;
+
+	need("io");
+	f = fopen("/sys/block/vda/dev", "re");
+	if (!f || fscanf(f, "%u:%u", &major, &minor) != 2)
+		major = 0;
+	if (f)
+		(void)fclose(f);
+	if (!major)
+		skip();
+	(void)snprintf(patch, sizeof(patch), "{'linux':{'resources':{'blockIO':{"
+		       "'throttleReadBpsDevice':[{'major':%u,'minor':%u,'rate':1048576}],"
+		       "'throttleWriteBpsDevice':[{'major':%u,'minor':%u,'rate':2097152}],"
+		       "'throttleReadIOPSDevice':[{'major':%u,'minor':%u,'rate':100}],"
+		       "'throttleWriteIOPSDevice':[{'major':%u,'minor':%u,'rate':200}]}}},"
+		       SHOW("io.max"), major, minor, major, minor, major, minor, major, minor);
+	(void)snprintf(want, sizeof(want), "%u:%u rbps=1048576 wbps=2097152 riops=100 wiops=200\n",
+		       major, minor);
+	expect_out(patch, want);
+	expect_out("{'linux':{'resources':{'blockIO':{'weight':500}}}," SHOW(
+		   "io.bfq.weight io.weight 2>/dev/null | head -1"), "default 500\n");
+}
+
+static void updates(void **state)
+{
+	Grpc__LinuxResources res = GRPC__LINUX_RESOURCES__INIT;
+	Grpc__LinuxMemory mem = GRPC__LINUX_MEMORY__INIT;
+	Grpc__LinuxCPU cpu = GRPC__LINUX_CPU__INIT;
+	Grpc__LinuxPids pids = GRPC__LINUX_PIDS__INIT;
+	struct error err = { 0 };
+	struct container *c;
+
+	need("memory");
+	c = harness_start("c1", "{'process':{'args':['sleep','100']},'linux':{'resources':{"
+			  "'memory':{'limit':67108864},'cpu':{'quota':10000,'period':50000}}}}", 0,
+			  &err);
+	if (!c)
+		fail_msg("%s", err.msg);
+	res.memory = &mem;
+	res.cpu = &cpu;
+	res.pids = &pids;
+	mem.limit = 134217728;
+	cpu.quota = 20000;
+	pids.limit = 33;
+	assert_int_equal(container_update(c, &res, &err), 0);
+	harness_exec(c, "{'cwd':'/sys/fs/cgroup'," SH("cat memory.max cpu.max pids.max") "}", &r);
+	assert_string_equal(r.out, "134217728\n20000 50000\n33\n");
+	mem.limit = 4096;
+	mem.checkbeforeupdate = true;
+	assert_int_equal(container_update(c, &res, &err), -EBUSY);
+	assert_non_null(strstr(err.msg, "resources: memory.limit: 4096 is below what is in use"));
+	harness_end(c);
+}
+
+static void statistics(void **state)
+{
+	struct container_stats st;
+	struct error err = { 0 };
+	struct container *c;
+
+	need("memory");
+	need("cpu");
+	c = harness_start("c1", "{'process':{" SH("i=0; while test $i -lt 20000; do i=$((i+1)); "
+			  "done; sleep 100") "},'linux':{'resources':{'memory':{'limit':67108864},"
+			  "'pids':{'limit':9}}}}", 0, &err);
+	if (!c)
+		fail_msg("%s", err.msg);
+	usleep(500000);
+	assert_int_equal(container_stats(c, &st, &err), 0);
+	assert_true(st.cpu.usage_ns > 1000000 && st.cpu.usage_ns >= st.cpu.user_ns);
+	assert_true(st.memory.usage > 4096 && st.memory.usage < 67108864);
+	assert_true(st.memory.peak >= st.memory.usage || st.memory.peak == 0);
+	assert_true(st.memory.limit == 67108864);
+	assert_true(st.pids.current >= 1 && st.pids.limit == 9);
+	assert_true(st.memory.n_stat > 10);
+	assert_true(container_stats_memory(&st, "anon") > 0);
+	assert_true(container_stats_memory(&st, "no such") == 0);
+	container_stats_fini(&st);
+	harness_end(c);
+}
+
+static void out_of_memory(void **state)
+{
+	struct error err = { 0 };
+	struct container *c;
+
+	need("memory");
+	c = harness_start("c1", "{'process':{'args':['dd','if=/dev/zero','of=/dev/null',"
+			  "'bs=64M','count=1']},'linux':{'resources':{'memory':{"
+			  "'limit':16777216,'swap':16777216}}}}", 0, &err);
+	if (!c)
+		fail_msg("%s", err.msg);
+	assert_true(container_oom_fd(c) >= 0);
+	assert_int_equal(harness_wait(c, ""), 137);
+	assert_int_equal(container_oom_take(c), 1);
+	assert_int_equal(container_oom_take(c), 0);
+	harness_end(c);
+}
+
+static void nested_cgroups(void **state)
+{
+	struct error err = { 0 };
+	struct container *c;
+
+	/* A container that manages cgroups of its own, as systemd does. */
+	c = harness_start("c1", "{'mounts':[{'destination':'/proc','type':'proc'},{'destination':"
+			  "'/sys/fs/cgroup','type':'cgroup','options':['rw']}],'process':{" SH(
+			  "mkdir /sys/fs/cgroup/init && echo 1 >/sys/fs/cgroup/init/cgroup.procs && "
+			  "for x in $(cat /sys/fs/cgroup/cgroup.controllers); do "
+			  "echo +$x >/sys/fs/cgroup/cgroup.subtree_control; done; sleep 100")
+			  "}}", 0, &err);
+	pid_t *pids = NULL;
+	size_t n = 0;
+
+	if (!c)
+		fail_msg("%s", err.msg);
+	usleep(500000);
+	harness_exec(c, "{'args':['grep','^0:','/proc/self/cgroup']}", &r);
+	assert_string_equal(r.error.msg, "");
+	assert_int_equal(r.code, 0);
+	assert_int_equal(container_pids(c, &pids, &n, &err), 0);
+	assert_true(n >= 1);
+	free(pids);
+	harness_end(c);
+	assert_null(container_find(&harness_sandbox, "c1"));
+}
+
 static void bad_specs(void **state)
 {
 	expect_error("{'root':{'path':'/no/root'}}", -ENOENT, "root.path: \"/no/root\"");
@@ -416,11 +624,22 @@ static const struct CMUnitTest tests[] = {
 	cmocka_unit_test(signals_and_pause),
 	cmocka_unit_test(shared_namespaces),
 	cmocka_unit_test(joins_by_path),
+	cmocka_unit_test(device_rules),
+	cmocka_unit_test(memory_limits),
+	cmocka_unit_test(cpu_limits),
+	cmocka_unit_test(other_limits),
+	cmocka_unit_test(io_limits),
+	cmocka_unit_test(updates),
+	cmocka_unit_test(statistics),
+	cmocka_unit_test(out_of_memory),
+	cmocka_unit_test(nested_cgroups),
 	cmocka_unit_test(bad_specs),
 };
 
 static int run(void)
 {
+	if (getenv("FILTER"))
+		cmocka_set_test_filter(getenv("FILTER"));
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
 

@@ -10,7 +10,8 @@
 
 /*
  * In the child, as pid 1 of its namespaces: calls @tests and gives its result. 77 where this
- * machine cannot (no root, no busybox, no cgroup v2).
+ * machine cannot (no root, no busybox, no cgroup v2). As pid 1 (of a virtual machine) it uses the
+ * machine as it is, prints "RESULT N" and reboots.
  */
 int harness_run(int (*tests)(void));
 

@@ -213,6 +213,20 @@ void store_try_gc(struct image_store *store)
 		log_debug("image store: garbage is not collected: %s", error_text(&err));
 }
 
+int image_prune(struct image_store *store, bool (*used)(void *ctx, const char *id), void *ctx,
+		uint64_t *ret_bytes, struct error *err)
+{
+	struct store_record *v = NULL;
+	size_t n = 0;
+	int r = store_list_records(store, &v, &n, err);
+
+	for (size_t i = 0; r == 0 && i < n; i++)
+		if (str_has_prefix(v[i].name, "sha256:") && !(used && used(ctx, v[i].config.s)))
+			r = store_drop_record(store, v[i].name, err);
+	store_records_free(v, n);
+	return r < 0 ? r : image_gc(store, ret_bytes, err);
+}
+
 int image_remove(struct image_store *store, const char *text, char **ret_name,
 		 struct error *err)
 {

@@ -102,7 +102,7 @@ struct image_options {
 
 /*
  * Make the image named by @ref (any kind) present in the store: manifest, config and layers, and
- * record its name. -ENOENT: no such image; -EACCES: the registry wants (other) credentials;
+ * record its name. An image that had the name before stays in the store under its digest. -ENOENT: no such image; -EACCES: the registry wants (other) credentials;
  * -EHOSTUNREACH, -ETIMEDOUT: registry not reachable; -EBADMSG: digest or content is wrong;
  * -ENOTSUP: platform or media type; -ENOSPC; -ECANCELED.
  */
@@ -166,6 +166,13 @@ int image_inspect(struct image_store *store, const char *ref, char **ret_json, s
  * being pulled or prepared at the same time are safe. @ret_bytes may be NULL.
  */
 int image_gc(struct image_store *store, uint64_t *ret_bytes, struct error *err);
+
+/*
+ * image_gc() after forgetting the images without a name (whose name went to a newer one, or that
+ * never had one), unless @used (may be NULL) says that a container needs the one with config @id.
+ */
+int image_prune(struct image_store *store, bool (*used)(void *ctx, const char *id), void *ctx,
+		uint64_t *ret_bytes, struct error *err);
 
 /* ---- use -------------------------------------------------------------------------------- */
 

@@ -163,7 +163,7 @@ int import_image(struct image_job *job, struct image_source *src, const struct d
 			r = error_set(err, -ENOMEM, "out of memory");
 	}
 	if (r == 0)
-		r = store_write_record(job->store, &rec, err);
+		r = store_replace_record(job->store, &rec, err);
 	spec_manifest_fini(&im.manifest);
 	spec_config_fini(&im.spec);
 	if (r < 0) {

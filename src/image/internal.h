@@ -191,6 +191,9 @@ __must_check int store_put_blob(struct image_store *store, const void *data, siz
 				struct digest *ret, struct error *err);
 __must_check int store_write_record(struct image_store *store, const struct store_record *rec,
 				    struct error *err);
+/* The same, but an image that loses its name so is kept under its digest. */
+__must_check int store_replace_record(struct image_store *store, const struct store_record *rec,
+				      struct error *err);
 /* -ENOENT without setting @err. */
 __must_check int store_read_record(struct image_store *store, const char *name,
 				   struct store_record *ret, struct error *err);

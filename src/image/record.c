@@ -57,6 +57,54 @@ int store_write_record(struct image_store *store, const struct store_record *rec
 	return r;
 }
 
+/* The name of an image that has none. */
+static bool is_dangling(const char *name)
+{
+	return str_has_prefix(name, "sha256:");
+}
+
+/* Is there a record of this very image under a name other than @but? */
+static int has_other_name(struct image_store *store, const struct digest *manifest,
+			  const char *but, struct error *err)
+{
+	struct store_record *v = NULL;
+	size_t n = 0;
+	int r = store_list_records(store, &v, &n, err);
+
+	for (size_t i = 0; r == 0 && i < n; i++)
+		r = digest_eq(&v[i].manifest, manifest) && !str_eq(v[i].name, but);
+	store_records_free(v, n);
+	return r;
+}
+
+int store_replace_record(struct image_store *store, const struct store_record *rec,
+			 struct error *err)
+{
+	struct store_record old = { 0 };
+	int r = store_read_record(store, rec->name, &old, NULL), other;
+
+	/* An image whose name goes to another stays, nameless: a container may use it. */
+	if (r == 0 && !digest_eq(&old.manifest, &rec->manifest) && !is_dangling(old.name)) {
+		other = has_other_name(store, &old.manifest, old.name, err);
+		free(old.name);
+		free(old.familiar);
+		old.name = strdup(old.manifest.s);
+		old.familiar = strdup(old.manifest.s);
+		if (!old.name || !old.familiar)
+			other = error_set(err, -ENOMEM, "out of memory");
+		r = other < 0 ? other : other ? 0 : store_write_record(store, &old, err);
+		if (r < 0) {
+			store_record_fini(&old);
+			return r;
+		}
+	}
+	store_record_fini(&old);
+	r = store_write_record(store, rec, err);
+	if (r == 0 && !is_dangling(rec->name))
+		r = store_drop_record(store, rec->manifest.s, err);
+	return r;
+}
+
 static int parse_record(const char *text, struct store_record *ret)
 {
 	auto_json json_t *j = json_loads(text, 0, NULL);

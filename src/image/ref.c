@@ -215,7 +215,7 @@ static int parse_registry(const char *text, const char *given, struct image_ref 
 	for (const char *p = path; *p; p++)
 		if (isupper((unsigned char)*p))
 			return bad(text, "the repository's name must be lower case", err);
-	if (!valid_path(path) || strlen(path) > 255)
+	if (!valid_path(path))
 		return bad(text, "the repository's name is not valid", err);
 	if (str_eq(ref->domain, "index.docker.io")) {
 		free(ref->domain);
@@ -231,6 +231,8 @@ static int parse_registry(const char *text, const char *given, struct image_ref 
 		ref->tag = strdup("latest");
 	if (!ref->path || (!ref->tag && !ref->digest))
 		return error_set(err, -ENOMEM, "out of memory");
+	if (strlen(ref->path) > 255)
+		return bad(text, "the repository's name is too long", err);
 	return set_registry_names(ref, err);
 }
 

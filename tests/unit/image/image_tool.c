@@ -129,6 +129,8 @@ static int run(struct image_store *s, int argc, char **argv, struct error *err)
 		return user(s, arg, argc > 3 ? argv[3] : "", &opt, err);
 	if (str_eq(verb, "gc"))
 		return image_gc(s, NULL, err);
+	if (str_eq(verb, "prune"))
+		return image_prune(s, NULL, NULL, NULL, err);
 	if (str_eq(verb, "inspect"))
 		r = image_inspect(s, arg, &text, err);
 	else if (str_eq(verb, "rm"))

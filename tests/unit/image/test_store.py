@@ -53,6 +53,22 @@ def test_remove_collects(store, tmp_path):
     assert "no such image: gone" in store.fails("rm", "gone")
 
 
+def test_image_that_lost_its_name(store, tmp_path):
+    """It stays, nameless, until pruned: a container may need it."""
+    ref = layout(tmp_path / "img", layer(file("old")))
+    old = store.prepare(ref)
+    layout(tmp_path / "img", layer(file("new")))
+    new = store.prepare(ref)
+    assert os.path.exists(old["rootfs"]) and len(store.ok("list").splitlines()) == 2
+    assert "<none> <none>" in store.ok("list")
+    assert store.prepare(old["id"])["rootfs"] == old["rootfs"]
+    store.ok("gc")
+    assert os.path.exists(old["rootfs"])
+    store.ok("prune")
+    assert not os.path.exists(old["rootfs"]) and os.path.exists(new["rootfs"])
+    assert len(store.ok("list").splitlines()) == 1
+
+
 def test_remove_while_preparing(store, tmp_path):
     """Names come and go while others are prepared; nobody loses a blob in use."""
     base = layer(file("base", os.urandom(100000)))

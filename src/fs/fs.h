@@ -11,21 +11,35 @@
  *
  * Permissions are checked by the guest's kernel (virtio-fs mounts imply default_permissions); here
  * everything is done as the process, only new files belong to the caller's uid and gid. For this the
- * process needs CAP_CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETUID, SETGID and MKNOD; without them it
- * serves what its own user may do. Of extended attributes only user.* pass. Locks stay in the guest.
- * Devices are never made, apart from 0:0 (overlayfs' whiteout).
+ * process needs FS_CAPABILITIES; without them it serves what its own user may do. Of extended
+ * attributes only user.* pass. Locks stay in the guest. Devices are never made, apart from 0:0
+ * (overlayfs' whiteout).
  *
  * An export belongs to one thread, which has called fs_thread_setup().
  */
 #pragma once
 
+#include <linux/capability.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 
 #include "base/error.h"
 
 struct fs_export;
+
+/* What a process that serves exports needs to keep and to be allowed, besides reads and writes. */
+#define FS_CAPABILITIES                                                                       \
+	(1ULL << CAP_CHOWN | 1ULL << CAP_DAC_OVERRIDE | 1ULL << CAP_FOWNER | 1ULL << CAP_FSETID | \
+	 1ULL << CAP_SETUID | 1ULL << CAP_SETGID | 1ULL << CAP_MKNOD)
+#define FS_SYSCALLS                                                                           \
+	SYS_openat, SYS_close, SYS_fstat, SYS_newfstatat, SYS_fstatfs, SYS_getdents64,        \
+	SYS_readlinkat, SYS_symlinkat, SYS_mknodat, SYS_mkdirat, SYS_unlinkat, SYS_linkat,    \
+	SYS_renameat2, SYS_fchmodat, SYS_fchownat, SYS_utimensat, SYS_ftruncate, SYS_fallocate, \
+	SYS_preadv, SYS_pwritev, SYS_lseek, SYS_copy_file_range, SYS_fsync, SYS_fdatasync,    \
+	SYS_syncfs, SYS_fsetxattr, SYS_fgetxattr, SYS_flistxattr, SYS_fremovexattr,           \
+	SYS_setfsuid, SYS_setfsgid, SYS_geteuid, SYS_getegid, SYS_unshare, SYS_umask, SYS_prctl
 
 struct fs_config {
 	int root_fd;      /* the directory, O_PATH or O_RDONLY; taken, also on failure */

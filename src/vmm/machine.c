@@ -324,6 +324,7 @@ static int launch(uv_loop_t *loop, struct machine *m, const Caisson__Vmm__V1__Vm
 	struct qemu_plan plan = {
 		.qemu = config->qemu,
 		.id = config->id,
+		.dir = config->dir,
 		.machine = (enum vmm_machine)config->machine,
 		.accel = (enum vmm_accel)config->accel,
 		.kernel = JAIL_KERNEL,

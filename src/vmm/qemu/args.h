@@ -30,6 +30,7 @@ struct qemu_device {
 struct qemu_plan {
 	const char *qemu;
 	const char *id;
+	const char *dir;                /* the VM's directory on the host: QEMU's environment names it */
 	enum vmm_machine machine;
 	enum vmm_accel accel;
 	const char *kernel;

@@ -14,6 +14,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/str.h"
 #include "vmm/jail.h"
 
 #define WORDS_MAX   4096u
@@ -229,7 +230,8 @@ static int spawn(struct qemu *q, const struct qemu_plan *plan, struct qemu_devic
 {
 	__attribute__((cleanup(argv_fini))) struct argv argv = { 0 };
 	struct child_fd fds[3 + QEMU_MAX_DEVICES];
-	const char *const envp[] = { "PATH=/usr/bin", "LC_ALL=C", NULL };
+	auto_free char *dir = str_printf("CAISSON_VM_DIR=%s", plan->dir);
+	const char *const envp[] = { "PATH=/usr/bin", "LC_ALL=C", dir, NULL };
 	struct child_options o = {
 		.envp = envp,
 		.fds = fds,

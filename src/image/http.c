@@ -299,7 +299,8 @@ int http_back_off(struct http *h, unsigned attempt, long retry_after, struct err
 	uint32_t jitter = 0;
 	int r;
 
-	(void)getrandom(&jitter, sizeof(jitter), 0);
+	if (getrandom(&jitter, sizeof(jitter), 0) < 0)
+		jitter = 0;
 	ms += jitter % (ms / 4 + 1);
 	if (retry_after > 0)
 		ms = MAX_OF(ms, 1000ull * (uint64_t)MIN_OF(retry_after, 60L));

@@ -35,6 +35,7 @@ void container_unref(struct container *c)
 	if (!c || --c->refs)
 		return;
 	scratch_free(c->scratch);
+	free(c->shared_root);
 	oci_spec_free(c->spec);
 	free(c->id);
 	free(c->bundle);
@@ -67,6 +68,7 @@ void container_drop(struct container *c)
 		detach(c->s, &c->layers[i]);
 	detach(c->s, &c->scratch_disk);
 	scratch_free(take_ptr(&c->scratch));
+	shares_unbind(&c->mounts);
 	list_for_each_safe(p, tmp, &c->processes, node)
 		process_drop(p);
 	c->init = NULL;
@@ -233,6 +235,13 @@ static int build_storages(struct container *c, struct storages *st)
 	return 0;
 }
 
+/* The host's file system, writable or not as the host has mounted it. */
+static int build_shared_root(struct container *c, struct storages *st)
+{
+	return add_storage(st, "bind", c->shared_root, "bind",
+			   keep(st, GUEST_CONTAINERS "/%s/rootfs", c->id)) ? 0 : -ENOMEM;
+}
+
 static void ask_agent(struct container *c)
 {
 	Grpc__CreateContainerRequest req = GRPC__CREATE_CONTAINER_REQUEST__INIT;
@@ -244,7 +253,7 @@ static void ask_agent(struct container *c)
 	c->asked = true;
 	r = spec_for_guest(c, &shared_pidns, &err);
 	if (r == 0) {
-		r = build_storages(c, &st);
+		r = c->shared_root ? build_shared_root(c, &st) : build_storages(c, &st);
 		if (r < 0)
 			(void)error_set(&err, r, "out of memory");
 	}
@@ -379,10 +388,13 @@ static int check_rootfs(const struct sandbox_create *q, struct error *err)
 		const struct sandbox_rootfs *m = &q->rootfs[i];
 		struct stat st;
 
+		if (!str_eq(m->type, "erofs") && q->n_rootfs == 1 &&
+		    (str_eq(m->type, "overlay") || str_eq(m->type, "bind")))
+			return 0;
 		if (!str_eq(m->type, "erofs"))
 			return error_set(err, -EOPNOTSUPP,
-					 "a root file system of type '%s' cannot be given to the guest; "
-					 "it takes EROFS images", m->type ? m->type : "");
+					 "a root file system of type '%s' cannot be given to the guest",
+					 m->type ? m->type : "");
 		if (str_empty(m->source) || m->source[0] != '/')
 			return error_set(err, -EINVAL, "root file system '%s' is not an absolute path",
 					 m->source ? m->source : "");
@@ -447,6 +459,13 @@ static int prepare(struct container *c, const struct sandbox_create *q, struct e
 	r = sandbox_boot(s, c->spec, err);
 	if (r < 0)
 		return r;
+	r = shares_bind(&s->shares, c->spec, &c->mounts, err);
+	if (r < 0)
+		return r;
+	if (!str_eq(q->rootfs[0].type, "erofs"))
+		return shares_mount_root(&s->shares, q->rootfs[0].type, q->rootfs[0].source,
+					 q->rootfs[0].options, q->rootfs[0].n_options, &c->mounts,
+					 &c->shared_root, err);
 	if (!spec_root_readonly(c->spec)) {
 		c->scratch = take_ptr(&s->spare);
 		r = c->scratch ? 0 : scratch_new(s, &c->scratch, err);

@@ -9,8 +9,6 @@
 #include "sandbox/record.h"
 #include "sandbox/sandbox.h"
 
-#define DEFAULT_NAMESPACE "caisson"
-
 static const char *root_from(const char *variable, const char *fallback)
 {
 	const char *v = getenv(variable);
@@ -35,7 +33,7 @@ int sandbox_dir_path(const char *ns, const char *id, char **ret_dir, struct erro
 	if (!str_valid_id(ns))
 		return error_set(err, -EINVAL, "'%.80s' is not a valid namespace", ns);
 	/* '+' is in neither, so no two sandboxes share a name. */
-	*ret_dir = str_eq(ns, DEFAULT_NAMESPACE) ?
+	*ret_dir = str_eq(ns, SANDBOX_OWN_NAMESPACE) ?
 			   str_printf("%s/sandboxes/%s", sandbox_run_root(), id) :
 			   str_printf("%s/sandboxes/%s+%s", sandbox_run_root(), ns, id);
 	return *ret_dir ? 0 : error_set(err, -ENOMEM, "out of memory");

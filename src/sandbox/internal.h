@@ -12,6 +12,7 @@
 #include "base/loop.h"
 #include "sandbox/record.h"
 #include "sandbox/sandbox.h"
+#include "sandbox/shares.h"
 #include "sandbox/streams.h"
 #include "vmm/vmm.h"
 
@@ -42,7 +43,7 @@ struct sandbox {
 	const struct config *config;
 	struct sandbox_record record;
 	int log_fd;
-	bool is_pod;
+	bool is_pod, own_mounts;
 	void (*event)(void *arg, const struct sandbox_event *ev);
 	void *arg;
 
@@ -64,6 +65,7 @@ struct sandbox {
 	size_t n_containers;
 	unsigned next_serial;
 	struct scratch *spare; /* made at boot for the first container */
+	struct shares shares;
 };
 
 struct waiter {
@@ -119,6 +121,8 @@ struct container {
 	size_t n_layers;
 	struct disk scratch_disk;
 	struct scratch *scratch;
+	struct share_mounts mounts;
+	char *shared_root; /* a root file system of the host, as the guest has it; NULL */
 
 	/* creation: the agent is asked when `pending` has come down to 0 */
 	unsigned pending;

@@ -150,9 +150,21 @@ static const char *sandbox_hostname(struct sandbox *s)
 	return "caisson";
 }
 
+static void add_share(Grpc__Storage *g, Grpc__Storage **list, size_t *n, const char *tag,
+		      const char *mount_point)
+{
+	grpc__storage__init(g);
+	g->driver = (char *)"virtio-fs";
+	g->source = (char *)tag;
+	g->fstype = (char *)"virtiofs";
+	g->mount_point = (char *)mount_point;
+	list[(*n)++] = g;
+}
+
 static void on_hello(void *arg, const struct error *err, int fd, uint32_t host_port)
 {
 	Grpc__CreateSandboxRequest req = GRPC__CREATE_SANDBOX_REQUEST__INIT;
+	Grpc__Storage share[2], *storages[2];
 	struct sandbox *s = arg;
 	struct container *c, *tmp;
 	int r;
@@ -179,6 +191,13 @@ static void on_hello(void *arg, const struct error *err, int fd, uint32_t host_p
 
 	req.sandbox_id = s->id;
 	req.hostname = (char *)sandbox_hostname(s);
+	req.storages = storages;
+	if (s->shares.ro)
+		add_share(&share[req.n_storages], storages, &req.n_storages, "caisson-ro",
+			  SHARES_GUEST_DIR "/ro");
+	if (s->shares.rw)
+		add_share(&share[req.n_storages], storages, &req.n_storages, "caisson-rw",
+			  SHARES_GUEST_DIR "/rw");
 	r = agent_create_sandbox(s->agent, &req, on_sandbox_created, s);
 	if (r < 0) {
 		(void)error_errno(&s->failure, r, "talk to the agent");
@@ -392,7 +411,7 @@ static uint32_t disk_slots(const struct sandbox *s)
 {
 	if (s->config->disk_slots)
 		return s->config->disk_slots;
-	return s->is_pod ? VMM_MAX_DISKS : str_eq(s->ns, "caisson") ? 2 : 4;
+	return s->is_pod ? VMM_MAX_DISKS : str_eq(s->ns, SANDBOX_OWN_NAMESPACE) ? 2 : 3;
 }
 
 /* [A-Za-z0-9_.-], at most VMM_ID_MAX. */
@@ -412,7 +431,9 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 {
 	static const struct vmm_events events = { on_vm_started, on_vm_exited };
 	auto_free char *extra = NULL, *name = NULL;
+	struct vmm_share shares[2];
 	struct vmm_config cfg;
+	bool ro, rw;
 	int r;
 
 	if (s->state != VM_NEW)
@@ -426,6 +447,18 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 	if (!name || !extra)
 		return error_set(err, -ENOMEM, "out of memory");
 
+	/* A pod's later containers may ask for anything; containerd's root may be an overlay. */
+	shares_needed(spec, &ro, &rw);
+	if (s->own_mounts) {
+		ro = ro || s->is_pod;
+		rw = rw || s->is_pod || !str_eq(s->ns, SANDBOX_OWN_NAMESPACE);
+	} else if (ro || rw) {
+		return error_set(err, -EPERM,
+				 "host directories cannot be shared without a mount namespace");
+	}
+	r = shares_init(&s->shares, s->dir, ro, rw, err);
+	if (r < 0)
+		return r;
 	r = agent_vsock_accept(s->loop, s->vsock, AGENT_PORT_HELLO, 0, on_hello, s, &s->hello, err);
 	if (r < 0)
 		return r;
@@ -445,6 +478,8 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 		    s->config->accel == CONFIG_ACCEL_TCG ? VMM_ACCEL_TCG :
 							   VMM_ACCEL_AUTO;
 	cfg.n_slots = disk_slots(s);
+	cfg.shares = shares;
+	cfg.n_shares = shares_for_vmm(&s->shares, shares);
 	cfg.console_fd = s->config->log_console ? s->log_fd : -1;
 	cfg.log_fd = s->log_fd;
 	cfg.qemu = s->config->qemu;
@@ -524,6 +559,7 @@ int sandbox_new(uv_loop_t *loop, const struct sandbox_options *o, struct sandbox
 	s->config = o->config;
 	s->log_fd = o->log_fd;
 	s->is_pod = o->is_pod;
+	s->own_mounts = o->own_mounts;
 	s->event = o->event;
 	s->arg = o->arg;
 	s->id = strdup(o->id);
@@ -567,6 +603,7 @@ void sandbox_free(struct sandbox *s)
 	list_for_each_safe(c, tmp, &s->containers, node)
 		container_drop(c);
 	scratch_free(s->spare);
+	shares_fini(&s->shares);
 	sandbox_record_fini(&s->record);
 	free(s->id);
 	free(s->ns);

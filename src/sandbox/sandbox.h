@@ -29,6 +29,7 @@
 
 #define SANDBOX_VM_DIR   "vm"
 #define SANDBOX_LOG_FILE "shim.log"
+#define SANDBOX_OWN_NAMESPACE "caisson" /* of the command line's containers */
 
 /* --- directories and reclaiming --- */
 
@@ -73,6 +74,7 @@ struct sandbox_options {
 	const char *kernel, *initrd;
 	int log_fd;                  /* for caisson-vmm's words and the guest's console */
 	bool is_pod;                 /* it may hold more containers than the first */
+	bool own_mounts;             /* this process has a mount namespace of its own */
 	void (*event)(void *arg, const struct sandbox_event *ev);
 	void *arg;
 };

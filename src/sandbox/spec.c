@@ -58,23 +58,23 @@ static bool is_virtual(const char *type)
 	return false;
 }
 
+/* After the bind mounts of the host have been turned into the guest's. */
 static int check_mounts(const Grpc__Spec *spec, struct error *err)
 {
 	for (size_t i = 0; i < spec->n_mounts; i++) {
 		const Grpc__Mount *m = spec->mounts[i];
 
-		if (is_virtual(m->type))
+		if (is_virtual(m->type) || str_has_prefix(m->source, SHARES_GUEST_DIR "/"))
 			continue;
-		if (str_eq(m->destination, "/dev/shm") || str_eq(m->destination, "/sys/fs/cgroup"))
-			continue;
-		return error_set(err, -EOPNOTSUPP, "mount of '%s' at '%s': type '%s' cannot be given to the guest",
+		return error_set(err, -EOPNOTSUPP,
+				 "mount of '%s' at '%s': type '%s' cannot be given to the guest",
 				 m->source, m->destination, m->type);
 	}
 	return 0;
 }
 
-/* The host's own /dev/shm of a pod becomes one of the guest's. */
-static int convert_shm(Grpc__Spec *spec)
+/* The host's own /dev/shm of a pod, and its cgroups, become the guest's. */
+static int convert_own(Grpc__Spec *spec)
 {
 	static const char *const options[] = { "nosuid", "noexec", "nodev", "mode=1777" };
 
@@ -82,6 +82,11 @@ static int convert_shm(Grpc__Spec *spec)
 		Grpc__Mount *m = spec->mounts[i];
 		int r;
 
+		if (str_eq(m->destination, "/sys/fs/cgroup") && !is_virtual(m->type)) {
+			r = oci_str_set(&m->type, "cgroup");
+			if (r < 0)
+				return r;
+		}
 		if (!str_eq(m->destination, "/dev/shm") || is_virtual(m->type))
 			continue;
 		r = oci_str_set(&m->type, "tmpfs");
@@ -101,10 +106,9 @@ int spec_for_guest(struct container *c, bool *ret_shared_pidns, struct error *er
 	int r;
 
 	*ret_shared_pidns = false;
-	r = check_mounts(spec, err);
-	if (r < 0)
-		return r;
-	r = convert_shm(spec);
+	r = convert_own(spec);
+	if (r == 0 && check_mounts(spec, err) < 0)
+		return err->code;
 	if (r == 0 && spec->root)
 		r = set(&spec->root->path, GUEST_CONTAINERS "/", c->id, "/rootfs");
 	if (r == 0 && spec->linux) {

@@ -36,7 +36,7 @@ static int open_log(const char *bundle, const char *dir)
 	return file ? open(file, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600) : -1;
 }
 
-static int detach(void)
+static int detach(bool *ret_own_mounts)
 {
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
@@ -49,8 +49,8 @@ static int detach(void)
 		(void)close(null);
 	(void)setsid();
 	/* Mounts made for the guest vanish with the last process that can see them. */
-	if (unshare(CLONE_NEWNS) == 0)
-		(void)mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL);
+	*ret_own_mounts = unshare(CLONE_NEWNS) == 0 &&
+			  mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) == 0;
 	return 0;
 }
 
@@ -187,6 +187,7 @@ static int set_up_sandbox(struct shim *shim, const struct shim_setup *setup, str
 		.config = &shim->config,
 		.log_fd = shim->log_fd,
 		.is_pod = shim->is_pod,
+		.own_mounts = shim->own_mounts,
 		.event = on_sandbox_event,
 		.arg = shim,
 	};
@@ -298,7 +299,7 @@ int shim_daemon(const struct shim_setup *setup, int report_fd)
 	shim.config = *setup->config;
 	*setup->config = (struct config){ 0 };
 	(void)prctl(PR_SET_NAME, "caisson-shim");
-	r = detach();
+	r = detach(&shim.own_mounts);
 	if (r < 0)
 		(void)error_errno(&err, r, "detach from the terminal");
 	if (r == 0) {

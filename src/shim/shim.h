@@ -16,8 +16,7 @@
 #include "sandbox/sandbox.h"
 #include "ttrpc/ttrpc_uv.h"
 
-#define SHIM_NAME      "io.containerd.caisson.v2"
-#define SHIM_NAMESPACE "caisson" /* of the command line's own containers */
+#define SHIM_NAME "io.containerd.caisson.v2"
 
 struct shim_flags {
 	const char *ns, *address, *publish_binary, *id, *bundle;
@@ -36,7 +35,7 @@ struct shim {
 	uv_loop_t loop;
 	struct config config;
 	char *id, *ns, *bundle, *dir, *address;
-	bool is_pod;
+	bool is_pod, own_mounts;
 	int log_fd;
 	struct sandbox *sandbox;
 	struct ttrpc_server *server;

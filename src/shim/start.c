@@ -172,7 +172,7 @@ static int load_config(struct config *cfg, const struct shim_flags *f, const Grp
 		struct config all = *cfg;
 		bool denied = false;
 
-		if (!str_eq(f->ns, SHIM_NAMESPACE)) {
+		if (!str_eq(f->ns, SANDBOX_OWN_NAMESPACE)) {
 			r = config_annotate(cfg, a->key, a->value, &denied, err);
 			continue;
 		}

@@ -272,6 +272,71 @@ def test_pause_stats_update(shell):
     t.shutdown(now=True)
 
 
+# --- what the host shares ---
+
+
+def bind(source, destination, *options):
+    return {"destination": destination, "type": "bind", "source": str(source),
+            "options": ["rbind", "rprivate", *options]}
+
+
+def test_bind_mounts(host, tmp_path):
+    rw, ro = tmp_path / "rw", tmp_path / "ro"
+    for d in (rw, ro):
+        d.mkdir()
+        (d / "file").write_text(f"in {d.name}\n")
+    single = tmp_path / "single"
+    single.write_text("alone\n")
+    (tmp_path / "secret").write_text("secret")
+    script = ("cat /a/file /b/file /etc/one /c/file; echo new >/a/made; echo no >/b/made; "
+              "echo no >/c/made; echo more >>/etc/one; ls /a/..; exit 3")
+    spec = default_spec(["sh", "-c", script])
+    spec["mounts"] += [bind(rw, "/a", "rw"), bind(ro, "/b", "ro"), bind(single, "/etc/one"),
+                       bind(rw, "/c", "ro")]
+    t = Task(host, "binds", spec=spec)
+    t.create(stdout=t.fifo("out"), stderr=t.fifo("err"))
+    t.start()
+    assert t.wait() == 3
+    out = t.fifos["out"].finish().decode()
+    err = t.fifos["err"].finish().decode()
+    assert out.startswith("in rw\nin ro\nalone\nin rw\n"), out + err
+    assert "secret" not in out
+    assert err.count("Read-only file system") == 2, err
+    assert (rw / "made").read_text() == "new\n"
+    assert not (ro / "made").exists()
+    assert single.read_text() == "alone\nmore\n"
+    t.finish()
+    assert (rw / "file").exists() and (ro / "file").exists()
+
+
+def test_shares_survive_a_kill(host, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "keep").write_text("x")
+    spec = default_spec(["sleep", "1000"])
+    spec["mounts"].append(bind(data, "/data"))
+    t = Task(host, "shared", spec=spec)
+    t.create()
+    os.kill(shim_pid(t), signal.SIGKILL)
+    host.shim(t.id, t.dir, "delete")
+    assert not host.leftovers()
+    assert (data / "keep").read_text() == "x"
+
+
+def test_mounts_that_cannot_be(host, tmp_path):
+    spec = default_spec(["true"])
+    spec["mounts"].append(bind("/no/such/dir", "/x"))
+    t = Task(host, "nomount", spec=spec)
+    assert "/no/such/dir" in fails(sc.NOT_FOUND, t.create)
+    spec["mounts"][-1] = bind("/dev/null", "/x")
+    host.bundle("nomount", spec)
+    assert "/dev/null" in fails(sc.UNIMPLEMENTED, t.create)
+    spec["mounts"][-1] = {"destination": "/x", "type": "nfs", "source": "a:/b"}
+    host.bundle("nomount", spec)
+    assert "nfs" in fails(sc.UNIMPLEMENTED, t.create)
+    t.shutdown()
+
+
 # --- pods ---
 
 
@@ -316,7 +381,7 @@ def test_pod_of_two_containers(host):
 def test_bad_requests(host):
     t = Task(host, "bad", ["true"])
     fails(sc.NOT_FOUND, t.state)
-    assert "EROFS" in fails(sc.UNIMPLEMENTED, t.create, rootfs=[("overlay", "overlay")])
+    assert "btrfs" in fails(sc.UNIMPLEMENTED, t.create, rootfs=[("btrfs", "/x")])
     fails(sc.NOT_FOUND, t.create, rootfs=[("erofs", "/no/such/image")])
     assert "no root file system" in fails(sc.INVALID, t.create, rootfs=[])
     fails(sc.NOT_FOUND, t.create, stdout="/no/such/fifo")

@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* See shares.h. */
+#include "sandbox/shares.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/base.h"
+#include "oci/oci.h"
+
+enum { SHARE_RO, SHARE_RW };
+
+static const char *const names[] = { "ro", "rw" };
+static const char *const tags[] = { "caisson-ro", "caisson-rw" };
+
+static bool has_option(const Grpc__Mount *m, const char *option)
+{
+	for (size_t i = 0; i < m->n_options; i++)
+		if (str_eq(m->options[i], option))
+			return true;
+	return false;
+}
+
+static bool is_bind(const Grpc__Mount *m)
+{
+	return str_eq(m->type, "bind") || has_option(m, "bind") || has_option(m, "rbind");
+}
+
+/* The guest makes its own of these, whatever the host has. */
+static bool is_guests_own(const Grpc__Mount *m)
+{
+	return str_eq(m->destination, "/dev/shm") || str_eq(m->destination, "/sys/fs/cgroup");
+}
+
+static int kind_of(const Grpc__Mount *m)
+{
+	return has_option(m, "ro") || has_option(m, "rro") ? SHARE_RO : SHARE_RW;
+}
+
+void shares_needed(const Grpc__Spec *spec, bool *ret_ro, bool *ret_rw)
+{
+	*ret_ro = *ret_rw = false;
+	for (size_t i = 0; spec && i < spec->n_mounts; i++) {
+		if (!is_bind(spec->mounts[i]) || is_guests_own(spec->mounts[i]))
+			continue;
+		if (kind_of(spec->mounts[i]) == SHARE_RO)
+			*ret_ro = true;
+		else
+			*ret_rw = true;
+	}
+}
+
+int shares_init(struct shares *sh, const char *sandbox_dir, bool ro, bool rw, struct error *err)
+{
+	const bool wanted[] = { ro, rw };
+	char *dir;
+
+	if (!ro && !rw)
+		return 0;
+	dir = str_join_path(sandbox_dir, "shared");
+	if (!dir)
+		return error_set(err, -ENOMEM, "out of memory");
+	if ((mkdir(dir, 0700) < 0 && errno != EEXIST) ||
+	    mount("caisson", dir, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700,size=1m") < 0) {
+		int r = error_errno(err, -errno, "make the shared folder '%s'", dir);
+
+		free(dir);
+		return r;
+	}
+	sh->dir = dir;
+	sh->ro = ro;
+	sh->rw = rw;
+	for (int i = SHARE_RO; i <= SHARE_RW; i++) {
+		if (!wanted[i])
+			continue;
+		sh->path[i] = str_join_path(dir, names[i]);
+		if (!sh->path[i])
+			return error_set(err, -ENOMEM, "out of memory");
+		if (mkdir(sh->path[i], 0755) < 0)
+			return error_errno(err, -errno, "make '%s'", sh->path[i]);
+	}
+	return 0;
+}
+
+size_t shares_for_vmm(const struct shares *sh, struct vmm_share *out)
+{
+	size_t n = 0;
+
+	for (int i = SHARE_RO; i <= SHARE_RW; i++)
+		if (sh->path[i])
+			out[n++] = (struct vmm_share){
+				.tag = tags[i],
+				.path = sh->path[i],
+				.read_only = i == SHARE_RO,
+			};
+	return n;
+}
+
+/* A place of its own in the share: a folder, or an empty file to mount a file on. */
+static int make_target(struct shares *sh, int kind, bool is_dir, char **ret_target,
+		       char **ret_guest, struct error *err)
+{
+	auto_free char *target = NULL, *guest = NULL;
+	unsigned n = sh->next++;
+	int fd = -1, r;
+
+	if (!sh->path[kind])
+		return error_set(err, -EOPNOTSUPP,
+				 "the sandbox was started without shared directories");
+	target = str_printf("%s/%u", sh->path[kind], n);
+	guest = str_printf(SHARES_GUEST_DIR "/%s/%u", names[kind], n);
+	if (!target || !guest)
+		return error_set(err, -ENOMEM, "out of memory");
+	r = is_dir ? mkdir(target, 0755) :
+		     (fd = open(target, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
+	if (r < 0)
+		return error_errno(err, -errno, "make '%s'", target);
+	if (fd >= 0)
+		(void)close(fd);
+	*ret_target = take_ptr(&target);
+	*ret_guest = take_ptr(&guest);
+	return 0;
+}
+
+static void remove_target(const char *target)
+{
+	if (umount2(target, MNT_DETACH | UMOUNT_NOFOLLOW) < 0 && errno != EINVAL)
+		log_warn("unmount '%s': %s", target, strerror(errno));
+	if (rmdir(target) < 0 && errno == ENOTDIR)
+		(void)unlink(target);
+}
+
+static int bind_one(struct shares *sh, Grpc__Mount *m, struct share_mounts *sm, struct error *err)
+{
+	auto_free char *target = NULL, *guest = NULL;
+	auto_close int fd = open(m->source, O_PATH | O_CLOEXEC);
+	unsigned long recursive = has_option(m, "rbind") ? MS_REC : 0;
+	int kind = kind_of(m), r;
+	char source[40];
+	struct stat st;
+
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return error_errno(err, -errno, "mount '%s' at '%s'", m->source, m->destination);
+	if (!S_ISDIR(st.st_mode) && !S_ISREG(st.st_mode))
+		return error_set(err, -EOPNOTSUPP,
+				 "mount '%s' at '%s': only directories and regular files can be "
+				 "shared with the guest", m->source, m->destination);
+	r = make_target(sh, kind, S_ISDIR(st.st_mode), &target, &guest, err);
+	if (r < 0)
+		return r;
+	(void)snprintf(source, sizeof(source), "/proc/self/fd/%d", fd);
+	if (mount(source, target, NULL, MS_BIND | recursive, NULL) < 0) {
+		r = error_errno(err, -errno, "mount '%s' at '%s'", m->source, m->destination);
+		remove_target(target);
+		return r;
+	}
+	r = strv_append(&sm->targets, target);
+	if (r < 0) {
+		remove_target(target);
+		return error_set(err, r, "out of memory");
+	}
+	if (oci_str_set(&m->type, "bind") < 0 || oci_str_set(&m->source, guest) < 0)
+		return error_set(err, -ENOMEM, "out of memory");
+	return 0;
+}
+
+int shares_bind(struct shares *sh, Grpc__Spec *spec, struct share_mounts *sm, struct error *err)
+{
+	for (size_t i = 0; i < spec->n_mounts; i++) {
+		int r;
+
+		if (!is_bind(spec->mounts[i]) || is_guests_own(spec->mounts[i]))
+			continue;
+		r = bind_one(sh, spec->mounts[i], sm, err);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static const struct {
+	const char *name;
+	unsigned long flag;
+} mount_flags[] = {
+	{ "ro", MS_RDONLY },	{ "rw", 0 },		{ "bind", MS_BIND },
+	{ "rbind", MS_BIND | MS_REC }, { "nosuid", MS_NOSUID }, { "nodev", MS_NODEV },
+	{ "noexec", MS_NOEXEC }, { "noatime", MS_NOATIME }, { "relatime", MS_RELATIME },
+};
+
+/* What mount(2) takes as flags, and the rest as its data. */
+static int split_options(char *const *options, size_t n, unsigned long *ret_flags, char **ret_data)
+{
+	struct buf data = BUF_INIT(0);
+	unsigned long flags = 0;
+	int r = 0;
+
+	for (size_t i = 0; i < n && r == 0; i++) {
+		size_t k = 0;
+
+		while (k < ARRAY_LEN(mount_flags) && !str_eq(mount_flags[k].name, options[i]))
+			k++;
+		if (k < ARRAY_LEN(mount_flags))
+			flags |= mount_flags[k].flag;
+		else
+			r = buf_printf(&data, "%s%s", data.len ? "," : "", options[i]);
+	}
+	if (r == 0)
+		r = buf_take_str(&data, ret_data);
+	buf_fini(&data);
+	*ret_flags = flags;
+	return r;
+}
+
+int shares_mount_root(struct shares *sh, const char *type, const char *source,
+		      char *const *options, size_t n_options, struct share_mounts *sm,
+		      char **ret_guest_path, struct error *err)
+{
+	auto_free char *target = NULL, *guest = NULL, *data = NULL;
+	unsigned long flags;
+	int r;
+
+	r = split_options(options, n_options, &flags, &data);
+	if (r < 0)
+		return error_set(err, r, "out of memory");
+	if (str_eq(type, "bind"))
+		flags |= MS_BIND;
+	r = make_target(sh, SHARE_RW, true, &target, &guest, err);
+	if (r < 0)
+		return r;
+	if (mount(source, target, type, flags, data) < 0) {
+		r = error_errno(err, -errno, "mount the root file system (%s '%s')", type, source);
+		remove_target(target);
+		return r;
+	}
+	/* A bind mount is made read-only in a second step. */
+	if ((flags & MS_BIND) && (flags & MS_RDONLY))
+		(void)mount(NULL, target, NULL, MS_BIND | MS_REMOUNT | MS_RDONLY, NULL);
+	r = strv_append(&sm->targets, target);
+	if (r < 0) {
+		remove_target(target);
+		return error_set(err, r, "out of memory");
+	}
+	*ret_guest_path = take_ptr(&guest);
+	return 0;
+}
+
+void shares_unbind(struct share_mounts *sm)
+{
+	for (size_t i = strv_len((const char *const *)sm->targets); i > 0; i--)
+		remove_target(sm->targets[i - 1]);
+	strv_free(sm->targets);
+	sm->targets = NULL;
+}
+
+void shares_fini(struct shares *sh)
+{
+	if (sh->dir && umount2(sh->dir, MNT_DETACH | UMOUNT_NOFOLLOW) < 0 && errno != EINVAL)
+		log_warn("unmount '%s': %s", sh->dir, strerror(errno));
+	for (int i = SHARE_RO; i <= SHARE_RW; i++)
+		free(sh->path[i]);
+	free(sh->dir);
+	*sh = (struct shares){ 0 };
+}

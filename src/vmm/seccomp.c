@@ -52,6 +52,7 @@ static const uint16_t allowed_files[] = {
 	SYS_utimensat, SYS_faccessat, SYS_faccessat2, SYS_fsetxattr, SYS_fgetxattr, SYS_flistxattr,
 	SYS_fremovexattr, SYS_setxattr, SYS_getxattr, SYS_listxattr, SYS_removexattr,
 	SYS_copy_file_range, SYS_syncfs, SYS_flock, SYS_setfsuid, SYS_setfsgid, SYS_umask,
+	SYS_geteuid, SYS_getegid,
 	SYS_unshare, SYS_truncate,
 	/* for giving these up */
 	SYS_seccomp, SYS_capset,

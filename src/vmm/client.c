@@ -27,6 +27,8 @@
 #define CALL_NS  (UINT64_C(10) * 1000 * 1000 * 1000)
 /* caisson-vmm has told of the end and must follow it soon. */
 #define LEAVE_MS 2000u
+/* Its process has ended: time to read what it told before, if it did. */
+#define LAST_WORDS_MS 20u
 
 struct vmm {
 	uv_loop_t *loop;
@@ -41,6 +43,8 @@ struct vmm {
 	struct loop_timer *leave;
 	struct ttrpc_client *client;
 	bool killed;
+	bool gone;              /* the process has ended, with status */
+	int status;
 	bool told;              /* reason and text are known */
 	enum vmm_exit reason;
 	char *text;
@@ -103,30 +107,40 @@ static char *how_it_died(const struct vmm *v, int status)
 	return str_printf("caisson-vmm ended with code %d", WEXITSTATUS(status));
 }
 
-static void process_ended(void *arg)
+static void finish(void *arg)
 {
 	struct vmm *v = arg;
 	struct error err = { 0 };
 	auto_free char *text = NULL;
 	enum vmm_exit reason = v->reason;
-	int status = 0;
 
-	v->watch = NULL;
-	if (v->is_child)
-		(void)!child_wait(v->id.pid, &status);
-	loop_timer_cancel(take_ptr(&v->leave));
-	/* Its answers may still be unread: what it told counts more than how it ended. */
+	v->leave = NULL;
 	ttrpc_client_close(take_ptr(&v->client));
 	if (v->told) {
 		text = take_ptr(&v->text);
 	} else {
 		reason = v->killed ? VMM_EXIT_STOPPED : VMM_EXIT_LOST;
-		text = v->killed ? strdup("killed") : how_it_died(v, status);
+		text = v->killed ? strdup("killed") : how_it_died(v, v->status);
 	}
 	if (vmm_reclaim(v->dir, &err) < 0)
 		log_warn("%s", error_text(&err));
 	if (v->events.exited)
 		v->events.exited(v, reason, text ? text : "out of memory", v->ctx);
+}
+
+static void process_ended(void *arg)
+{
+	struct vmm *v = arg;
+
+	v->watch = NULL;
+	v->gone = true;
+	if (v->is_child)
+		(void)!child_wait(v->id.pid, &v->status);
+	loop_timer_cancel(take_ptr(&v->leave));
+	/* Its answer may be unread yet: what it told counts more than how it ended. */
+	if (v->told || v->killed || !v->client ||
+	    loop_timer_start(v->loop, LAST_WORDS_MS, finish, v, &v->leave) < 0)
+		finish(v);
 }
 
 static void leave_overdue(void *arg)
@@ -149,7 +163,8 @@ static void wait_exit_done(void *arg, const struct ttrpc_result *res)
 	v->reason = end->reason <= VMM_EXIT_LOST ? (enum vmm_exit)end->reason : VMM_EXIT_CRASH;
 	v->text = strdup(end->text);
 	protobuf_c_message_free_unpacked(&end->base, NULL);
-	(void)!loop_timer_start(v->loop, LEAVE_MS, leave_overdue, v, &v->leave);
+	if (!v->gone)
+		(void)!loop_timer_start(v->loop, LEAVE_MS, leave_overdue, v, &v->leave);
 	/* caisson-vmm leaves when its callers have hung up. */
 	ttrpc_client_close(take_ptr(&v->client));
 }

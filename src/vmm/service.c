@@ -16,7 +16,7 @@
 #define MAX_PARKED     8u
 /* How long the end is kept for somebody to ask, and for those who asked to hang up. */
 #define END_ASK_MS     3000u
-#define END_HANG_UP_MS 1000u
+#define END_HANG_UP_MS 5000u
 
 struct waiters {
 	struct ttrpc_call *calls[MAX_WAITERS];

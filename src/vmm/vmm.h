@@ -154,7 +154,10 @@ int vmm_spawn(uv_loop_t *loop, const struct vmm_config *cfg, const struct vmm_ev
 int vmm_attach(uv_loop_t *loop, const char *dir, const struct vmm_events *events, void *ctx,
 	       struct vmm **ret_vmm, struct error *err) __attribute__((warn_unused_result));
 
-/* Lets go of the VM without ending it; @cb (may be NULL) runs when the handles are closed. */
+/*
+ * Lets go of the VM without ending it. Requests under way end with -ECONNRESET from within this
+ * call; @cb (may be NULL) runs when the handles are closed.
+ */
 void vmm_close(struct vmm *vmm, void (*cb)(void *ctx), void *ctx);
 
 pid_t vmm_pid(const struct vmm *vmm);

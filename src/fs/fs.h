@@ -34,7 +34,7 @@ struct fs_export;
 	(1ULL << CAP_CHOWN | 1ULL << CAP_DAC_OVERRIDE | 1ULL << CAP_FOWNER | 1ULL << CAP_FSETID | \
 	 1ULL << CAP_SETUID | 1ULL << CAP_SETGID | 1ULL << CAP_MKNOD)
 #define FS_SYSCALLS                                                                           \
-	SYS_openat, SYS_close, SYS_fstat, SYS_newfstatat, SYS_fstatfs, SYS_getdents64,        \
+	SYS_openat, SYS_close, SYS_newfstatat, SYS_statx, SYS_fstatfs, SYS_getdents64,        \
 	SYS_readlinkat, SYS_symlinkat, SYS_mknodat, SYS_mkdirat, SYS_unlinkat, SYS_linkat,    \
 	SYS_renameat2, SYS_fchmodat, SYS_fchownat, SYS_utimensat, SYS_ftruncate, SYS_fallocate, \
 	SYS_preadv, SYS_pwritev, SYS_lseek, SYS_copy_file_range, SYS_fsync, SYS_fdatasync,    \

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -50,16 +51,16 @@ static void table_remove(struct fs_table *t, uint64_t id)
 
 /* --- inodes --- */
 
-static size_t bucket(const struct fs_export *fs, dev_t dev, ino_t ino)
+static size_t bucket(const struct fs_export *fs, uint64_t mount, ino_t ino)
 {
-	uint64_t h = ((uint64_t)ino ^ (uint64_t)dev << 32) * UINT64_C(0x9e3779b97f4a7c15);
+	uint64_t h = ((uint64_t)ino ^ mount << 32) * UINT64_C(0x9e3779b97f4a7c15);
 
 	return (size_t)(h >> 32) & (fs->n_buckets - 1);
 }
 
 static void link_node(struct fs_export *fs, struct fs_node *node)
 {
-	struct fs_node **head = &fs->buckets[bucket(fs, node->dev, node->ino)];
+	struct fs_node **head = &fs->buckets[bucket(fs, node->mount, node->ino)];
 
 	node->next = *head;
 	*head = node;
@@ -87,19 +88,51 @@ static void grow_buckets(struct fs_export *fs)
 	free(old);
 }
 
-static struct fs_node *find_node(struct fs_export *fs, const struct stat *st)
+static struct fs_node *find_node(struct fs_export *fs, uint64_t mount, const struct stat *st)
 {
-	struct fs_node *node = fs->buckets[bucket(fs, st->st_dev, st->st_ino)];
+	struct fs_node *node = fs->buckets[bucket(fs, mount, st->st_ino)];
 
-	while (node && (node->dev != st->st_dev || node->ino != st->st_ino ||
-			node->type != (st->st_mode & S_IFMT)))
+	/* One mount can hold several devices (btrfs' subvolumes). */
+	while (node && (node->mount != mount || node->ino != st->st_ino ||
+			node->dev != st->st_dev || node->type != (st->st_mode & S_IFMT)))
 		node = node->next;
 	return node;
 }
 
+static struct timespec time_of(struct statx_timestamp t)
+{
+	return (struct timespec){ .tv_sec = t.tv_sec, .tv_nsec = t.tv_nsec };
+}
+
+static int stat_with_mount(int fd, struct stat *ret_st, uint64_t *ret_mount)
+{
+	struct statx x;
+
+	if (statx(fd, "", AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS | STATX_MNT_ID,
+		  &x) < 0)
+		return -errno;
+	*ret_st = (struct stat){
+		.st_dev = makedev(x.stx_dev_major, x.stx_dev_minor),
+		.st_ino = x.stx_ino,
+		.st_mode = x.stx_mode,
+		.st_nlink = x.stx_nlink,
+		.st_uid = x.stx_uid,
+		.st_gid = x.stx_gid,
+		.st_rdev = makedev(x.stx_rdev_major, x.stx_rdev_minor),
+		.st_size = (off_t)x.stx_size,
+		.st_blksize = (blksize_t)x.stx_blksize,
+		.st_blocks = (blkcnt_t)x.stx_blocks,
+		.st_atim = time_of(x.stx_atime),
+		.st_mtim = time_of(x.stx_mtime),
+		.st_ctim = time_of(x.stx_ctime),
+	};
+	*ret_mount = x.stx_mask & STATX_MNT_ID ? x.stx_mnt_id : 0;
+	return 0;
+}
+
 static void free_node(struct fs_export *fs, struct fs_node *node)
 {
-	struct fs_node **p = &fs->buckets[bucket(fs, node->dev, node->ino)];
+	struct fs_node **p = &fs->buckets[bucket(fs, node->mount, node->ino)];
 
 	while (*p != node)
 		p = &(*p)->next;
@@ -115,11 +148,12 @@ int fs_node_take(struct fs_export *fs, int fd_in, struct fs_node **ret_node, str
 {
 	auto_close int fd = fd_in;
 	struct fs_node *node;
-	int r;
+	uint64_t mount;
+	int r = stat_with_mount(fd, ret_st, &mount);
 
-	if (fstatat(fd, "", ret_st, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) < 0)
-		return -errno;
-	node = find_node(fs, ret_st);
+	if (r < 0)
+		return r;
+	node = find_node(fs, mount, ret_st);
 	if (node) {
 		node->nlookup++;
 		*ret_node = node;
@@ -141,6 +175,7 @@ int fs_node_take(struct fs_export *fs, int fd_in, struct fs_node **ret_node, str
 	node->type = ret_st->st_mode & S_IFMT;
 	node->dev = ret_st->st_dev;
 	node->ino = ret_st->st_ino;
+	node->mount = mount;
 	if (fs->n_nodes >= 2 * fs->n_buckets)
 		grow_buckets(fs);
 	link_node(fs, node);

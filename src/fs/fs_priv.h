@@ -26,6 +26,8 @@ struct fs_node {
 	mode_t type;           /* S_IFMT bits */
 	dev_t dev;
 	ino_t ino;
+	/* A directory bound in two places is two: Linux allows a directory one name only. */
+	uint64_t mount;
 	struct fs_node *next;  /* same bucket */
 };
 

@@ -18,7 +18,8 @@
 
 /* Data segments of a request; header and status come on top. */
 #define SEG_MAX  126u
-#define MAX_SEGS (SEG_MAX + 2u)
+/* A segment may straddle two regions of guest memory. */
+#define MAX_SEGS (SEG_MAX + 2u + 8u)
 /* Ranges in one discard or write-zeroes request, and the longest of them. */
 #define MAX_RANGES        16u
 #define MAX_RANGE_SECTORS (4u * 1024u * 1024u)

@@ -1,12 +1,15 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -536,6 +539,47 @@ static void read_only_export(void **state)
 	assert_int_equal(open_file(f, id, O_RDONLY, &fh), 0);
 }
 
+/* In a mount namespace of its own, in a child: nothing of it may be seen outside. */
+static void bound_in_two_places(void **state)
+{
+	struct fixture *f = *state;
+	pid_t pid;
+	int status;
+
+	assert_int_equal(mkdirat(f->outside, "share/a", 0755), 0);
+	assert_int_equal(mkdirat(f->outside, "share/b", 0755), 0);
+	pid = fork();
+	if (pid == 0) {
+		char from[100], a[100], b[100];
+		uint64_t id_a = 0, id_b = 0, id_f = 0, id_g = 0;
+
+		(void)snprintf(from, sizeof(from), "%s/share/dir", f->dir);
+		(void)snprintf(a, sizeof(a), "%s/share/a", f->dir);
+		(void)snprintf(b, sizeof(b), "%s/share/b", f->dir);
+		if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+			_exit(77);
+		fs_export_free(f->fs);
+		(void)snprintf(from, sizeof(from), "%s/share", f->dir);
+		if (fs_export_new(&(struct fs_config){ .root_fd = open(from, O_PATH) }, &f->fs, NULL))
+			_exit(1);
+		init(f);
+		(void)snprintf(from, sizeof(from), "%s/share/dir", f->dir);
+		close(openat(f->outside, "share/dir/x", O_CREAT | O_WRONLY, 0600));
+		if (mount(from, a, NULL, MS_BIND, NULL) < 0 || mount(from, b, NULL, MS_BIND, NULL) < 0)
+			_exit(77);
+		if (lookup(f, 1, "a", &id_a) || lookup(f, 1, "b", &id_b) ||
+		    lookup(f, id_a, "x", &id_f) || lookup(f, id_b, "x", &id_g))
+			_exit(2);
+		fs_export_free(f->fs);
+		_exit(id_a != id_b && id_f != id_g ? 0 : 3);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	if (WEXITSTATUS(status) == 77)
+		skip();
+	assert_int_equal(WEXITSTATUS(status), 0);
+}
+
 static void not_a_directory(void **state)
 {
 	struct fs_export *fs = NULL;
@@ -572,6 +616,7 @@ int main(void)
 		T(a_request_too_long),
 		T(bad_sessions),
 		cmocka_unit_test_setup_teardown(read_only_export, setup_ro, teardown),
+		T(bound_in_two_places),
 		cmocka_unit_test(not_a_directory),
 	};
 

@@ -296,6 +296,9 @@ int conn_frame(struct conn *c, struct wire_header h, uint8_t **ret_data)
 	if (h.len > TTRPC_DATA_MAX)
 		return -EMSGSIZE;
 	if (c->out.len > TTRPC_OUT_MAX - WIRE_HEADER_SIZE - TTRPC_DATA_MAX) {
+		/* A client may try later. A server owes answers to a peer that doesn't read. */
+		if (!c->role->backpressure)
+			return -EAGAIN;
 		conn_break(c, -ENOBUFS);
 		return -EPIPE;
 	}

@@ -22,8 +22,8 @@
 #define TTRPC_DATA_MAX         (4u << 20)
 #define TTRPC_CALLS_MAX        8192u
 #define TTRPC_STREAM_QUEUE_MAX (1u << 20)
-/* Over the first, streams are told to wait and no more requests are read; over the second, the
- * connection is closed. */
+/* Over the first, streams are told to wait and a server reads no more requests; over the second, a
+ * server closes the connection and a client refuses calls. */
 #define TTRPC_OUT_HIGH (2u << 20)
 #define TTRPC_OUT_MAX  (64u << 20)
 
@@ -169,7 +169,7 @@ __must_check int ttrpc_result_unpack(const struct ttrpc_result *res,
 /*
  * Starts a call. @timeout_ns of 0 is "no limit". @payload is copied. A negative return means that
  * nothing was sent and @cb will not run: -EMSGSIZE, -ENOMEM, -EPIPE (connection ended), -EAGAIN
- * (too many calls). ret_pending may be NULL. @cb never runs before this returns.
+ * (too many calls in flight, or too much not written yet). ret_pending may be NULL. @cb never runs before this returns.
  */
 __must_check int ttrpc_client_call(struct ttrpc_client *c, const char *service, const char *method,
 				   const void *payload, size_t len, uint64_t timeout_ns,

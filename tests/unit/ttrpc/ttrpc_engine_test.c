@@ -666,6 +666,38 @@ static void many_in_flight(void **state)
 	free(a);
 }
 
+static void output_is_bounded(void **state)
+{
+	struct pair *p = *state;
+	struct answer a = { 0 };
+	uint8_t *big = calloc(1, 4000000);
+	unsigned n = 0;
+	int r;
+
+	do
+		r = ttrpc_client_call(p->client, "test.Service", "Keep", big, 4000000, 0, NULL, on_done,
+				      &a, NULL);
+	while (r == 0 && ++n < 100);
+	assert_int_equal(r, -EAGAIN);
+	assert_int_equal(n, 16);
+	assert_int_equal(pair_run(p), 0);
+	assert_int_equal(n_kept, n);
+	/* A peer that asks and doesn't read is dropped. */
+	for (unsigned i = 0; i < n; i++)
+		ttrpc_reply_empty(kept[i]);
+	assert_int_equal(pair_run(p), 0);
+	for (n_kept = 0, n = 0; !p->conn->broken && n < 100; n++) {
+		call(p, "Keep", "", &a);
+		assert_int_equal(pair_move(p->client->conn, p->conn, 0), 1);
+		ttrpc_call_reply(kept[--n_kept], big, 4000000);
+		if (!conn_wants_read(p->conn))
+			break;
+	}
+	assert_false(conn_wants_read(p->conn));
+	free(big);
+	conn_close(p->client->conn, -ECONNRESET);
+}
+
 static void too_much_metadata(void **state)
 {
 	struct pair *p = *state;
@@ -703,6 +735,7 @@ int main(void)
 		T(streams_are_bounded),
 		T(drain_is_told_once),
 		T(many_in_flight),
+		T(output_is_bounded),
 		T(too_much_metadata),
 	};
 

@@ -4,6 +4,7 @@ Each device runs in a caisson-vhost-device of its own; PID 1 of the guest is dev
 takes commands over vsock. Skips where there is no guest kernel or no built device program.
 """
 
+import json
 import os
 import pathlib
 import shutil
@@ -91,6 +92,7 @@ class Machine:
              "-machine", "memory-backend=mem", "-global", "virtio-mmio.force-legacy=false",
              "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
              "-chardev", f"file,id=con,path={self.dir}/console.log",
+             "-qmp", f"unix:{self.dir}/qmp,server=on,wait=off",
              "-device", "virtio-serial-device", "-device", "virtconsole,chardev=con", *args],
             pass_fds=[s.fileno() for s in ends], stdin=subprocess.DEVNULL,
             stdout=self.console, stderr=subprocess.STDOUT)
@@ -139,6 +141,19 @@ class Machine:
             line += c
         assert line.startswith(b"OK "), line
         return s
+
+    def qmp(self, command):
+        """One command to QEMU, on a connection of its own."""
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(str(self.dir / "qmp"))
+            f = s.makefile("rw")
+            json.loads(f.readline())
+            for c in ["qmp_capabilities", command]:
+                f.write(json.dumps({"execute": c}) + "\n")
+                f.flush()
+                while "return" not in (answer := json.loads(f.readline())):
+                    assert "error" not in answer, answer
+        return answer["return"]
 
     def off(self):
         self.control.write("off\n")

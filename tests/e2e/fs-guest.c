@@ -241,24 +241,24 @@ static void directory(void)
 	int fd;
 
 	CHECK(mkdir("many", 0700) == 0 && chdir("many") == 0);
-	for (int i = 0; i < 1500; i++) {
+	for (int i = 0; i < 600; i++) {
 		snprintf(name, sizeof(name), "entry-with-a-name-%04d", i);
 		CHECK((fd = open(name, O_CREAT | O_WRONLY, 0600)) >= 0 && close(fd) == 0);
 	}
 	drop_caches();
 	CHECK((d = opendir(".")) != NULL);
-	CHECK(count(d) == 1502);
+	CHECK(count(d) == 602);
 	rewinddir(d);
-	for (int i = 0; i < 700; i++)
+	for (int i = 0; i < 250; i++)
 		CHECK((de = readdir(d)) != NULL);
 	pos = telldir(d);
-	CHECK(count(d) == 802);
+	CHECK(count(d) == 352);
 	seekdir(d, pos);
-	CHECK(count(d) == 802);
+	CHECK(count(d) == 352);
 	rewinddir(d);
 	while ((de = readdir(d)))
 		CHECK(de->d_name[0] == '.' || (lstat(de->d_name, &st) == 0 && st.st_ino == de->d_ino));
-	for (int i = 0; i < 1500; i++) {
+	for (int i = 0; i < 600; i++) {
 		snprintf(name, sizeof(name), "entry-with-a-name-%04d", i);
 		CHECK(unlink(name) == 0);
 	}
@@ -394,7 +394,7 @@ static void parallel(void)
 		pid[k] = fork();
 		if (pid[k] != 0)
 			continue;
-		for (int i = 0; i < 200; i++) {
+		for (int i = 0; i < 60; i++) {
 			char name[32], to[32], buf[5000], back[5000];
 			int fd;
 

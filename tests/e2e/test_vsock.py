@@ -107,6 +107,41 @@ def test_slow_reader_does_not_hold_up_others(vm, data):
         assert got == 8000000
 
 
+def test_pause_in_the_middle(vm, data):
+    with vm.connect(9) as down, vm.connect(8) as up, vm.connect(7) as idle:
+        idle.sendall(b"before")
+        assert idle.recv(100) == b"before"
+        down.sendall(b"20000000\n")
+        stop = threading.Event()
+
+        def pauses():
+            while not stop.is_set():
+                vm.qmp("stop")
+                time.sleep(0.05)
+                vm.qmp("cont")
+                time.sleep(0.05)
+        t = threading.Thread(target=pauses)
+        t.start()
+        try:
+            got = 0
+            while chunk := down.recv(1 << 16):
+                at = got % PERIOD
+                assert chunk == data[at:at + len(chunk)]
+                got += len(chunk)
+            assert got == 20000000
+            sent = 0
+            while sent < 20000000:
+                at = sent % PERIOD
+                sent += up.send(data[at:at + min(1 << 16, 20000000 - sent)])
+            up.shutdown(socket.SHUT_WR)
+            assert up.makefile().read() == "20000000 ok\n"
+        finally:
+            stop.set()
+            t.join()
+        idle.sendall(b"after")
+        assert idle.recv(100) == b"after"
+
+
 def test_client_that_leaves_in_the_middle(vm):
     for _ in range(20):
         with vm.connect(9) as s:

@@ -314,6 +314,29 @@ static int refresh_lost(struct container *c, struct error *err)
 	return lifecycle_note_exit(c, 137, "the container's shim ended unexpectedly", err);
 }
 
+/* The shim answers no more: somebody is settling the container, or it has just died. */
+static int refresh_leaving(struct container *c, struct error *err)
+{
+	struct error why = { 0 };
+	struct task *t;
+	int r, lock = container_lock(c, true, err);
+
+	if (lock < 0)
+		return lock;
+	r = container_reload(c, err);
+	close(lock);
+	if (r < 0)
+		return r;
+	if (strcmp(container_str(c, "State"), "running"))
+		return 0;
+	r = lifecycle_connect(c, &t, &why);
+	if (r < 0)
+		return refresh_lost(c, err);
+	task_close(t);
+	container_set_str(c, "State", "unknown");
+	return 0;
+}
+
 static int refresh_abandoned(struct container *c, struct error *err)
 {
 	auto_close int lock = -1;
@@ -352,10 +375,12 @@ int lifecycle_refresh(struct container *c, struct error *err)
 		return error_set(err, r, "%s", error_text(&why));
 	r = task_state(t, NULL, &live, &why);
 	task_close(t);
-	if (r < 0) {
+	if (r == -ETIMEDOUT) {
 		container_set_str(c, "State", "unknown");
 		return 0;
 	}
+	if (r < 0)
+		return refresh_leaving(c, err);
 	if (live.status == TASK__STATUS__PAUSED || live.status == TASK__STATUS__PAUSING) {
 		container_set_str(c, "State", "paused");
 	} else if (live.status == TASK__STATUS__STOPPED) {

@@ -113,6 +113,7 @@ class Caisson:
         if "CAISSON_LIBDIR" in os.environ:
             self.env["CAISSON_LIBDIR"] = os.environ["CAISSON_LIBDIR"]
         self.cgroups = set(cgroup_dirs())
+        self.orphans = set(orphan_vms())
 
     def __call__(self, *args, input=None, timeout=BOOT_TIMEOUT, env=None, text=True, **kw):
         t = time.monotonic()
@@ -152,6 +153,7 @@ class Caisson:
 
     def leaks(self):
         found = [f"process {p}" for p in self.processes()]
+        found += [f"process {p} (QEMU)" for p in sorted(set(orphan_vms()) - self.orphans)]
         for d in (str(self.run_dir), str(self.root)):
             with open("/proc/self/mountinfo", encoding="utf-8") as f:
                 found += [f"mount {line.split()[4]}" for line in f if d in line]
@@ -190,8 +192,9 @@ def files_in(d):
 
 
 def cgroup_dirs():
+    """Of VMs of the command line's containers: caisson-caisson.ID, wherever the tree is."""
     base = pathlib.Path("/sys/fs/cgroup")
-    return [str(p) for p in base.glob("**/*caisson*") if p.is_dir()]
+    return [str(p) for d in (base, base / "unified") for p in d.glob("caisson-caisson.*")]
 
 
 def cgroup_busy(path):
@@ -222,6 +225,45 @@ def processes_of(directory):
         if hit and state != "Z":
             found.append(f"{p.name} {cmdline.replace(bytes(1), b' ').decode(errors='replace')[:160]}")
     return found
+
+
+def parents():
+    """pid -> (parent's pid, name), of all processes."""
+    table = {}
+    for p in pathlib.Path("/proc").iterdir():
+        if not p.name.isdigit():
+            continue
+        try:
+            head, _, tail = (p / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")
+        except OSError:
+            continue
+        fields = tail.split()
+        if fields[0] != "Z":
+            table[int(p.name)] = (int(fields[1]), head.partition("(")[2])
+    return table
+
+
+def vms():
+    """pid of each QEMU of ours -> pid of its caisson-vmm, None without one. QEMU is in a jail, so
+    nothing but its parents tells whose it is."""
+    table = parents()
+    found = {}
+    for pid, (up, name) in table.items():
+        if not name.startswith("qemu-system"):
+            continue
+        try:
+            if b"guest=caisson." not in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes():
+                continue
+        except OSError:
+            continue
+        while up in table and table[up][1] != "caisson-vmm":
+            up = table[up][0]
+        found[pid] = up if up in table else None
+    return found
+
+
+def orphan_vms():
+    return [pid for pid, vmm in vms().items() if vmm is None]
 
 
 @pytest.fixture(scope="session")

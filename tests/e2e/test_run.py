@@ -1,5 +1,6 @@
 """caisson run and its neighbours, on a real busybox image in a real VM."""
 
+import hashlib
 import json
 import os
 import pty
@@ -75,13 +76,11 @@ def test_stdin_is_empty_without_i(caisson):
 
 
 def test_large_output_is_complete(caisson):
-    r = caisson.run(caisson.image, "sh", "-c", "yes 0123456789 | head -c 5000000 | cksum; "
+    r = caisson.run(caisson.image, "sh", "-c", "yes 0123456789 | head -c 5000000 | md5sum; "
                     "yes 0123456789 | head -c 5000000", timeout=120).ok()
     head, body = r.out.split("\n", 1)
-    assert head.split()[1] == "5000000"
     assert len(body) == 5000000
-    mine = subprocess.run(["cksum"], input=body, text=True, capture_output=True, check=True).stdout
-    assert mine.split()[0] == head.split()[0]
+    assert hashlib.md5(body.encode()).hexdigest() == head.split()[0]
 
 
 def test_environment(caisson):
@@ -151,9 +150,10 @@ def test_ulimit_caps_privileges(caisson):
 
 
 def test_network_is_loopback_only(caisson):
-    r = caisson.run("--network", "none", caisson.image, "sh", "-c", "ls /sys/class/net; "
-                    "ping -c 1 127.0.0.1 >/dev/null && echo up").ok()
-    assert r.out.split() == ["lo", "up"]
+    r = caisson.run("--network", "none", caisson.image, "sh", "-c", "for i in /sys/class/net/*; do "
+                    "read f < $i/flags; [ $((f & 1)) = 1 ] && echo ${i##*/}; done; "
+                    "wc -l < /proc/net/route; ping -c 1 127.0.0.1 >/dev/null && echo reached").ok()
+    assert r.out.split() == ["lo", "1", "reached"]
 
 
 def test_cidfile_name_label(caisson, tmp_path):
@@ -268,8 +268,8 @@ def test_stop_asks_then_kills(caisson, detached):
 def test_exec(caisson, detached):
     name = detached()
     r = caisson("exec", "-e", "A=b", "-w", "/tmp", "-u", "app", name, "sh", "-c",
-                "echo $A; pwd; id -un; echo e >&2; exit 3")
-    assert (r.code, r.out, r.err) == (3, "b\n/tmp\napp\n", "e\n")
+                "echo $A; pwd; id -u; echo e >&2; exit 3")
+    assert (r.code, r.out, r.err) == (3, "b\n/tmp\n1000\n", "e\n")
     assert caisson("exec", "-i", name, "cat", input="in\n").ok().out == "in\n"
     caisson("exec", name, "no-such").fails(127, "no-such")
     caisson("exec", name, "/etc/passwd").fails(126, "/etc/passwd")

@@ -1,10 +1,12 @@
 #include "agent/rpc.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include "agent/netdev.h"
 #include "agent/waiter.h"
@@ -77,17 +79,30 @@ int rpc_set_user(Grpc__Process *process, const Grpc__StringUser *user, struct er
 	return 0;
 }
 
+/*
+ * The pod's ipc and uts namespaces are the agent's own: it has no use for them itself, and there
+ * is one pod in a guest. Making others would cost every start a process.
+ */
 int rpc_share_namespaces(const char *hostname, struct error *err)
 {
+	struct container_sandbox *sb = &agent.sandbox;
 	int r;
 
 	if (!agent.sandbox_ready) {
-		r = container_sandbox_init(&agent.sandbox, agent.opt.cgroup_root, err);
+		r = container_sandbox_init(sb, agent.opt.cgroup_root, err);
 		if (r < 0)
 			return r;
 		agent.sandbox_ready = true;
 	}
-	return container_sandbox_share(&agent.sandbox, hostname, err);
+	if (sb->ipcns < 0)
+		sb->ipcns = open("/proc/self/ns/ipc", O_RDONLY | O_CLOEXEC);
+	if (sb->utsns < 0)
+		sb->utsns = open("/proc/self/ns/uts", O_RDONLY | O_CLOEXEC);
+	if (sb->ipcns < 0 || sb->utsns < 0)
+		return error_errno(err, -errno, "open the pod's namespaces");
+	if (!str_empty(hostname) && sethostname(hostname, strlen(hostname)) < 0)
+		return error_errno(err, -errno, "set the host name '%s'", hostname);
+	return 0;
 }
 
 /*

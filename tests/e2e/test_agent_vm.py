@@ -92,7 +92,7 @@ def vm(disks):
     logs = pathlib.Path(disks / "log")
     with GuestVM([("blk", disks / "root.erofs", "root0", "ro"), ("blk", disks / "scratch", "scratch0"),
                   ("blk", "-", "slot", "ro")], memory=128, initrd=disks / "initrd.cpio",
-                 append="agent.log=info agent.hotplug_timeout=20 agent.bad= agent.log_vport=x") as m:
+                 append="agent.log=info agent.hotplug_timeout=20 agent.bad= agent.log_vport=x init_on_alloc=1") as m:
         m.client.SetGuestDateTime(Sec=int(time.time()))
         m.client.CreateSandbox(hostname="pod", sandbox_id="s", dns=["nameserver 192.0.2.7"])
         yield m

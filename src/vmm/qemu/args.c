@@ -112,6 +112,12 @@ int qemu_cmdline(const struct qemu_plan *plan, char **ret, struct error *err)
 		/* The PIT serves as the one CPU's timer: no 100 ms to calibrate the local APIC's. */
 		if (plan->vcpus <= 1)
 			fputs(" nolapic_timer", f);
+		/*
+		 * Our block and file system back-ends write to guest memory behind TCG's back, which
+		 * would go on running what it translated from a page before. Pages that the guest
+		 * clears when it allocates them are pages whose translations are dropped.
+		 */
+		fputs(" init_on_alloc=1", f);
 	}
 	if (plan->machine == VMM_MACHINE_MICROVM) {
 		size_t n = qemu_mmio_slots(plan->n_devices);

@@ -8,7 +8,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "oci/oci.h"
@@ -48,10 +50,39 @@ const struct error *sandbox_blame(const struct sandbox *s, const struct error *e
 	return room;
 }
 
+struct adopted {
+	pid_t pid;
+	struct loop_pidfd *watch;
+};
+
+static void on_child_exit(void *arg)
+{
+	struct adopted *a = arg;
+
+	(void)!child_wait(a->pid, &(int){ 0 });
+	free(a);
+}
+
+void sandbox_adopt(uv_loop_t *loop, pid_t pid)
+{
+	struct adopted *a = calloc(1, sizeof(*a));
+	int pidfd = a ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
+
+	if (pidfd >= 0) {
+		a->pid = pid;
+		if (loop_pidfd_watch(loop, pidfd, on_child_exit, a, &a->watch) == 0)
+			return;
+		(void)close(pidfd);
+	}
+	free(a);
+}
+
 void sandbox_add_child(struct sandbox *s, const struct child_id *id)
 {
 	struct error err = { 0 };
 	size_t n = 0;
+
+	sandbox_adopt(s->loop, id->pid);
 
 	for (size_t i = 0; i < s->record.n_children; i++)
 		if (child_id_alive(&s->record.children[i]))
@@ -545,6 +576,29 @@ size_t sandbox_containers(const struct sandbox *s)
 	return s->n_containers;
 }
 
+/*
+ * Under the lock that a reclaim holds: either it finds this process in the record, or this process
+ * finds the record gone and goes too.
+ */
+static int enter_record(struct sandbox *s, struct error *err)
+{
+	auto_close int lock = open(s->dir, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+	int r;
+
+	if (lock < 0)
+		return error_errno(err, -errno, "open '%s'", s->dir);
+	while (flock(lock, LOCK_EX) < 0)
+		if (errno != EINTR)
+			return error_errno(err, -errno, "lock '%s'", s->dir);
+	r = sandbox_record_read(s->dir, &s->record, err);
+	if (r < 0)
+		return r;
+	r = child_identify(getpid(), &s->record.shim);
+	if (r < 0)
+		return error_errno(err, r, "identify this process");
+	return sandbox_record_write(s->dir, &s->record, err);
+}
+
 int sandbox_new(uv_loop_t *loop, const struct sandbox_options *o, struct sandbox **ret,
 		struct error *err)
 {
@@ -575,15 +629,7 @@ int sandbox_new(uv_loop_t *loop, const struct sandbox_options *o, struct sandbox
 		r = error_set(err, -ENOMEM, "out of memory");
 		goto fail;
 	}
-	r = sandbox_record_read(s->dir, &s->record, err);
-	if (r < 0)
-		goto fail;
-	r = child_identify(getpid(), &s->record.shim);
-	if (r < 0) {
-		(void)error_errno(err, r, "identify this process");
-		goto fail;
-	}
-	r = sandbox_record_write(s->dir, &s->record, err);
+	r = enter_record(s, err);
 	if (r < 0)
 		goto fail;
 	*ret = s;

@@ -95,6 +95,8 @@ void sandbox_stop(struct sandbox *s, sandbox_done_fn done, void *arg);
 /* After sandbox_stop() is done. The directory stays: sandbox_reclaim() removes it. */
 void sandbox_free(struct sandbox *s);
 
+/* Reaps a child process when it ends. */
+void sandbox_adopt(uv_loop_t *loop, pid_t pid);
 uint32_t sandbox_vm_pid(const struct sandbox *s);
 size_t sandbox_containers(const struct sandbox *s);
 

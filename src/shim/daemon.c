@@ -101,6 +101,8 @@ void shim_run_exit_command(struct shim *shim)
 		};
 
 		r = child_spawn(&o, &pid, NULL);
+		if (r == 0)
+			sandbox_adopt(&shim->loop, pid);
 	}
 	if (r < 0)
 		log_warn("CAISSON_EXIT_COMMAND: %s", strerror(-r));

@@ -599,6 +599,28 @@ def test_shim_killed(host, moment):
     again.shutdown(now=True)
 
 
+def test_start_killed_at_any_point(host):
+    """The command, its daemon, or both, a little later each time."""
+    bundle = host.bundle("early", default_spec(["true"]))
+    env = host.env
+    for i in range(24):
+        p = subprocess.Popen([sc.SHIM, "-namespace", "caisson", "-id", "early", "start"],
+                             cwd=bundle, env=env, stdin=subprocess.DEVNULL,
+                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                             start_new_session=True)
+        time.sleep(i * 0.002)
+        if i % 3 != 1:
+            p.kill()
+        if i % 3:
+            for q in host.processes():
+                if q != p.pid and "shim-caisson" in command_of(q):
+                    os.kill(q, signal.SIGKILL)
+        p.wait()
+        host.shim("early", bundle, "delete")
+        left = host.leftovers()
+        assert not left, (i, left)
+
+
 def test_start_reclaims_what_a_dead_one_left(host):
     t = Task(host, "twice", ["sleep", "1000"])
     t.create()

@@ -22,17 +22,8 @@
 #include "agent/container/internal.h"
 #include "agent/container/sync.h"
 
-enum { INIT_FD_SYNC = 3, INIT_FD_SECCOMP, INIT_FD_END };
-
-static int init_keep(int fd, int to, int *slot)
-{
-	if (fd < 0)
-		return 0;
-	if (dup3(fd, to, O_CLOEXEC) < 0)
-		return -errno;
-	*slot = to;
-	return 0;
-}
+enum { INIT_FD_SYNC = 3, INIT_FD_SECCOMP, INIT_FD_SYSFS,
+       INIT_FD_MQUEUE, INIT_FD_END };
 
 /*
  * Leaves only the streams (as 0, 1, 2) and the descriptors that the set-up needs. All sources are
@@ -40,9 +31,10 @@ static int init_keep(int fd, int to, int *slot)
  */
 static int init_descriptors(struct ctr_spawn *sp, bool terminal)
 {
-	int src[6] = { terminal ? -1 : sp->io->in, terminal ? -1 : sp->io->out,
-		       terminal ? -1 : sp->io->err, sp->sock, sp->seccomp_fd, sp->null_fd };
-	int r;
+	int src[8] = { terminal ? -1 : sp->io->in, terminal ? -1 : sp->io->out,
+		       terminal ? -1 : sp->io->err, sp->null_fd, sp->sock, sp->seccomp_fd,
+		       sp->sysfs_fd, sp->mqueue_fd };
+	int *kept[] = { &sp->sock, &sp->seccomp_fd, &sp->sysfs_fd, &sp->mqueue_fd };
 
 	for (size_t i = 0; i < ARRAY_LEN(src); i++) {
 		if (src[i] < 0)
@@ -52,16 +44,18 @@ static int init_descriptors(struct ctr_spawn *sp, bool terminal)
 			return -errno;
 	}
 	for (int i = 0; i < 3; i++)
-		if (dup2(src[i] >= 0 ? src[i] : src[5], i) < 0)
+		if (dup2(src[i] >= 0 ? src[i] : src[3], i) < 0)
 			return -errno;
-	sp->seccomp_fd = -1;
-	r = init_keep(src[3], INIT_FD_SYNC, &sp->sock);
-	if (r == 0)
-		r = init_keep(src[4], INIT_FD_SECCOMP, &sp->seccomp_fd);
-	if (r < 0)
-		return r;
-	if (sp->seccomp_fd < 0)
-		(void)close(INIT_FD_SECCOMP);
+	for (int i = 0; i < (int)ARRAY_LEN(kept); i++) {
+		*kept[i] = -1;
+		if (src[4 + i] < 0) {
+			(void)close(INIT_FD_SYNC + i);
+		} else {
+			if (dup3(src[4 + i], INIT_FD_SYNC + i, O_CLOEXEC) < 0)
+				return -errno;
+			*kept[i] = INIT_FD_SYNC + i;
+		}
+	}
 	if (close_range(INIT_FD_END, ~0U, 0) < 0)
 		return -errno;
 	return 0;
@@ -137,10 +131,12 @@ static int init_kernel_names(const struct ctr_spawn *sp, struct error *err)
 	auto_close int proc = -1;
 	int r;
 
-	if (!ctr_empty(s->hostname) && sethostname(s->hostname, strlen(s->hostname)) < 0)
-		return error_errno(err, -errno, "hostname: \"%s\"", s->hostname);
-	if (!ctr_empty(s->domainname) && setdomainname(s->domainname, strlen(s->domainname)) < 0)
-		return error_errno(err, -errno, "domainname: \"%s\"", s->domainname);
+	/* In a joined namespace the stage has done it. */
+	if (sp->join[CTR_NS_UTS] < 0) {
+		r = ctr_set_names(s, err);
+		if (r < 0)
+			return r;
+	}
 	if (!s->linux || s->linux->n_sysctl == 0)
 		return 0;
 
@@ -265,6 +261,17 @@ static int init_identity(struct ctr_spawn *sp, struct ctr_user *user, char **pat
 	return ctr_process_find(sp->process, path, err);
 }
 
+/* The stage could not: see stage_join(). */
+static int init_cgroupns(const struct ctr_spawn *sp, struct error *err)
+{
+	bool exec = sp->join_pidfd >= 0 && sp->join_flags & CLONE_NEWCGROUP;
+	int fd = exec ? sp->join_pidfd : sp->join[CTR_NS_CGROUP];
+
+	if (fd >= 0 && (exec || sp->join_pidfd < 0) && setns(fd, CLONE_NEWCGROUP) < 0)
+		return error_errno(err, -errno, "linux.namespaces: join cgroup");
+	return 0;
+}
+
 /* Waits until the agent knows our pid (and has written the id maps). */
 static int init_wait_turn(struct ctr_spawn *sp, struct error *err)
 {
@@ -287,6 +294,9 @@ static int init_run(struct ctr_spawn *sp, struct error *err)
 	char *path = NULL;
 	int r;
 
+	r = init_cgroupns(sp, err);
+	if (r < 0)
+		return r;
 	r = init_descriptors(sp, sp->process->terminal);
 	if (r < 0)
 		return error_errno(err, r, "container set-up: descriptors");
@@ -298,6 +308,8 @@ static int init_run(struct ctr_spawn *sp, struct error *err)
 	rootfs.userns = sp->join[CTR_NS_USER] >= 0 || sp->new_flags & CLONE_NEWUSER;
 	rootfs.cgroupns = sp->new_cgroupns || sp->join[CTR_NS_CGROUP] >= 0;
 	rootfs.cgroup = sp->cgroup;
+	rootfs.sysfs_fd = sp->sysfs_fd;
+	rootfs.mqueue_fd = sp->mqueue_fd;
 	if (rootfs.userns) {
 		r = init_become_root(err);
 		if (r < 0)
@@ -344,13 +356,9 @@ static int exec_run(struct ctr_spawn *sp, struct error *err)
 	char *path = NULL;
 	int r;
 
-	/*
-	 * Only now: a process outside of a cgroup namespace cannot be moved into its cgroups by
-	 * one inside (nsdelegate), so the clone that put us there came first.
-	 */
-	if (sp->join_pidfd >= 0 && (sp->join_flags & CLONE_NEWCGROUP) &&
-	    setns(sp->join_pidfd, CLONE_NEWCGROUP) < 0)
-		return error_errno(err, -errno, "join the container's cgroup namespace");
+	r = init_cgroupns(sp, err);
+	if (r < 0)
+		return r;
 	r = init_descriptors(sp, sp->process->terminal);
 	if (r < 0)
 		return error_errno(err, r, "exec set-up: descriptors");

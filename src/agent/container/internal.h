@@ -86,6 +86,8 @@ struct ctr_spawn {
 	int seccomp_fd;
 	int sock;                       /* the child's end */
 	int null_fd;                    /* the guest's /dev/null, opened by the stage */
+	int sysfs_fd;                   /* see stage_early_mounts(), else -1 */
+	int mqueue_fd;
 	pid_t pid;                      /* of the new process, as the agent sees it */
 };
 
@@ -102,6 +104,9 @@ extern const struct ctr_ns_type {
 int ctr_spawn(struct ctr_spawn *sp, pid_t *ret_pid, int *ret_sock, struct error *err)
 	__attribute__((warn_unused_result));
 
+/* Host and domain name of the spec, in the present uts namespace. */
+int ctr_set_names(const Grpc__Spec *spec, struct error *err);
+
 /* init.c: run in the new process, never return. */
 _Noreturn void ctr_init_main(struct ctr_spawn *sp);
 _Noreturn void ctr_exec_main(struct ctr_spawn *sp);
@@ -111,6 +116,7 @@ struct ctr_rootfs {
 	const Grpc__Spec *spec;
 	int fd;                         /* the root, O_PATH */
 	const char *cgroup;             /* the container's cgroup directory */
+	int sysfs_fd, mqueue_fd;        /* detached mounts to be used, else -1 */
 	bool userns;
 	bool cgroupns;
 };
@@ -143,6 +149,8 @@ int ctr_propagation_parse(const char *name, uint64_t *ret_flag, bool *ret_rec);
 int ctr_mount_one(struct ctr_rootfs *r, const Grpc__Mount *m, struct error *err);
 int ctr_mount_setattr(int fd, bool recursive, uint64_t set, uint64_t clr, uint64_t propagation);
 
+/* A detached mount of a file system without parameters: a descriptor or -errno. */
+int ctr_mount_detached(const char *type);
 /* proc of our own pid namespace, attached nowhere: a descriptor or -errno. */
 int ctr_mount_private_proc(void);
 

@@ -100,10 +100,14 @@ static int mount_make_fs(const Grpc__Mount *m, const char *type, const struct ct
 	return 0;
 }
 
-/* proc of our own pid namespace, attached nowhere. */
 int ctr_mount_private_proc(void)
 {
-	auto_close int fsfd = fsopen("proc", FSOPEN_CLOEXEC);
+	return ctr_mount_detached("proc");
+}
+
+int ctr_mount_detached(const char *type)
+{
+	auto_close int fsfd = fsopen(type, FSOPEN_CLOEXEC);
 	int fd;
 
 	if (fsfd < 0 || fsconfig(fsfd, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
@@ -271,6 +275,14 @@ static int mount_tree(struct ctr_rootfs *r, const Grpc__Mount *m, const struct c
 		if (fd < 0)
 			return error_errno(err, -errno, "the container's cgroup");
 		*ret_fd = fd;
+		return 0;
+	}
+	if (!o->bind && strcmp(m->type, "sysfs") == 0 && r->sysfs_fd >= 0) {
+		*ret_fd = take_fd(&r->sysfs_fd);
+		return 0;
+	}
+	if (!o->bind && strcmp(m->type, "mqueue") == 0 && r->mqueue_fd >= 0) {
+		*ret_fd = take_fd(&r->mqueue_fd);
 		return 0;
 	}
 	if (!o->bind && strcmp(m->type, "bind") != 0)

@@ -51,11 +51,24 @@ static int stage_time_offsets(const Grpc__Spec *spec, struct error *err)
 	return 0;
 }
 
+int ctr_set_names(const Grpc__Spec *s, struct error *err)
+{
+	if (!ctr_empty(s->hostname) && sethostname(s->hostname, strlen(s->hostname)) < 0)
+		return error_errno(err, -errno, "hostname: \"%s\"", s->hostname);
+	if (!ctr_empty(s->domainname) && setdomainname(s->domainname, strlen(s->domainname)) < 0)
+		return error_errno(err, -errno, "domainname: \"%s\"", s->domainname);
+	return 0;
+}
+
 static int stage_join(const struct ctr_spawn *sp, struct error *err)
 {
-	/* The mount and user namespaces last: they take the view and the privileges away. */
+	/*
+	 * The mount and user namespaces last: they take the view and the privileges away. The
+	 * cgroup namespace not at all: from inside one, nothing outside may be moved into its
+	 * cgroups (nsdelegate), so the new process joins it once the clone has put it there.
+	 */
 	static const enum ctr_ns order[] = { CTR_NS_PID, CTR_NS_NET, CTR_NS_IPC, CTR_NS_UTS,
-					     CTR_NS_CGROUP, CTR_NS_TIME, CTR_NS_MNT, CTR_NS_USER };
+					     CTR_NS_TIME, CTR_NS_MNT, CTR_NS_USER };
 
 	if (sp->join_pidfd >= 0) {
 		unsigned flags = (unsigned)sp->join_flags & ~(unsigned)CLONE_NEWCGROUP;
@@ -71,8 +84,30 @@ static int stage_join(const struct ctr_spawn *sp, struct error *err)
 			continue;
 		if (setns(sp->join[order[i]], t->flag) < 0)
 			return error_errno(err, -errno, "linux.namespaces: join %s", t->type);
+		/* A container in a user namespace may not name what belongs to the guest. */
+		if (order[i] == CTR_NS_UTS) {
+			int r = ctr_set_names(sp->spec, err);
+
+			if (r < 0)
+				return r;
+		}
 	}
 	return 0;
+}
+
+/*
+ * In a user namespace, sysfs and mqueue of network and ipc namespaces that belong to the guest
+ * cannot be mounted: the stage does it while it may.
+ */
+static void stage_early_mounts(struct ctr_spawn *sp)
+{
+	sp->sysfs_fd = sp->mqueue_fd = -1;
+	if (!(sp->new_flags & CLONE_NEWUSER))
+		return;
+	if (!(sp->new_flags & CLONE_NEWNET))
+		sp->sysfs_fd = ctr_mount_detached("sysfs");
+	if (!(sp->new_flags & CLONE_NEWIPC))
+		sp->mqueue_fd = ctr_mount_detached("mqueue");
 }
 
 static _Noreturn void stage_main(struct ctr_spawn *sp)
@@ -99,6 +134,8 @@ static _Noreturn void stage_main(struct ctr_spawn *sp)
 		r = stage_time_offsets(sp->spec, &err);
 	if (r == 0)
 		r = stage_join(sp, &err);
+	if (r == 0)
+		stage_early_mounts(sp);
 	if (r < 0)
 		goto fail;
 

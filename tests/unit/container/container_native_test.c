@@ -233,6 +233,22 @@ static void user_namespace(void **state)
 		   "0\n 0 100000 1000\nu\nnull\n");
 }
 
+static void user_namespace_in_a_pod(void **state)
+{
+	struct error err = { 0 };
+
+	assert_int_equal(container_sandbox_share(&harness_sandbox, "podname", &err), 0);
+	harness_container("{'linux':{'namespaces':[{'type':'mount'},{'type':'pid'},{'type':'user'},"
+			  "{'type':'ipc'},{'type':'uts'},{'type':'network'},{'type':'cgroup'}],"
+			  "'uidMappings':[{'containerID':0,'hostID':100000,'size':1000}],"
+			  "'gidMappings':[{'containerID':0,'hostID':200000,'size':1000}]},"
+			  "'hostname':'inuser','process':{" SH("hostname; ls -d /sys/kernel; "
+			  "grep -c mqueue /proc/mounts") "}}",
+			  CONTAINER_SHARE_NET | CONTAINER_SHARE_IPC | CONTAINER_SHARE_UTS, &r);
+	assert_string_equal(r.error.msg, "");
+	assert_string_equal(r.out, "inuser\n/sys/kernel\n1\n");
+}
+
 static void seccomp_filters(void **state)
 {
 	expect_out("{'linux':{'seccomp':{'defaultAction':'SCMP_ACT_ALLOW','architectures':"
@@ -371,10 +387,12 @@ static void joins_by_path(void **state)
 	(void)snprintf(patch, sizeof(patch), "{'linux':{'namespaces':[{'type':'mount'},"
 		       "{'type':'uts','path':'/proc/%d/ns/uts'},{'type':'pid','path':"
 		       "'/proc/%d/ns/pid'},{'type':'ipc','path':'/proc/%d/ns/ipc'},"
-		       "{'type':'network','path':'/proc/%d/ns/net'}]},"
+		       "{'type':'network','path':'/proc/%d/ns/net'},"
+		       "{'type':'cgroup','path':'/proc/%d/ns/cgroup'}]},"
 		       "'process':{" SH("hostname; head -c 5 /proc/1/cmdline; echo") "}}",
 		       (int)container_pid(c, ""), (int)container_pid(c, ""),
-		       (int)container_pid(c, ""), (int)container_pid(c, ""));
+		       (int)container_pid(c, ""), (int)container_pid(c, ""),
+		       (int)container_pid(c, ""));
 	expect_out(patch, "first\nsleep\n");
 	harness_end(c);
 	expect_error("{'linux':{'namespaces':[{'type':'uts','path':'/no/ns'}]}}", -ENOENT,
@@ -617,6 +635,7 @@ static const struct CMUnitTest tests[] = {
 	cmocka_unit_test(sysctls),
 	cmocka_unit_test(time_namespace),
 	cmocka_unit_test(user_namespace),
+	cmocka_unit_test(user_namespace_in_a_pod),
 	cmocka_unit_test(seccomp_filters),
 	cmocka_unit_test(hooks_run),
 	cmocka_unit_test(terminals),

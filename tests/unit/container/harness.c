@@ -129,7 +129,7 @@ static _Noreturn void in_guest(int (*tests)(void))
 	if (mount("proc", "/proc", "proc", 0, NULL) == 0 &&
 	    mount("sysfs", "/sys", "sysfs", 0, NULL) == 0 &&
 	    (mount("dev", "/dev", "devtmpfs", 0, NULL) == 0 || errno == EBUSY) &&
-	    mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, NULL) == 0 && make_rootfs() == 0 &&
+	    mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, "nsdelegate") == 0 && make_rootfs() == 0 &&
 	    container_sandbox_init(&harness_sandbox, NULL, &err) == 0) {
 		r = tests();
 		container_sandbox_fini(&harness_sandbox);

@@ -101,10 +101,10 @@ static int unix_path(const char *option, const char *value, const char **field, 
 int agent_options_parse_argv(struct agent_options *opt, int argc, char **argv, struct error *err)
 {
 	for (int i = 1; i < argc; i += 2) {
-		const char *o = argv[i], *v = argv[i + 1];
+		const char *o = argv[i], *v = i + 1 < argc ? argv[i + 1] : NULL;
 		int r;
 
-		if (i + 1 >= argc)
+		if (!v)
 			return error_set(err, -EINVAL, "%s: a value is missing", o);
 		if (str_eq(o, "--listen"))
 			r = unix_path(o, v, &opt->listen, err);

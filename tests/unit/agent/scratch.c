@@ -1,0 +1,3 @@
+#include "agent/scratch.h"
+
+char agent_scratch[AGENT_SCRATCH_SIZE];

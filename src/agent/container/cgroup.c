@@ -280,7 +280,7 @@ static int cgroup_add_pids(int dirfd, const char *name, void *ctx)
 		path = NULL;
 		return -ENOMEM;
 	}
-	r = ctr_slurp_at(dirfd, path, 4u << 20, &text, NULL);
+	r = ctr_slurp_at(dirfd, path, 4u << 20, &text);
 	if (r < 0)
 		return r == -ENOENT || r == -EOPNOTSUPP ? 0 : r;
 	for (char *s = strtok_r(text, "\n", &save); s; s = strtok_r(NULL, "\n", &save)) {

@@ -188,32 +188,24 @@ static void init_own_stdio(const struct ctr_user *user)
 	}
 }
 
-static int init_workdir(const struct ctr_spawn *sp, const struct ctr_user *user, struct error *err)
+/* While the root can be written: the working directory, the user's if it is new. */
+static int init_make_workdir(const struct ctr_spawn *sp, int root, const struct ctr_user *user,
+			     struct error *err)
 {
 	const char *cwd = sp->process->cwd;
-	auto_close int root = -1, fd = -1;
-	int r;
+	auto_close int fd = -1;
 
-	root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (root < 0)
-		return error_errno(err, -errno, "open /");
 	fd = beneath_open(root, cwd, O_PATH, 0, BENEATH_IN_ROOT);
-	if (fd == -ENOENT && sp->spec) {
+	if (fd == -ENOENT) {
 		fd = beneath_mkdir_p(root, cwd, 0755, BENEATH_IN_ROOT);
 		if (fd >= 0 && (user->uid || user->gid))
-			(void)fchownat(fd, "", user->uid, user->gid, AT_EMPTY_PATH);
+			(void)!fchownat(fd, "", user->uid, user->gid, AT_EMPTY_PATH);
 	}
-	if (fd < 0)
-		return error_errno(err, fd, "process.cwd: \"%s\"", cwd);
-	/* A cwd that only the user may enter is tried again with the user's identity. */
-	if (chdir(cwd) < 0 && errno != EACCES) {
-		r = -errno;
-		return error_errno(err, r, "process.cwd: chdir to \"%s\"", cwd);
-	}
-	return 0;
+	return fd < 0 ? error_errno(err, fd, "process.cwd: \"%s\"", cwd) : 0;
 }
 
-static int init_root(struct ctr_spawn *sp, struct ctr_rootfs *rootfs, struct error *err)
+static int init_root(struct ctr_spawn *sp, struct ctr_rootfs *rootfs, struct ctr_user *user,
+		     struct error *err)
 {
 	const Grpc__Hooks *h = sp->spec->hooks;
 	int r;
@@ -240,23 +232,21 @@ static int init_root(struct ctr_spawn *sp, struct ctr_rootfs *rootfs, struct err
 		if (r < 0)
 			return r;
 	}
-	r = ctr_rootfs_finish(rootfs, err);
+	r = ctr_user_resolve(sp->process->user, rootfs->fd, user, err);
+	if (r == 0)
+		r = init_make_workdir(sp, rootfs->fd, user, err);
+	if (r == 0)
+		r = ctr_rootfs_finish(rootfs, err);
 	return r < 0 ? r : ctr_rootfs_enter(rootfs, err);
 }
 
-static int init_identity(struct ctr_spawn *sp, struct ctr_user *user, char **path, struct error *err)
+/* Inside the root: the working directory and the program. */
+static int init_program(const struct ctr_spawn *sp, const struct ctr_user *user, char **path,
+			struct error *err)
 {
-	auto_close int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	int r;
-
-	if (root < 0)
-		return error_errno(err, -errno, "open /");
-	r = ctr_user_resolve(sp->process->user, root, user, err);
-	if (r < 0)
-		return r;
-	r = init_workdir(sp, user, err);
-	if (r < 0)
-		return r;
+	/* A cwd that only the user may enter is tried again with the user's identity. */
+	if (chdir(sp->process->cwd) < 0 && errno != EACCES)
+		return error_errno(err, -errno, "process.cwd: chdir to \"%s\"", sp->process->cwd);
 	init_own_stdio(user);
 	return ctr_process_find(sp->process, path, err);
 }
@@ -325,12 +315,12 @@ static int init_run(struct ctr_spawn *sp, struct error *err)
 	(void)umask(0022);
 	r = init_kernel_names(sp, err);
 	if (r == 0)
-		r = init_root(sp, &rootfs, err);
+		r = init_root(sp, &rootfs, &user, err);
 	if (r < 0)
 		return r;
 	/* A keyring of its own, so that nothing of the agent's or another container's is seen. */
 	(void)init_keyring(sp->id);
-	r = init_identity(sp, &user, &path, err);
+	r = init_program(sp, &user, &path, err);
 	if (r < 0)
 		return r;
 
@@ -372,16 +362,18 @@ static int exec_run(struct ctr_spawn *sp, struct error *err)
 		if (r < 0)
 			return r;
 	}
+	root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (root < 0)
+		return error_errno(err, -errno, "open /");
 	if (sp->process->terminal) {
-		root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
-		if (root < 0)
-			return error_errno(err, -errno, "open /");
 		r = init_terminal(sp, root, false, err);
 		if (r < 0)
 			return r;
 	}
 	(void)init_keyring(sp->id);
-	r = init_identity(sp, &user, &path, err);
+	r = ctr_user_resolve(sp->process->user, root, &user, err);
+	if (r == 0)
+		r = init_program(sp, &user, &path, err);
 	if (r < 0)
 		return r;
 	return ctr_process_exec(sp, &user, path, err);

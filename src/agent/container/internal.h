@@ -61,8 +61,9 @@ int ctr_write_atf(int dirfd, const char *path, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 /* NUL-terminated, cut at the buffer's size; the length or -errno. */
 ssize_t ctr_read_at(int dirfd, const char *path, char *buf, size_t size);
-/* Whole file (at most @max bytes), malloc'ed and NUL-terminated. */
-int ctr_slurp_at(int dirfd, const char *path, size_t max, char **ret, size_t *ret_len);
+/* A whole regular file (at most @max bytes), malloc'ed and NUL-terminated. */
+int ctr_slurp_fd(int fd, size_t max, char **ret);
+int ctr_slurp_at(int dirfd, const char *path, size_t max, char **ret);
 const Grpc__LinuxNamespace *ctr_namespace(const Grpc__Spec *spec, const char *type);
 /* "/proc/self/fd/N" */
 struct ctr_fdpath { char s[32]; };

@@ -9,13 +9,52 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "agent/container/internal.h"
 
+/*
+ * A read-only image as a read-only root leaves no place for mount points and working directory:
+ * gives it a small layer of memory, which the container then sees read-only like the rest.
+ */
+static int rootfs_add_layer(const struct ctr_rootfs *r, int lower, struct error *err)
+{
+	const char *path = r->spec->root->path;
+	auto_close int tmp = ctr_mount_detached("tmpfs"), fsfd = -1, tree = -1;
+	auto_free char *upper = NULL, *work = NULL;
+
+	if (tmp < 0)
+		return error_errno(err, tmp, "root.readonly: tmpfs");
+	if (mkdirat(tmp, "u", 0755) < 0 || mkdirat(tmp, "w", 0755) < 0 ||
+	    move_mount(tmp, "", lower, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH) < 0)
+		return error_errno(err, -errno, "root.readonly: tmpfs");
+	if (asprintf(&upper, "%s/u", path) < 0)
+		upper = NULL;
+	if (asprintf(&work, "%s/w", path) < 0)
+		work = NULL;
+	if (!upper || !work)
+		return error_set(err, -ENOMEM, "root.readonly: out of memory");
+
+	fsfd = fsopen("overlay", FSOPEN_CLOEXEC);
+	if (fsfd < 0 || fsconfig(fsfd, FSCONFIG_SET_STRING, "source", "overlay", 0) < 0 ||
+	    fsconfig(fsfd, FSCONFIG_SET_STRING, "lowerdir", ctr_fdpath(lower).s, 0) < 0 ||
+	    fsconfig(fsfd, FSCONFIG_SET_STRING, "upperdir", upper, 0) < 0 ||
+	    fsconfig(fsfd, FSCONFIG_SET_STRING, "workdir", work, 0) < 0 ||
+	    (r->userns && fsconfig(fsfd, FSCONFIG_SET_FLAG, "userxattr", NULL, 0) < 0) ||
+	    fsconfig(fsfd, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
+		return error_errno(err, -errno, "root.readonly: overlay");
+	tree = fsmount(fsfd, FSMOUNT_CLOEXEC, 0);
+	if (tree < 0 || move_mount(tree, "", tmp, "",
+				   MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH) < 0)
+		return error_errno(err, -errno, "root.readonly: overlay");
+	return 0;
+}
+
 static int rootfs_own_mount(struct ctr_rootfs *r, struct error *err)
 {
+	struct statvfs vfs;
 	const char *path = r->spec->root->path;
 	auto_close int at = -1, tree = -1;
 	uint64_t flag = MS_SLAVE;
@@ -34,6 +73,16 @@ static int rootfs_own_mount(struct ctr_rootfs *r, struct error *err)
 	at = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (at < 0)
 		return error_errno(err, -errno, "root.path: \"%s\"", path);
+	if (r->spec->root->readonly && fstatvfs(at, &vfs) == 0 && vfs.f_flag & ST_RDONLY) {
+		int rc = rootfs_add_layer(r, at, err);
+
+		if (rc < 0)
+			return rc;
+		(void)close(at);
+		at = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+		if (at < 0)
+			return error_errno(err, -errno, "root.path: \"%s\"", path);
+	}
 	/* pivot_root wants a private mount on a private mount: with sharing, two of our own. */
 	for (int i = flag == MS_SHARED ? 0 : 1; i < 2; i++) {
 		tree = open_tree(at, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH |
@@ -168,7 +217,7 @@ static int rootfs_move(const struct ctr_rootfs *r, struct error *err)
 	char *save = NULL;
 	int root_id = -1, rc;
 
-	rc = ctr_slurp_at(AT_FDCWD, "/proc/self/mountinfo", 4u << 20, &text, NULL);
+	rc = ctr_slurp_at(AT_FDCWD, "/proc/self/mountinfo", 4u << 20, &text);
 	if (rc < 0)
 		return error_errno(err, rc, "read mounts");
 	old = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);

@@ -95,7 +95,7 @@ static int stats_memory(int dir, struct container_stats *st)
 	}
 	stats_psi(dir, "memory.pressure", &st->memory.psi);
 
-	if (ctr_slurp_at(dir, "memory.stat", STATS_FILE_MAX, &text, NULL) < 0)
+	if (ctr_slurp_at(dir, "memory.stat", STATS_FILE_MAX, &text) < 0)
 		return 0;
 	for (const char *s = text; *s; s++)
 		lines += *s == '\n';
@@ -123,7 +123,7 @@ static int stats_io(int dir, struct container_stats *st)
 	size_t lines = 1;
 
 	stats_psi(dir, "io.pressure", &st->io.psi);
-	if (ctr_slurp_at(dir, "io.stat", STATS_FILE_MAX, &text, NULL) < 0)
+	if (ctr_slurp_at(dir, "io.stat", STATS_FILE_MAX, &text) < 0)
 		return 0;
 	for (const char *s = text; *s; s++)
 		lines += *s == '\n';

@@ -38,11 +38,11 @@ static bool user_number(const char *s, uint32_t *ret)
 
 static int user_slurp(int root, const char *path, char **ret)
 {
-	auto_close int fd = beneath_open(root, path, O_PATH, 0, BENEATH_IN_ROOT);
+	/* Not to be held up by a fifo. */
+	auto_close int fd = beneath_open(root, path, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0,
+					 BENEATH_IN_ROOT);
 
-	if (fd < 0)
-		return fd;
-	return ctr_slurp_at(AT_FDCWD, ctr_fdpath(fd).s, USER_DB_MAX, ret, NULL);
+	return fd < 0 ? fd : ctr_slurp_fd(fd, USER_DB_MAX, ret);
 }
 
 /* Cuts the next line of *text into at most @max fields at ':'; the count, 0 at the end. */

@@ -52,17 +52,12 @@ ssize_t ctr_read_at(int dirfd, const char *path, char *buf, size_t size)
 	return (ssize_t)off;
 }
 
-int ctr_slurp_at(int dirfd, const char *path, size_t max, char **ret, size_t *ret_len)
+int ctr_slurp_fd(int fd, size_t max, char **ret)
 {
 	auto_free char *buf = NULL;
-	auto_close int fd = -1;
 	size_t len = 0, size = 0;
 	struct stat st;
 
-	/* O_NONBLOCK: a fifo in a hostile root must not hang us. */
-	fd = openat(dirfd, path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-	if (fd < 0)
-		return -errno;
 	if (fstat(fd, &st) < 0)
 		return -errno;
 	if (!S_ISREG(st.st_mode))
@@ -93,9 +88,14 @@ int ctr_slurp_at(int dirfd, const char *path, size_t max, char **ret, size_t *re
 	}
 	buf[len] = '\0';
 	*ret = take_ptr(&buf);
-	if (ret_len)
-		*ret_len = len;
 	return 0;
+}
+
+int ctr_slurp_at(int dirfd, const char *path, size_t max, char **ret)
+{
+	auto_close int fd = openat(dirfd, path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+
+	return fd < 0 ? -errno : ctr_slurp_fd(fd, max, ret);
 }
 
 const Grpc__LinuxNamespace *ctr_namespace(const Grpc__Spec *spec, const char *type)

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <unistd.h>
 
 #include "harness.h"
@@ -187,6 +188,21 @@ static void hidden_paths(void **state)
 		   "touch: /tmp/x: Read-only file system\n");
 	expect_out("{'root':{'readonly':true},'process':{" SH("touch /x 2>&1; true") "}}",
 		   "touch: /x: Read-only file system\n");
+}
+
+static void read_only_image(void **state)
+{
+	/* A root that cannot be written at all still takes mount points and a working directory. */
+	assert_int_equal(mount("/mnt/rootfs", "/mnt/rootfs", NULL, MS_BIND, NULL), 0);
+	assert_int_equal(mount(NULL, "/mnt/rootfs", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY, NULL), 0);
+	harness_container("{'root':{'readonly':true},'process':{'cwd':'/fresh/dir','user':{"
+			  "'uid':5,'gid':6}," SH("stat -c %u:%g .; touch /x 2>&1; touch x 2>&1; "
+			  "ls -d /data") "},'mounts':[{'destination':'/proc','type':'proc'},{"
+			  "'destination':'/data','type':'tmpfs'}]}", 0, &r);
+	assert_int_equal(umount("/mnt/rootfs"), 0);
+	assert_string_equal(r.error.msg, "");
+	assert_string_equal(r.out, "5:6\ntouch: /x: Read-only file system\n"
+			    "touch: x: Read-only file system\n/data\n");
 }
 
 static void hostile_paths(void **state)
@@ -631,6 +647,7 @@ static const struct CMUnitTest tests[] = {
 	cmocka_unit_test(mounts_and_options),
 	cmocka_unit_test(propagation),
 	cmocka_unit_test(hidden_paths),
+	cmocka_unit_test(read_only_image),
 	cmocka_unit_test(hostile_paths),
 	cmocka_unit_test(sysctls),
 	cmocka_unit_test(time_namespace),

@@ -93,12 +93,9 @@ def test_dotdot_name(own_store, tmp_path):
     assert not pathlib.Path("/escaped").exists()
 
 
-def test_absolute_name_stays_inside(own_store, tmp_path):
-    """An absolute name is one beneath the image's root, as every other tool reads it."""
+def test_absolute_name(own_store, tmp_path):
     target = tmp_path / "outside"
-    ref = layout(tmp_path / "i", entry(str(target), b"x"))
-    own_store("pull", ref, timeout=60)
-    refuses(own_store, ref, code=127)
+    refuses(own_store, layout(tmp_path / "i", entry(str(target), b"x")), "absolute")
     assert not target.exists()
 
 
@@ -263,11 +260,12 @@ def test_kernel_that_hangs(caisson, tmp_path):
         1: hlt
         jmp 1b
         """, encoding="ascii")
-    subprocess.run(["gcc", "-m32", "-nostdlib", "-static", "-Wl,-Ttext=0x1000000",
+    subprocess.run(["gcc", "-nostdlib", "-static", "-no-pie", "-Wl,-Ttext-segment=0x1000000",
                     "-Wl,--build-id=none", "-Wl,-e,start", "-o", tmp_path / "k", tmp_path / "k.S"],
                    check=True)
-    r = refuses(caisson, caisson.image, args=("--kernel", tmp_path / "k", "--boot-timeout", "5s"))
-    assert r.seconds < 60
+    r = refuses(caisson, caisson.image, "did not come up",
+                args=("--kernel", tmp_path / "k", "--boot-timeout", "3s"))
+    assert 3 <= r.seconds < 60
 
 
 def test_malformed_config(caisson, tmp_path):

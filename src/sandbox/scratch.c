@@ -32,6 +32,9 @@ static int make_seed(const char *dir, char **ret_seed)
 	if (!upper || !work)
 		return -ENOMEM;
 	r = fsutil_mkdir_p(upper, 0755);
+	/* The container's root directory takes its mode, which the umask must not narrow. */
+	if (r == 0 && chmod(upper, 0755) < 0)
+		r = -errno;
 	if (r == 0)
 		r = fsutil_mkdir_p(work, 0755);
 	if (r == 0)

@@ -124,6 +124,11 @@ def test_root_is_writable_and_forgotten(caisson):
     assert caisson.run(caisson.image, "sh", "-c", "ls /marker; ls /etc/passwd").out == "/etc/passwd\n"
 
 
+def test_root_directory_is_open_to_all(caisson):
+    r = caisson.run("-u", "app", caisson.image, "sh", "-c", "stat -c %a / && ls /etc/passwd").ok()
+    assert r.out.split() == ["755", "/etc/passwd"]
+
+
 def test_memory_limit(caisson):
     r = caisson.run("-m", "64m", caisson.image, "cat", "/sys/fs/cgroup/memory.max").ok()
     assert int(r.out) == 64 << 20

@@ -30,7 +30,7 @@ enum vm_state {
 
 /* A callback that waits for the VM's end. */
 struct stop_waiter {
-	struct list node;
+	struct stop_waiter *next;
 	sandbox_done_fn done;
 	void *arg;
 };
@@ -59,7 +59,7 @@ struct sandbox {
 	uint32_t gone_status; /* exit status of the processes that went with it */
 	char *console_tail;
 	bool dying;           /* a boot that timed out collects the console's last lines */
-	struct list stop_waiters;
+	struct stop_waiter *stop_waiters;
 
 	struct list containers;
 	size_t n_containers;

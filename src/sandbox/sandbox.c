@@ -94,13 +94,14 @@ void sandbox_add_child(struct sandbox *s, const struct child_id *id)
 		log_warn("%s", error_text(&err));
 }
 
+/* The last one may free the sandbox. */
 static void run_stop_waiters(struct sandbox *s)
 {
-	struct stop_waiter *w;
+	struct stop_waiter *w = s->stop_waiters, *next;
 
-	while (!list_empty(&s->stop_waiters)) {
-		w = list_entry(s->stop_waiters.next, struct stop_waiter, node);
-		list_remove(&w->node);
+	s->stop_waiters = NULL;
+	for (; w; w = next) {
+		next = w->next;
 		w->done(w->arg, NULL);
 		free(w);
 	}
@@ -540,7 +541,7 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 
 void sandbox_stop(struct sandbox *s, sandbox_done_fn done, void *arg)
 {
-	struct stop_waiter *w;
+	struct stop_waiter *w, **end;
 
 	s->stopping = true;
 	if (s->state == VM_NEW || s->state == VM_GONE) {
@@ -561,7 +562,9 @@ void sandbox_stop(struct sandbox *s, sandbox_done_fn done, void *arg)
 		}
 		w->done = done;
 		w->arg = arg;
-		list_push_back(&s->stop_waiters, &w->node);
+		for (end = &s->stop_waiters; *end; end = &(*end)->next)
+			;
+		*end = w;
 	}
 	vmm_kill(s->vmm);
 }
@@ -608,7 +611,6 @@ int sandbox_new(uv_loop_t *loop, const struct sandbox_options *o, struct sandbox
 	if (!s)
 		return error_set(err, -ENOMEM, "out of memory");
 	list_init(&s->containers);
-	list_init(&s->stop_waiters);
 	s->loop = loop;
 	s->config = o->config;
 	s->log_fd = o->log_fd;

@@ -146,6 +146,13 @@ static int open_file(const char *path, struct sink **ret, struct error *err)
 	return 0;
 }
 
+/* A reader gets its end of file only from a writer: not left until there is something to write. */
+static void open_tee(struct sink *s)
+{
+	if (s->fd < 0 && s->tee)
+		s->fd = open(s->tee, O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW);
+}
+
 static int open_json(const char *path, char *query, const char *stream, struct sink **ret,
 		     struct error *err)
 {
@@ -172,6 +179,7 @@ static int open_json(const char *path, char *query, const char *stream, struct s
 		(void)error_errno(err, r, "open '%s' for output", path);
 		goto fail;
 	}
+	open_tee(s);
 	*ret = s;
 	return 0;
 fail:
@@ -345,8 +353,7 @@ static ssize_t write_tee(struct sink *s, const void *data, size_t len)
 {
 	ssize_t n;
 
-	if (s->fd < 0 && s->tee)
-		s->fd = open(s->tee, O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW);
+	open_tee(s);
 	if (s->fd < 0)
 		return (ssize_t)len;
 	n = write_some(s->fd, data, len);

@@ -114,15 +114,15 @@ void shim_run_exit_command(struct shim *shim)
 struct farewell {
 	struct shim *shim;
 	struct ttrpc_call *call;
+	struct loop_timer *timer;
 };
 
-static void on_sandbox_stopped(void *arg, const struct error *err)
+static void say_farewell(void *arg)
 {
 	struct farewell *w = arg;
 	struct shim *shim = w->shim;
 	struct error e = { 0 };
 
-	(void)err;
 	sandbox_free(take_ptr(&shim->sandbox));
 	if (sandbox_reclaim(shim->dir, &e) < 0)
 		log_error("%s", error_text(&e));
@@ -130,6 +130,16 @@ static void on_sandbox_stopped(void *arg, const struct error *err)
 		ttrpc_reply_empty(w->call);
 	free(w);
 	uv_stop(&shim->loop);
+}
+
+/* Others may be told of the same end: the sandbox is freed after them. */
+static void on_sandbox_stopped(void *arg, const struct error *err)
+{
+	struct farewell *w = arg;
+
+	(void)err;
+	if (loop_timer_start(&w->shim->loop, 0, say_farewell, w, &w->timer) < 0)
+		say_farewell(w);
 }
 
 void shim_leave(struct shim *shim, struct ttrpc_call *call)

@@ -15,7 +15,8 @@
 #include "base/log.h"
 #include "base/str.h"
 
-#define RECHECK_NS 10000000u
+#define RECHECK_NS      10000000u
+#define RECHECKS_REBIND 20u /* then the driver is made to look again */
 
 static struct list waiting = LIST_INIT(waiting);
 static struct ev_watch uevents;
@@ -85,9 +86,57 @@ static void finish(struct blockdev_wait *w, const char *path, const struct error
 
 static bool check(struct blockdev_wait *w);
 
+static void driver_write(const char *file, const char *device)
+{
+	char path[64];
+
+	if (str_format(path, sizeof(path), "/sys/bus/virtio/drivers/virtio_blk/%s", file) == 0 &&
+	    fd_write_existing(AT_FDCWD, path, device) < 0)
+		log_debug("virtio_blk: %s %s failed", file, device);
+}
+
+/*
+ * A disk that is filled while the driver starts, after it has read the capacity and before it says
+ * that it is ready, is announced to nobody. Empty disks have no users, so their driver can be
+ * taken away and given back.
+ */
+static void rebind_empty(void)
+{
+	auto_closedir DIR *d = opendir("/sys/block");
+	char names[32][24];
+	const struct dirent *e;
+	size_t n = 0;
+
+	while (d && (e = readdir(d)) && n < ARRAY_LEN(names)) {
+		char path[300], target[256], *slash;
+		ssize_t len;
+
+		if (!str_has_prefix(e->d_name, "vd") || !attr_is(dirfd(d), e->d_name, "size", "0") ||
+		    str_format(path, sizeof(path), "%s/device", e->d_name) < 0)
+			continue;
+		len = readlinkat(dirfd(d), path, target, sizeof(target) - 1);
+		if (len <= 0)
+			continue;
+		target[len] = '\0';
+		slash = strrchr(target, '/');
+		if (slash && str_format(names[n], sizeof(names[n]), "%s", slash + 1) == 0)
+			n++;
+	}
+	for (size_t i = 0; i < n; i++) {
+		driver_write("unbind", names[i]);
+		driver_write("bind", names[i]);
+	}
+}
+
 static void on_recheck(struct ev_timer *t)
 {
-	(void)check(t->data);
+	struct blockdev_wait *w = t->data;
+
+	if (++w->rechecks == RECHECKS_REBIND) {
+		log_info("%s does not appear, asking the driver to look again", w->name);
+		rebind_empty();
+	}
+	(void)check(w);
 }
 
 static bool check(struct blockdev_wait *w)

@@ -15,6 +15,7 @@ struct blockdev_wait {
 	struct list node;
 	struct ev_timer timer;
 	struct ev_timer recheck;
+	unsigned rechecks;
 	char name[64];
 	void (*cb)(struct blockdev_wait *w, const char *path, const struct error *err);
 	void *data;

@@ -115,12 +115,9 @@ static void on_accept(struct ev_watch *w, uint32_t events)
 
 int server_listen(int fd)
 {
-	struct ev_watch *w = calloc(1, sizeof(*w));
-	int r = w ? ev_add(w, fd, EPOLLIN, on_accept, NULL) : -ENOMEM;
+	static struct ev_watch listener;
 
-	if (r < 0)
-		free(w);
-	return r;
+	return ev_add(&listener, fd, EPOLLIN, on_accept, NULL);
 }
 
 static void on_connected(struct ev_watch *w, uint32_t events)

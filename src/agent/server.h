@@ -3,7 +3,7 @@
 
 #include "base/error.h"
 
-/* Accepts connections of the host on a listening socket, which it owns from success on. */
+/* Accepts connections of the host on a listening socket, which it owns from success on. Once. */
 __must_check int server_listen(int fd);
 /* Serves on a socket that is connecting; @what is for the log. Owns it from success on. */
 __must_check int server_connecting(int fd, const char *what);

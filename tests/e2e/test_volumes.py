@@ -53,3 +53,65 @@ def test_host_and_guest_see_each_other(vm, where):
 def test_links_do_not_lead_out(vm):
     assert vm("cat /rw/out") == "No such file or directory"
     assert vm("cat /rw/../outside") == "No such file or directory"
+
+
+# ---- caisson run -v ----
+
+@pytest.fixture
+def volume(tmp_path):
+    d = tmp_path / "volume"
+    d.mkdir(mode=0o755)
+    (d / "file").write_text("from host\n")
+    return d
+
+
+def test_volume_both_ways(caisson, volume):
+    r = caisson.run("-v", f"{volume}:/data", caisson.image, "sh", "-c",
+                    "cat /data/file && echo from guest > /data/new && mkdir /data/d && "
+                    "mv /data/file /data/d/moved && ls /data").ok()
+    assert r.out == "from host\nd\nnew\n"
+    assert (volume / "new").read_text() == "from guest\n"
+    assert (volume / "d/moved").read_text() == "from host\n"
+
+
+def test_volume_read_only(caisson, volume):
+    r = caisson.run("-v", f"{volume}:/data:ro", caisson.image, "sh", "-c",
+                    "cat /data/file; touch /data/new; rm -f /data/file; true").ok()
+    assert r.out == "from host\n"
+    assert r.err.lower().count("read-only file system") == 2
+    assert os.listdir(volume) == ["file"]
+
+
+def test_single_file_and_the_same_directory_twice(caisson, volume):
+    r = caisson.run("-v", f"{volume}/file:/etc/one", "-v", f"{volume}:/a", "-v", f"{volume}:/b",
+                    caisson.image, "sh", "-c",
+                    "cat /etc/one && echo x > /a/x && cat /b/x && ls /a && ls /b && "
+                    "echo changed > /etc/one").ok()
+    assert r.out == "from host\nx\nfile\nx\nfile\nx\n"
+    assert (volume / "file").read_text() == "changed\n"
+
+
+def test_volume_of_another_user(caisson, volume):
+    os.chmod(volume, 0o777)
+    caisson.run("-u", "1234:5678", "-v", f"{volume}:/data", caisson.image, "sh", "-c",
+                "echo mine > /data/mine && mkdir /data/d").ok()
+    for name in ["mine", "d"]:
+        st = os.stat(volume / name)
+        assert (st.st_uid, st.st_gid) == (1234, 5678)
+
+
+def test_volume_does_not_lead_out(caisson, volume):
+    os.symlink("/proc/1/root", volume / "root")
+    os.symlink("../../../../../../etc/hostname", volume / "name")
+    r = caisson.run("-v", f"{volume}:/data", caisson.image, "sh", "-c",
+                    "cat /data/name; ls /data/../..; ls /data/root/").out
+    host = pathlib.Path("/etc/hostname").read_text().strip()
+    assert host not in r and "var/lib/caisson" not in r
+
+
+def test_tree_is_unpacked_in_a_volume(caisson, volume):
+    r = caisson.run("-v", f"{volume}:/data", caisson.image, "sh", "-c",
+                    "tar -cf - -C / bin etc | tar -xf - -C /data && cmp /bin/sh /data/bin/sh && "
+                    "cd /data && find . | wc -l && rm -rf bin etc").ok()
+    assert int(r.out) > 10
+    assert os.listdir(volume) == ["file"]

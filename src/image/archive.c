@@ -13,8 +13,8 @@
 #include <sys/stat.h>
 
 struct member {
-	char *path;        /* cleaned */
-	char *link;        /* cleaned target, or NULL */
+	char *path; /* cleaned */
+	char *link; /* cleaned target, or NULL */
 	struct digest digest;
 	uint64_t size;
 };
@@ -78,8 +78,8 @@ static int write_content(struct spool *s, int fd, struct hasher *h, uint64_t *re
 static int spool_file(struct spool *s, struct member *m, struct error *err)
 {
 	auto_hasher struct hasher *h = NULL;
-	auto_close int fd = openat(s->l->blobs_fd, "new", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC,
-				   0600);
+	auto_close int fd =
+		openat(s->l->blobs_fd, "new", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 	int r;
 
 	if (fd < 0)
@@ -267,8 +267,8 @@ static int store_manifest(struct spool *s, const json_t *manifest, struct image_
 		return error_set(err, -ENOMEM, "out of memory");
 	r = digest_of(text, strlen(text), &d.digest);
 	if (r == 0)
-		r = fsutil_write_volatile(s->l->blobs_fd, digest_hex(&d.digest), text,
-					  strlen(text), 0600);
+		r = fsutil_write_volatile(s->l->blobs_fd, digest_hex(&d.digest), text, strlen(text),
+					  0600);
 	if (r < 0)
 		return error_errno(err, r, "spool the archive");
 	*ret = d;
@@ -291,10 +291,10 @@ static int add_docker_image(struct spool *s, const json_t *image, struct error *
 	if (!m)
 		return -EBADMSG;
 	list = json_array();
-	manifest = json_pack("{s:i, s:s, s:o, s:o}", "schemaVersion", 2, "mediaType",
-			     "application/vnd.oci.image.manifest.v1+json", "config",
-			     describe(m, "application/vnd.oci.image.config.v1+json"), "layers",
-			     list);
+	manifest =
+		json_pack("{s:i, s:s, s:o, s:o}", "schemaVersion", 2, "mediaType",
+			  "application/vnd.oci.image.manifest.v1+json", "config",
+			  describe(m, "application/vnd.oci.image.config.v1+json"), "layers", list);
 	if (!manifest)
 		return error_set(err, -ENOMEM, "out of memory");
 	if (json_array_size(layers) > LIMIT_LAYERS)
@@ -312,8 +312,7 @@ static int add_docker_image(struct spool *s, const json_t *image, struct error *
 	r = local_add_entry(s->l, &desc, &entry);
 	for (size_t i = 0; r == 0 && i < json_array_size(tags); i++)
 		if (json_is_string(json_array_get(tags, i)))
-			r = strv_append(&entry->names,
-					json_string_value(json_array_get(tags, i)));
+			r = strv_append(&entry->names, json_string_value(json_array_get(tags, i)));
 	return r < 0 ? error_set(err, r, "out of memory") : 0;
 }
 

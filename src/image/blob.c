@@ -25,8 +25,8 @@ static int hash_existing(struct blob *b)
 	return (int)n;
 }
 
-int blob_open(struct image_job *job, const struct digest *digest, uint64_t size,
-	      struct blob *ret, struct error *err)
+int blob_open(struct image_job *job, const struct digest *digest, uint64_t size, struct blob *ret,
+	      struct error *err)
 {
 	struct blob b = { .job = job, .digest = *digest, .size = size, .fd = -1 };
 	struct stat st;
@@ -109,8 +109,8 @@ int blob_commit(struct blob *b, struct error *err)
 	if (!digest_eq(&is, &b->digest))
 		return error_set(err, -EBADMSG, "blob %s is corrupt: its content has digest %s",
 				 b->digest.s, is.s);
-	if (fsync(b->fd) < 0 || renameat(store->tmp_fd, b->name, store->blobs_fd,
-					 digest_hex(&b->digest)) < 0)
+	if (fsync(b->fd) < 0 ||
+	    renameat(store->tmp_fd, b->name, store->blobs_fd, digest_hex(&b->digest)) < 0)
 		return error_errno(err, -errno, "write blob %s to the image store", b->digest.s);
 	b->committed = true;
 	return 0;

@@ -53,8 +53,8 @@ static int get_list(const json_t *obj, const char *key, const char *field, char 
 }
 
 /* An object's keys; with @values, "key=value" (values must be strings). */
-static int get_keys(const json_t *obj, const char *key, const char *field, bool values,
-		    char ***ret, struct error *err)
+static int get_keys(const json_t *obj, const char *key, const char *field, bool values, char ***ret,
+		    struct error *err)
 {
 	json_t *j = json_object_get(obj, key), *value;
 	size_t n = json_object_size(j), i = 0;
@@ -69,7 +69,8 @@ static int get_keys(const json_t *obj, const char *key, const char *field, bool 
 	*ret = v;
 	if (!v)
 		return no_memory(err);
-	json_object_foreach(j, name, value) {
+	json_object_foreach(j, name, value)
+	{
 		if (values && !json_is_string(value))
 			return bad(err, field, "an object of strings");
 		v[i] = values ? str_printf("%s=%s", name, json_string_value(value)) : strdup(name);

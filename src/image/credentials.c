@@ -80,8 +80,10 @@ static int from_entry(const char *key, const json_t *entry, struct credentials *
 		r = c->user && c->password ? 0 : -ENOMEM;
 	}
 	if (r == -EINVAL)
-		return error_set(err, r, "docker's config.json: 'auth' of '%s' is not base64 of "
-				 "user:password", key);
+		return error_set(err, r,
+				 "docker's config.json: 'auth' of '%s' is not base64 of "
+				 "user:password",
+				 key);
 	return r < 0 ? error_set(err, r, "out of memory") : 0;
 }
 
@@ -97,12 +99,14 @@ int credentials_parse(const char *text, size_t n, const char *domain, struct cre
 
 	j = json_loadb(text, n, 0, &je);
 	if (!json_is_object(j))
-		return error_set(err, -EINVAL, "docker's config.json is not a JSON object: line %d: "
-				 "%s", je.line, j ? "not an object" : je.text);
-	json_object_foreach(json_object_get(j, "credHelpers"), key, value)
-		if (same_host(key, domain))
-			helper = json_string_value(value);
-	json_object_foreach(json_object_get(j, "auths"), key, value) {
+		return error_set(err, -EINVAL,
+				 "docker's config.json is not a JSON object: line %d: "
+				 "%s",
+				 je.line, j ? "not an object" : je.text);
+	json_object_foreach(json_object_get(j, "credHelpers"), key,
+			    value) if (same_host(key, domain)) helper = json_string_value(value);
+	json_object_foreach(json_object_get(j, "auths"), key, value)
+	{
 		if (!same_host(key, domain) || c.user || c.identity_token)
 			continue;
 		r = from_entry(key, value, &c, err);
@@ -170,8 +174,9 @@ static int ask_helper(const char *helper, const char *domain, struct credentials
 	out_w = b[1];
 	{
 		const struct child_fd fds[] = { { in_r, 0 }, { out_w, 1 } };
-		const struct child_options o = { .argv = argv, .fds = fds, .n_fds = 2,
-						 .cwd_fd = -1, .pdeathsig = SIGKILL };
+		const struct child_options o = {
+			.argv = argv, .fds = fds, .n_fds = 2, .cwd_fd = -1, .pdeathsig = SIGKILL
+		};
 
 		r = child_spawn(&o, &pid, NULL);
 	}
@@ -196,8 +201,9 @@ static int ask_helper(const char *helper, const char *domain, struct credentials
 		ret->user = strdup(user);
 		ret->password = strdup(secret);
 	}
-	return ret->identity_token || (ret->user && ret->password) ?
-		       0 : error_set(err, -ENOMEM, "out of memory");
+	return ret->identity_token || (ret->user && ret->password)
+		       ? 0
+		       : error_set(err, -ENOMEM, "out of memory");
 }
 
 int credentials_find(const char *domain, struct credentials *ret, struct error *err)
@@ -244,13 +250,17 @@ static int parse_settings(const json_t *j, const char *domain, struct registry_s
 
 	if (!json_is_object(j))
 		return error_set(err, -EINVAL, "'%s' is not an object", domain);
-	json_object_foreach((json_t *)j, key, v)
-		if (!str_eq(key, "mirrors") && !str_eq(key, "ca") && !str_eq(key, "insecure"))
-			return error_set(err, -EINVAL, "'%s': unknown key '%s'", domain, key);
+	json_object_foreach(
+		(json_t *)j, key,
+		v) if (!str_eq(key, "mirrors") && !str_eq(key, "ca") &&
+		       !str_eq(key, "insecure")) return error_set(err, -EINVAL,
+								  "'%s': unknown key '%s'", domain,
+								  key);
 	mirrors = json_object_get(j, "mirrors");
 	if (mirrors && !json_is_array(mirrors))
 		return error_set(err, -EINVAL, "'%s': 'mirrors' is not a list", domain);
-	json_array_foreach(mirrors, i, value) {
+	json_array_foreach(mirrors, i, value)
+	{
 		const char *url = json_string_value(value);
 
 		if (!url || (!str_has_prefix(url, "https://") && !str_has_prefix(url, "http://")))

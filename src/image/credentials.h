@@ -4,27 +4,25 @@
 #include "image/internal.h"
 
 struct credentials {
-	char *user;            /* NULL: none */
+	char *user; /* NULL: none */
 	char *password;
-	char *identity_token;  /* instead of user and password */
+	char *identity_token; /* instead of user and password */
 };
 
 /*
  * From $DOCKER_CONFIG/config.json or ~/.docker/config.json: "auths", "credHelpers" and
  * "credsStore". None is no error.
  */
-__must_check int credentials_find(const char *domain, struct credentials *ret,
-				  struct error *err);
+__must_check int credentials_find(const char *domain, struct credentials *ret, struct error *err);
 void credentials_fini(struct credentials *c);
 /* The parser by itself. @text is the file. */
 __must_check int credentials_parse(const char *text, size_t n, const char *domain,
-				   struct credentials *ret, char **ret_helper,
-				   struct error *err);
+				   struct credentials *ret, char **ret_helper, struct error *err);
 
 struct registry_settings {
-	char **mirrors;   /* base URLs, tried in order before the registry itself */
+	char **mirrors; /* base URLs, tried in order before the registry itself */
 	char *ca_file;
-	bool insecure;    /* http is tried, and any certificate is accepted */
+	bool insecure; /* http is tried, and any certificate is accepted */
 };
 
 /* From $CAISSON_REGISTRIES or /etc/caisson/registries.json; a missing file is no error. */

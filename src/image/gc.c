@@ -227,8 +227,7 @@ int image_prune(struct image_store *store, bool (*used)(void *ctx, const char *i
 	return r < 0 ? r : image_gc(store, ret_bytes, err);
 }
 
-int image_remove(struct image_store *store, const char *text, char **ret_name,
-		 struct error *err)
+int image_remove(struct image_store *store, const char *text, char **ret_name, struct error *err)
 {
 	struct store_record rec = { 0 };
 	int r = store_find(store, text, &rec, err);

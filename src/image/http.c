@@ -92,8 +92,8 @@ static size_t on_header(char *data, size_t size, size_t count, void *ctx)
 		free(r->content_type);
 		r->content_type = take_ptr(&value);
 	} else if (name_len == 16 && !strncasecmp(data, "www-authenticate", 16)) {
-		char *joined = r->authenticate ? str_printf("%s, %s", r->authenticate, value) :
-						 strdup(value);
+		char *joined = r->authenticate ? str_printf("%s, %s", r->authenticate, value)
+					       : strdup(value);
 
 		free(r->authenticate);
 		r->authenticate = joined;
@@ -241,8 +241,8 @@ static int fail(struct http *h, const struct http_request *req, CURLcode code, s
 	if (r == -EHOSTUNREACH)
 		return error_set(err, r, "cannot reach '%.*s': %s", len, host, text);
 	if (r == -EPROTO)
-		return error_set(err, r, "no TLS connection to '%.*s' can be trusted: %s", len, host,
-				 text);
+		return error_set(err, r, "no TLS connection to '%.*s' can be trusted: %s", len,
+				 host, text);
 	return error_set(err, r, "'%.*s': %s", len, host, text);
 }
 
@@ -315,7 +315,8 @@ int http_back_off(struct http *h, unsigned attempt, long retry_after, struct err
 
 char *http_escape(const char *s)
 {
-	static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~";
+	static const char plain[] =
+		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~";
 	char *out = malloc(3 * strlen(s) + 1), *w = out;
 
 	for (; out && *s; s++) {

@@ -11,24 +11,24 @@ struct http_request {
 	const char *bearer;         /* token, or NULL */
 	const char *user;           /* basic credentials, or NULL */
 	const char *password;
-	const char *post;           /* body of a form, or NULL for GET */
-	const char *ca_file;        /* instead of the system's authorities */
-	bool insecure;              /* accept any certificate */
-	bool allow_http;            /* redirects may lead to http:// */
-	uint64_t offset;            /* > 0: ask for the bytes from there */
+	const char *post;    /* body of a form, or NULL for GET */
+	const char *ca_file; /* instead of the system's authorities */
+	bool insecure;       /* accept any certificate */
+	bool allow_http;     /* redirects may lead to http:// */
+	uint64_t offset;     /* > 0: ask for the bytes from there */
 	/* Takes the body of a 2xx answer; others are kept in the response. */
 	int (*sink)(void *ctx, const void *data, size_t n, struct error *err);
 	/* The server ignored the offset: the body starts at 0. */
 	int (*restart)(void *ctx, struct error *err);
 	void *sink_ctx;
-	size_t max_body;            /* without a sink */
+	size_t max_body; /* without a sink */
 };
 
 struct http_response {
 	long status;
 	char *content_type;
-	char *authenticate;    /* WWW-Authenticate, all of them joined by ", " */
-	long retry_after;      /* seconds, 0 = none */
+	char *authenticate; /* WWW-Authenticate, all of them joined by ", " */
+	long retry_after;   /* seconds, 0 = none */
 	struct buf body;
 };
 

@@ -18,8 +18,9 @@ static int pull(struct image_job *job, const struct image_ref *ref, struct store
 	else
 		r = source_open_local(job, ref->path, ref->tag, &src, err);
 	if (r < 0)
-		return ref->kind == IMAGE_REF_REGISTRY ?
-			       error_prefix(err, r, "image '%s'", ref->familiar) : r;
+		return ref->kind == IMAGE_REF_REGISTRY
+			       ? error_prefix(err, r, "image '%s'", ref->familiar)
+			       : r;
 	if (ref->digest) {
 		r = digest_parse(ref->digest, &digest);
 		if (r < 0)
@@ -101,9 +102,9 @@ static int name_for(const char *given, const char *path, struct image_ref *ret)
 	return joined ? image_ref_parse(joined, ret, NULL) : -ENOMEM;
 }
 
-static int load_entry(struct image_job *job, struct image_source *src,
-		      const struct source_entry *e, const char *given, const char *path,
-		      struct image_names *names, struct error *err)
+static int load_entry(struct image_job *job, struct image_source *src, const struct source_entry *e,
+		      const char *given, const char *path, struct image_names *names,
+		      struct error *err)
 {
 	struct store_record rec = { 0 };
 	struct image_ref ref = { 0 };
@@ -154,8 +155,10 @@ static int load_all(struct image_job *job, const char *path, struct image_names 
 		return r;
 	listing = source_listing(src);
 	if (job->opt->name && listing->n > 1)
-		return error_set(err, -EINVAL, "'%s' holds %zu images; they cannot all be named "
-				 "'%s'", path, listing->n, job->opt->name);
+		return error_set(err, -EINVAL,
+				 "'%s' holds %zu images; they cannot all be named "
+				 "'%s'",
+				 path, listing->n, job->opt->name);
 	for (size_t i = 0; r == 0 && i < listing->n; i++) {
 		const struct source_entry *e = &listing->v[i];
 
@@ -283,7 +286,9 @@ static int fill(struct image *img, struct image_store *store, const struct store
 	img->config = spec->config;
 	spec->config = (struct image_config){ 0 };
 	return img->name && img->familiar && img->id && img->digest && img->chain_id &&
-			       img->rootfs && img->passwd && img->group ? 0 : -ENOMEM;
+			       img->rootfs && img->passwd && img->group
+		       ? 0
+		       : -ENOMEM;
 }
 
 static int prepare(struct image_job *job, const struct store_record *rec, struct image **ret,
@@ -306,8 +311,8 @@ static int prepare(struct image_job *job, const struct store_record *rec, struct
 	}
 	if (r == 0) {
 		img->lock_fd = rootfs_prepare(job, &m, &spec, &chain_id, err);
-		r = img->lock_fd < 0 ? error_prefix(err, img->lock_fd, "image '%s'",
-						    rec->familiar) : 0;
+		r = img->lock_fd < 0 ? error_prefix(err, img->lock_fd, "image '%s'", rec->familiar)
+				     : 0;
 	}
 	if (r == 0) {
 		r = fill(img, job->store, rec, &spec, &chain_id);

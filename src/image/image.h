@@ -37,20 +37,20 @@ int image_platform_parse(const char *text, struct image_platform *ret, struct er
 /* ---- references ------------------------------------------------------------------------- */
 
 enum image_ref_kind {
-	IMAGE_REF_REGISTRY,       /* [docker:// ]host[:port]/path[:tag][@digest], Docker's defaults */
-	IMAGE_REF_OCI_DIR,        /* oci:DIR[:TAG] */
-	IMAGE_REF_OCI_ARCHIVE,    /* oci-archive:FILE[:TAG] */
+	IMAGE_REF_REGISTRY,    /* [docker:// ]host[:port]/path[:tag][@digest], Docker's defaults */
+	IMAGE_REF_OCI_DIR,     /* oci:DIR[:TAG] */
+	IMAGE_REF_OCI_ARCHIVE, /* oci-archive:FILE[:TAG] */
 	IMAGE_REF_DOCKER_ARCHIVE, /* docker-archive:FILE[:REF] */
 };
 
 struct image_ref {
 	enum image_ref_kind kind;
-	char *domain;    /* registry only: "docker.io" */
-	char *path;      /* registry: "library/nginx"; else the absolute path of the file or directory */
-	char *tag;       /* registry: "latest" unless a digest is given; else as given, or NULL */
-	char *digest;    /* "sha256:…" or NULL */
-	char *name;      /* canonical: "docker.io/library/nginx:latest", "oci:/abs/dir:tag" */
-	char *familiar;  /* as shown to people: "nginx:latest", "oci:/abs/dir:tag" */
+	char *domain; /* registry only: "docker.io" */
+	char *path; /* registry: "library/nginx"; else the absolute path of the file or directory */
+	char *tag;  /* registry: "latest" unless a digest is given; else as given, or NULL */
+	char *digest;   /* "sha256:…" or NULL */
+	char *name;     /* canonical: "docker.io/library/nginx:latest", "oci:/abs/dir:tag" */
+	char *familiar; /* as shown to people: "nginx:latest", "oci:/abs/dir:tag" */
 };
 
 int image_ref_parse(const char *text, struct image_ref *ret, struct error *err);
@@ -63,48 +63,49 @@ int image_store_open(const char *root, struct image_store **ret, struct error *e
 void image_store_close(struct image_store *store);
 
 enum image_phase {
-	IMAGE_RESOLVING,   /* asking a registry, reading an archive's directory */
-	IMAGE_FETCHING,    /* bytes of a blob arriving: done/total of blob @index of @count */
-	IMAGE_UNPACKING,   /* layer @index of @count: compressed bytes read of total */
-	IMAGE_BUILDING,    /* mkfs.erofs runs */
+	IMAGE_RESOLVING, /* asking a registry, reading an archive's directory */
+	IMAGE_FETCHING,  /* bytes of a blob arriving: done/total of blob @index of @count */
+	IMAGE_UNPACKING, /* layer @index of @count: compressed bytes read of total */
+	IMAGE_BUILDING,  /* mkfs.erofs runs */
 	IMAGE_DONE,
 };
 
 struct image_progress {
 	enum image_phase phase;
-	const char *name;      /* the image, familiar form */
-	const char *digest;    /* the blob, or "" */
-	unsigned index;        /* of the blob or layer, from 0 */
+	const char *name;   /* the image, familiar form */
+	const char *digest; /* the blob, or "" */
+	unsigned index;     /* of the blob or layer, from 0 */
 	unsigned count;
-	uint64_t done;         /* bytes */
-	uint64_t total;        /* bytes, 0 = unknown */
-	bool cached;           /* the blob was in the store already */
-	const char *note;      /* retry or mirror message for people, or NULL */
+	uint64_t done;    /* bytes */
+	uint64_t total;   /* bytes, 0 = unknown */
+	bool cached;      /* the blob was in the store already */
+	const char *note; /* retry or mirror message for people, or NULL */
 };
 
 /* Called at most about 20 times a second for each phase; non-zero cancels (-ECANCELED). */
 typedef int (*image_progress_fn)(void *ctx, const struct image_progress *progress);
 
 enum image_pull_policy {
-	IMAGE_PULL_MISSING,    /* use the store's copy if there is one */
+	IMAGE_PULL_MISSING, /* use the store's copy if there is one */
 	IMAGE_PULL_ALWAYS,
 	IMAGE_PULL_NEVER,
 };
 
 /* Zeroed means: defaults. Strings are borrowed for the call. */
 struct image_options {
-	const char *platform;            /* "linux/arm64"; NULL = this host's */
-	enum image_pull_policy policy;   /* for image_prepare() */
-	const char *name;                /* image_load(): record under this name instead */
+	const char *platform;          /* "linux/arm64"; NULL = this host's */
+	enum image_pull_policy policy; /* for image_prepare() */
+	const char *name;              /* image_load(): record under this name instead */
 	image_progress_fn progress;
 	void *progress_ctx;
 };
 
 /*
  * Make the image named by @ref (any kind) present in the store: manifest, config and layers, and
- * record its name. An image that had the name before stays in the store under its digest. -ENOENT: no such image; -EACCES: the registry wants (other) credentials;
- * -EHOSTUNREACH, -ETIMEDOUT: registry not reachable; -EBADMSG: digest or content is wrong;
- * -ENOTSUP: platform or media type; -ENOSPC; -ECANCELED.
+ * record its name. An image that had the name before stays in the store under its digest. -ENOENT:
+ * no such image; -EACCES: the registry wants (other) credentials; -EHOSTUNREACH, -ETIMEDOUT:
+ * registry not reachable; -EBADMSG: digest or content is wrong; -ENOTSUP: platform or media type;
+ * -ENOSPC; -ECANCELED.
  */
 int image_pull(struct image_store *store, const char *ref, const struct image_options *opt,
 	       struct error *err);
@@ -151,7 +152,8 @@ void image_list_fini(struct image_list *list);
 /*
  * Forget a name; blobs and root file systems that no other image uses go too. @ref is a name, a
  * config id or a unique prefix of one (>= 4 hex digits). The caller has checked that no
- * container uses it. @ret_name (may be NULL) is the canonical name that went, for the caller to free.
+ * container uses it. @ret_name (may be NULL) is the canonical name that went, for the caller to
+ * free.
  */
 int image_remove(struct image_store *store, const char *ref, char **ret_name, struct error *err);
 
@@ -177,28 +179,28 @@ int image_prune(struct image_store *store, bool (*used)(void *ctx, const char *i
 /* ---- use -------------------------------------------------------------------------------- */
 
 struct image_config {
-	char **env;            /* NULL-terminated lists, never NULL themselves */
+	char **env; /* NULL-terminated lists, never NULL themselves */
 	char **entrypoint;
 	char **cmd;
-	char **exposed_ports;  /* "80/tcp" */
-	char **volumes;        /* absolute paths */
-	char **labels;         /* "key=value" */
-	char *user;            /* "" if none */
-	char *workdir;         /* "" if none */
-	char *stop_signal;     /* "" if none; "SIGQUIT", "3" */
+	char **exposed_ports; /* "80/tcp" */
+	char **volumes;       /* absolute paths */
+	char **labels;        /* "key=value" */
+	char *user;           /* "" if none */
+	char *workdir;        /* "" if none */
+	char *stop_signal;    /* "" if none; "SIGQUIT", "3" */
 };
 
 struct image {
-	char *name;            /* canonical */
+	char *name; /* canonical */
 	char *familiar;
-	char *id;              /* "sha256:…" of the config */
-	char *digest;          /* "sha256:…" of the manifest */
-	char *chain_id;        /* "sha256:…" */
-	char *rootfs;          /* absolute path of the merged EROFS file */
-	char *passwd;          /* absolute path of the image's /etc/passwd; the file may be missing */
-	char *group;           /* likewise /etc/group */
+	char *id;       /* "sha256:…" of the config */
+	char *digest;   /* "sha256:…" of the manifest */
+	char *chain_id; /* "sha256:…" */
+	char *rootfs;   /* absolute path of the merged EROFS file */
+	char *passwd;   /* absolute path of the image's /etc/passwd; the file may be missing */
+	char *group;    /* likewise /etc/group */
 	struct image_config config;
-	int lock_fd;           /* keeps the rootfs from being collected; closed by image_free() */
+	int lock_fd; /* keeps the rootfs from being collected; closed by image_free() */
 };
 
 /*
@@ -213,9 +215,9 @@ void image_free(struct image *image);
 struct image_user {
 	uint32_t uid;
 	uint32_t gid;
-	uint32_t *groups;      /* supplementary groups */
+	uint32_t *groups; /* supplementary groups */
 	size_t n_groups;
-	char *home;            /* "/" if the image does not say */
+	char *home; /* "/" if the image does not say */
 };
 
 /*

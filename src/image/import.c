@@ -9,7 +9,7 @@ struct import {
 	struct image_source *src;
 	struct image_manifest manifest;
 	struct image_spec spec;
-	struct digest digest;  /* of the manifest */
+	struct digest digest; /* of the manifest */
 };
 
 /* Follows indexes down to one manifest, which is put into the store. */
@@ -33,8 +33,10 @@ static int find_manifest(struct import *im, const struct digest *wanted, struct 
 		if (r < 0)
 			return error_errno(err, r, "hash a manifest");
 		if (want && !digest_eq(want, &got))
-			return error_set(err, -EBADMSG, "manifest %s is corrupt: its content has "
-					 "digest %s", want->s, got.s);
+			return error_set(err, -EBADMSG,
+					 "manifest %s is corrupt: its content has "
+					 "digest %s",
+					 want->s, got.s);
 		r = spec_kind_of(media_type, data, n, &kind, err);
 		if (r < 0)
 			return r;

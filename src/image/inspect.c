@@ -42,8 +42,8 @@ static int split_familiar(const char *familiar, struct image_info *info)
 	return info->repository && info->tag ? 0 : -ENOMEM;
 }
 
-static int fill_info(struct image_store *store, struct store_record *rec,
-		     struct image_info *info, struct error *err)
+static int fill_info(struct image_store *store, struct store_record *rec, struct image_info *info,
+		     struct error *err)
 {
 	struct image_manifest m = { 0 };
 	struct image_spec spec = { 0 };
@@ -109,9 +109,8 @@ static int names_of(struct image_store *store, const struct digest *config, json
 		if (!str_eq(info.tag, "<none>"))
 			(void)json_array_append_new(tags, json_string(v[i].familiar));
 		if (!str_eq(info.repository, "<none>"))
-			(void)json_array_append_new(digests,
-						    json_sprintf("%s@%s", info.repository,
-								 v[i].manifest.s));
+			(void)json_array_append_new(
+				digests, json_sprintf("%s@%s", info.repository, v[i].manifest.s));
 		info_fini(&info);
 	}
 	store_records_free(v, n);

@@ -1,6 +1,7 @@
 /* Shared by the files of this folder only. The parts, lowest first: digest, platform, ref, spec
  * (JSON of manifests), store (files and locks), blob (verified writing), source_* (where images
- * come from), import (source -> store), layer and unpack (store -> tree), rootfs (tree -> EROFS). */
+ * come from), import (source -> store), layer and unpack (store -> tree), rootfs (tree -> EROFS).
+ */
 #pragma once
 
 #include <jansson.h>
@@ -115,8 +116,7 @@ void spec_config_fini(struct image_spec *spec);
 /* -ENOTSUP with a reason for encrypted and unknown ones. */
 __must_check int spec_layer_kind(const char *media_type, enum layer_kind *ret, struct error *err);
 /* The best entry for @want; -ENOTSUP lists what there is. */
-__must_check int spec_index_pick(const struct image_index *index,
-				 const struct image_platform *want,
+__must_check int spec_index_pick(const struct image_index *index, const struct image_platform *want,
 				 const struct image_descriptor **ret, struct error *err);
 __must_check int spec_chain_id(const struct digest *diff_ids, size_t n, struct digest *ret);
 
@@ -125,7 +125,7 @@ __must_check int spec_chain_id(const struct digest *diff_ids, size_t n, struct d
 struct image_store {
 	char *root;
 	int root_fd;
-	int blobs_fd;  /* blobs/sha256 */
+	int blobs_fd; /* blobs/sha256 */
 	int refs_fd;
 	int rootfs_fd;
 	int tmp_fd;
@@ -183,8 +183,8 @@ __must_check int store_put_file(struct image_store *store, int dirfd, const char
 				const void *data, size_t n, struct error *err);
 bool store_has_blob(struct image_store *store, const struct digest *digest);
 /* A verified small blob (manifest, config) as a string. -ENOENT. */
-__must_check int store_read_blob(struct image_store *store, const struct digest *digest,
-				 char **ret, size_t *ret_len, struct error *err);
+__must_check int store_read_blob(struct image_store *store, const struct digest *digest, char **ret,
+				 size_t *ret_len, struct error *err);
 __must_check int store_open_blob(struct image_store *store, const struct digest *digest,
 				 uint64_t *ret_size, struct error *err);
 __must_check int store_put_blob(struct image_store *store, const void *data, size_t n,
@@ -199,13 +199,12 @@ __must_check int store_read_record(struct image_store *store, const char *name,
 				   struct store_record *ret, struct error *err);
 __must_check int store_list_records(struct image_store *store, struct store_record **ret,
 				    size_t *ret_n, struct error *err);
-__must_check int store_drop_record(struct image_store *store, const char *name,
-				   struct error *err);
+__must_check int store_drop_record(struct image_store *store, const char *name, struct error *err);
 void store_record_fini(struct store_record *rec);
 void store_records_free(struct store_record *v, size_t n);
 /* By name, or by config id (prefix). -ENOENT sets @err. */
-__must_check int store_find(struct image_store *store, const char *text,
-			    struct store_record *ret, struct error *err);
+__must_check int store_find(struct image_store *store, const char *text, struct store_record *ret,
+			    struct error *err);
 /* Manifest and config of a record. */
 __must_check int store_load_spec(struct image_store *store, const struct store_record *rec,
 				 struct image_manifest *ret_manifest, struct image_spec *ret_spec,
@@ -224,10 +223,10 @@ void store_try_gc(struct image_store *store);
 struct blob {
 	struct image_job *job;
 	struct digest digest;
-	uint64_t size;  /* expected */
+	uint64_t size; /* expected */
 	uint64_t done;
 	int fd;
-	bool present;   /* it was in the store already; nothing to write */
+	bool present; /* it was in the store already; nothing to write */
 	bool committed;
 	struct hasher *hasher;
 	char name[DIGEST_HEX_LEN + 16];
@@ -274,10 +273,10 @@ static inline void source_close_(struct image_source **src)
 
 /* One image of a local file or directory. */
 struct source_entry {
-	struct digest digest;    /* of its manifest (or index) */
+	struct digest digest; /* of its manifest (or index) */
 	bool has_platform;
 	struct image_platform platform;
-	char **names;            /* as the archive gives them: "nginx:latest", "latest"; may be empty */
+	char **names; /* as the archive gives them: "nginx:latest", "latest"; may be empty */
 };
 
 struct source_listing {
@@ -313,8 +312,7 @@ __must_check ssize_t layer_stream_read(struct layer_stream *ls, const void **ret
 /* Compressed bytes read so far. */
 uint64_t layer_stream_in(const struct layer_stream *ls);
 /* A libarchive reader of it as tar; archive_read_free() it before the stream. */
-__must_check int layer_stream_tar(struct layer_stream *ls, struct archive **ret,
-				  struct error *err);
+__must_check int layer_stream_tar(struct layer_stream *ls, struct archive **ret, struct error *err);
 /* Reads what is left and compares, unless @diff_id is NULL. -EBADMSG. */
 __must_check int layer_stream_finish(struct layer_stream *ls, const struct digest *diff_id,
 				     struct error *err);
@@ -347,7 +345,7 @@ struct tree {
 	char *dir_path;       /* the directory resolved last, and where it really is */
 	char *dir_real;
 	int dir_fd;
-	bool stale;           /* something was removed; resolve anew */
+	bool stale; /* something was removed; resolve anew */
 };
 
 /* A place in the tree: a directory (open, O_PATH, owned by the tree) and a name in it. */
@@ -361,8 +359,8 @@ struct tree_place {
  * Resolves all but the last component beneath the root, following links inside the tree only.
  * Missing directories are made (@create), else -ENOENT. -EXDEV: leads out of the tree.
  */
-__must_check int tree_find(struct tree *t, const char *path, bool create,
-			   struct tree_place *ret, struct error *err);
+__must_check int tree_find(struct tree *t, const char *path, bool create, struct tree_place *ret,
+			   struct error *err);
 void tree_place_fini(struct tree_place *place);
 void tree_init(struct tree *t, int root_fd);
 void tree_fini(struct tree *t);

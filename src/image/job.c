@@ -37,11 +37,15 @@ int image_job_report(struct image_job *job, bool often, struct error *err)
 	return 0;
 }
 
-int image_job_phase(struct image_job *job, enum image_phase phase, unsigned index,
-		    unsigned count, uint64_t total, struct error *err)
+int image_job_phase(struct image_job *job, enum image_phase phase, unsigned index, unsigned count,
+		    uint64_t total, struct error *err)
 {
 	job->progress = (struct image_progress){
-		.phase = phase, .digest = "", .index = index, .count = count, .total = total,
+		.phase = phase,
+		.digest = "",
+		.index = index,
+		.count = count,
+		.total = total,
 	};
 	return image_job_report(job, false, err);
 }

@@ -47,8 +47,7 @@ static int archive_failed(struct layer_stream *ls)
 	return error_set(&ls->error, -EBADMSG, "cannot decompress: %s", text ? text : "bad data");
 }
 
-int layer_stream_open(struct image_job *job, int fd, struct layer_stream **ret,
-		      struct error *err)
+int layer_stream_open(struct image_job *job, int fd, struct layer_stream **ret, struct error *err)
 {
 	struct layer_stream *ls = calloc(1, sizeof(*ls));
 	struct archive_entry *entry;
@@ -110,8 +109,7 @@ ssize_t layer_stream_read(struct layer_stream *ls, const void **ret)
 	return (ssize_t)n;
 }
 
-int layer_stream_finish(struct layer_stream *ls, const struct digest *diff_id,
-			struct error *err)
+int layer_stream_finish(struct layer_stream *ls, const struct digest *diff_id, struct error *err)
 {
 	const void *data;
 	struct digest is;

@@ -9,10 +9,11 @@
 static const struct {
 	const char *name, *arch, *variant;
 } synonyms[] = {
-	{ "x86_64", "amd64", "" },    { "x86-64", "amd64", "" },   { "i386", "386", "" },
-	{ "i686", "386", "" },        { "aarch64", "arm64", "" },  { "armhf", "arm", "v7" },
-	{ "armv7l", "arm", "v7" },    { "armel", "arm", "v6" },    { "ppc64el", "ppc64le", "" },
-	{ "loongarch64", "loong64", "" },
+	{ "x86_64", "amd64", "" },    { "x86-64", "amd64", "" },
+	{ "i386", "386", "" },        { "i686", "386", "" },
+	{ "aarch64", "arm64", "" },   { "armhf", "arm", "v7" },
+	{ "armv7l", "arm", "v7" },    { "armel", "arm", "v6" },
+	{ "ppc64el", "ppc64le", "" }, { "loongarch64", "loong64", "" },
 };
 
 void platform_normalize(struct image_platform *p)
@@ -89,7 +90,8 @@ int image_platform_parse(const char *text, struct image_platform *ret, struct er
 	}
 	if (!ok)
 		return error_set(err, -EINVAL,
-				 "platform '%s' is not of the form os/architecture[/variant]", text);
+				 "platform '%s' is not of the form os/architecture[/variant]",
+				 text);
 	platform_normalize(&p);
 	*ret = p;
 	return 0;

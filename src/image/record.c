@@ -33,21 +33,21 @@ static int record_file(const char *name, char dst[DIGEST_HEX_LEN + 8])
 	return r;
 }
 
-int store_write_record(struct image_store *store, const struct store_record *rec,
-		       struct error *err)
+int store_write_record(struct image_store *store, const struct store_record *rec, struct error *err)
 {
-	auto_json json_t *j = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I}", "name", rec->name,
-					"familiar", rec->familiar, "manifest", rec->manifest.s,
-					"config", rec->config.s, "platform", rec->platform, "size",
-					(json_int_t)rec->size, "pulledAt",
-					(json_int_t)rec->pulled_at);
+	auto_json json_t *j = json_pack(
+		"{s:s, s:s, s:s, s:s, s:s, s:I, s:I}", "name", rec->name, "familiar", rec->familiar,
+		"manifest", rec->manifest.s, "config", rec->config.s, "platform", rec->platform,
+		"size", (json_int_t)rec->size, "pulledAt", (json_int_t)rec->pulled_at);
 	auto_free char *text = j ? json_dumps(j, JSON_INDENT(1)) : NULL;
 	char file[DIGEST_HEX_LEN + 8];
 	int r;
 
 	if (!text)
-		return error_set(err, -ENOMEM, "image '%s' cannot be recorded: out of memory, or its "
-				 "name is not UTF-8", rec->familiar);
+		return error_set(err, -ENOMEM,
+				 "image '%s' cannot be recorded: out of memory, or its "
+				 "name is not UTF-8",
+				 rec->familiar);
 	r = record_file(rec->name, file);
 	if (r < 0)
 		return error_errno(err, r, "record image '%s'", rec->familiar);
@@ -64,8 +64,8 @@ static bool is_dangling(const char *name)
 }
 
 /* Is there a record of this very image under a name other than @but? */
-static int has_other_name(struct image_store *store, const struct digest *manifest,
-			  const char *but, struct error *err)
+static int has_other_name(struct image_store *store, const struct digest *manifest, const char *but,
+			  struct error *err)
 {
 	struct store_record *v = NULL;
 	size_t n = 0;

@@ -93,8 +93,8 @@ static bool valid_domain(const char *s)
 	if (*s == '[') {
 		const char *end = strchr(s, ']');
 
-		if (!end || end == s + 1 || strspn(s + 1, "0123456789abcdefABCDEF:.") !=
-						    (size_t)(end - s - 1))
+		if (!end || end == s + 1 ||
+		    strspn(s + 1, "0123456789abcdefABCDEF:.") != (size_t)(end - s - 1))
 			return false;
 		return !end[1] || (end[1] == ':' && valid_port(end + 2));
 	}
@@ -308,8 +308,8 @@ static int parse_local(const char *text, const char *rest, const char *scheme,
 	ref->path = absolute_path(path);
 	if (!ref->path)
 		return error_set(err, -ENOMEM, "out of memory");
-	ref->name = ref->tag ? str_printf("%s%s:%s", scheme, ref->path, ref->tag) :
-			       str_printf("%s%s", scheme, ref->path);
+	ref->name = ref->tag ? str_printf("%s%s:%s", scheme, ref->path, ref->tag)
+			     : str_printf("%s%s", scheme, ref->path);
 	ref->familiar = ref->name ? strdup(ref->name) : NULL;
 	return ref->familiar ? 0 : error_set(err, -ENOMEM, "out of memory");
 }

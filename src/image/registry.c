@@ -14,13 +14,13 @@
 #include <string.h>
 
 struct endpoint {
-	char *base;         /* "https://host[:port]" and perhaps a path, no slash at the end */
-	char *host;         /* for credentials: "host[:port]", or "docker.io" */
+	char *base; /* "https://host[:port]" and perhaps a path, no slash at the end */
+	char *host; /* for credentials: "host[:port]", or "docker.io" */
 	bool mirror;
 	bool allow_http;
-	bool asked;         /* credentials were looked up */
+	bool asked; /* credentials were looked up */
 	struct credentials creds;
-	bool basic;         /* the registry wants them as they are */
+	bool basic; /* the registry wants them as they are */
 	char *token;
 };
 
@@ -29,10 +29,10 @@ struct registry {
 	struct http *http;
 	struct endpoint *v;
 	size_t n;
-	size_t current;     /* that gave the manifest */
+	size_t current; /* that gave the manifest */
 	char *domain;
 	char *repository;
-	char *wanted;       /* tag or digest */
+	char *wanted; /* tag or digest */
 	char *ca_file;
 	bool insecure;
 	char note[160];
@@ -71,8 +71,8 @@ static int load_credentials(struct endpoint *ep, struct error *err)
 
 static int take_token(struct endpoint *ep, const struct http_response *resp, struct error *err)
 {
-	auto_json json_t *j = json_loadb((const char *)buf_head(&resp->body), resp->body.len, 0,
-					 NULL);
+	auto_json json_t *j =
+		json_loadb((const char *)buf_head(&resp->body), resp->body.len, 0, NULL);
 	const char *token = json_string_value(json_object_get(j, "token"));
 
 	if (str_empty(token))
@@ -87,11 +87,14 @@ static int take_token(struct endpoint *ep, const struct http_response *resp, str
 static int no_access(const struct registry *reg, const struct endpoint *ep, struct error *err)
 {
 	if (ep->creds.user || ep->creds.identity_token)
-		return error_set(err, -EACCES, "registry '%s' refuses the credentials in docker's "
-				 "config.json", ep->host);
-	return error_set(err, -EACCES, "access denied by registry '%s': the repository '%s' does "
-			 "not exist, or needs credentials in docker's config.json", ep->host,
-			 reg->repository);
+		return error_set(err, -EACCES,
+				 "registry '%s' refuses the credentials in docker's "
+				 "config.json",
+				 ep->host);
+	return error_set(err, -EACCES,
+			 "access denied by registry '%s': the repository '%s' does "
+			 "not exist, or needs credentials in docker's config.json",
+			 ep->host, reg->repository);
 }
 
 /* Asks the challenge's realm for a token to pull. */
@@ -99,27 +102,32 @@ static int get_token(struct registry *reg, struct endpoint *ep, const struct cha
 		     struct error *err)
 {
 	auto_free char *service = http_escape(ch->service ? ch->service : "");
-	auto_free char *scope_text = ch->scope ? strdup(ch->scope) :
-						 str_printf("repository:%s:pull", reg->repository);
+	auto_free char *scope_text =
+		ch->scope ? strdup(ch->scope) : str_printf("repository:%s:pull", reg->repository);
 	auto_free char *scope = scope_text ? http_escape(scope_text) : NULL;
-	auto_free char *refresh = http_escape(ep->creds.identity_token ? ep->creds.identity_token :
-									 "");
+	auto_free char *refresh =
+		http_escape(ep->creds.identity_token ? ep->creds.identity_token : "");
 	auto_free char *url = NULL, *post = NULL;
 	struct http_response resp = { 0 };
-	struct http_request req = { .max_body = LIMIT_TOKEN_BYTES, .allow_http = ep->allow_http,
-				    .ca_file = reg->ca_file, .insecure = reg->insecure };
+	struct http_request req = { .max_body = LIMIT_TOKEN_BYTES,
+				    .allow_http = ep->allow_http,
+				    .ca_file = reg->ca_file,
+				    .insecure = reg->insecure };
 	int r;
 
 	if (!service || !scope || !refresh)
 		return error_set(err, -ENOMEM, "out of memory");
 	if (!str_has_prefix(ch->realm, "https://") &&
 	    !(ep->allow_http && str_has_prefix(ch->realm, "http://")))
-		return error_set(err, -EPROTO, "registry '%s' sends us to '%.100s' for a token, which "
-				 "is not https", ep->host, ch->realm);
+		return error_set(err, -EPROTO,
+				 "registry '%s' sends us to '%.100s' for a token, which "
+				 "is not https",
+				 ep->host, ch->realm);
 	if (ep->creds.identity_token) {
 		url = strdup(ch->realm);
 		post = str_printf("grant_type=refresh_token&service=%s&scope=%s&client_id=caisson&"
-				  "refresh_token=%s", service, scope, refresh);
+				  "refresh_token=%s",
+				  service, scope, refresh);
 		req.post = post;
 	} else {
 		url = str_printf("%s%sservice=%s&scope=%s", ch->realm,
@@ -207,8 +215,8 @@ static int ask_once(struct registry *reg, struct endpoint *ep, struct http_reque
 /* What the registry itself says went wrong, if anything. */
 static void server_message(const struct http_response *resp, char *dst, size_t size)
 {
-	auto_json json_t *j = json_loadb((const char *)buf_head(&resp->body), resp->body.len, 0,
-					 NULL);
+	auto_json json_t *j =
+		json_loadb((const char *)buf_head(&resp->body), resp->body.len, 0, NULL);
 	const json_t *first = json_array_get(json_object_get(j, "errors"), 0);
 	const char *text = json_string_value(json_object_get(first, "message"));
 
@@ -276,7 +284,8 @@ static int get_manifest(struct registry *reg, struct endpoint *ep, const char *w
 			size_t *ret_len, char **ret_media_type, struct error *err)
 {
 	auto_free char *url = str_printf("%s/v2/%s/manifests/%s", ep->base, reg->repository, what);
-	struct http_request req = { .url = url, .headers = manifest_headers,
+	struct http_request req = { .url = url,
+				    .headers = manifest_headers,
 				    .max_body = LIMIT_MANIFEST_BYTES };
 	struct http_response resp = { 0 };
 	int r;
@@ -330,12 +339,15 @@ static int on_blob_restart(void *ctx, struct error *err)
 }
 
 /* One transfer of what is missing. 0: all is there. */
-static int transfer(struct registry *reg, struct endpoint *ep, const char *url,
-		    struct blob *blob, long *ret_wait, struct error *err)
+static int transfer(struct registry *reg, struct endpoint *ep, const char *url, struct blob *blob,
+		    long *ret_wait, struct error *err)
 {
-	struct http_request req = { .url = url, .sink = on_blob_data,
-				    .restart = on_blob_restart, .sink_ctx = blob,
-				    .max_body = 65536, .offset = blob->done };
+	struct http_request req = { .url = url,
+				    .sink = on_blob_data,
+				    .restart = on_blob_restart,
+				    .sink_ctx = blob,
+				    .max_body = 65536,
+				    .offset = blob->done };
 	struct http_response resp = { 0 };
 	int r;
 
@@ -378,8 +390,8 @@ static int check_resumed(struct blob *blob, bool *again, struct error *err)
 static int fetch_from(struct registry *reg, struct endpoint *ep, struct blob *blob,
 		      struct error *err)
 {
-	auto_free char *url = str_printf("%s/v2/%s/blobs/%s", ep->base, reg->repository,
-					 blob->digest.s);
+	auto_free char *url =
+		str_printf("%s/v2/%s/blobs/%s", ep->base, reg->repository, blob->digest.s);
 	bool resumed = blob->done > 0;
 	unsigned attempt = 0;
 	int r;
@@ -484,8 +496,7 @@ static int add_endpoint(struct registry *reg, const char *base, const char *host
 	return 0;
 }
 
-static int add_endpoints(struct registry *reg, const struct registry_settings *s,
-			 struct error *err)
+static int add_endpoints(struct registry *reg, const struct registry_settings *s, struct error *err)
 {
 	bool hub = str_eq(reg->domain, "docker.io");
 	bool http = is_loopback(reg->domain) && !s->ca_file && !str_has_suffix(reg->domain, ":443");
@@ -512,9 +523,9 @@ int source_open_registry(struct image_job *job, const struct image_ref *ref,
 	reg->domain = strdup(ref->domain);
 	reg->repository = strdup(ref->path);
 	reg->wanted = strdup(ref->digest ? ref->digest : ref->tag);
-	r = reg->domain && reg->repository && reg->wanted ?
-		    registry_settings_find(ref->domain, &settings, err) :
-		    error_set(err, -ENOMEM, "out of memory");
+	r = reg->domain && reg->repository && reg->wanted
+		    ? registry_settings_find(ref->domain, &settings, err)
+		    : error_set(err, -ENOMEM, "out of memory");
 	if (r == 0) {
 		reg->ca_file = take_ptr(&settings.ca_file);
 		reg->insecure = settings.insecure;

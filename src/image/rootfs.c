@@ -14,8 +14,8 @@
 static int open_finished(struct image_store *store, const char *file)
 {
 	for (;;) {
-		auto_close int fd = openat(store->rootfs_fd, file,
-					   O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+		auto_close int fd =
+			openat(store->rootfs_fd, file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 		struct stat st;
 
 		if (fd < 0)
@@ -35,9 +35,8 @@ static uint64_t max_image_bytes(void)
 	return text && str_parse_size(text, &bytes) == 0 && bytes > 0 ? bytes : LIMIT_IMAGE_BYTES;
 }
 
-static int unpack_one(struct image_job *job, struct unpack *u,
-		      const struct image_descriptor *layer, const struct digest *diff_id,
-		      struct error *err)
+static int unpack_one(struct image_job *job, struct unpack *u, const struct image_descriptor *layer,
+		      const struct digest *diff_id, struct error *err)
 {
 	auto_layer_stream struct layer_stream *ls = NULL;
 	auto_close int fd = -1;
@@ -83,8 +82,8 @@ static int unpack_all(struct image_job *job, const struct image_manifest *m,
 static int copy_accounts(int root_fd, int dirfd, const char *path, const char *name,
 			 struct error *err)
 {
-	auto_close int fd = beneath_open(root_fd, path, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0,
-					 BENEATH_IN_ROOT);
+	auto_close int fd =
+		beneath_open(root_fd, path, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0, BENEATH_IN_ROOT);
 	auto_free char *text = NULL;
 	char self[64];
 	struct stat st;
@@ -183,8 +182,10 @@ static int run_mkfs(struct image_job *job, int dir_fd, const struct digest *chai
 	r = fd_set_nonblock(out, true);
 	if (r == 0) {
 		const struct child_fd fds[] = { { in, 1 }, { in, 2 } };
-		const struct child_options o = { .argv = argv, .fds = fds,
-						 .n_fds = ARRAY_LEN(fds), .cwd_fd = dir_fd,
+		const struct child_options o = { .argv = argv,
+						 .fds = fds,
+						 .n_fds = ARRAY_LEN(fds),
+						 .cwd_fd = dir_fd,
 						 .pdeathsig = SIGKILL };
 
 		r = child_spawn(&o, &pid, &pidfd);
@@ -246,8 +247,7 @@ static int build(struct image_job *job, const struct image_manifest *m,
 }
 
 int rootfs_prepare(struct image_job *job, const struct image_manifest *manifest,
-		   const struct image_spec *spec, const struct digest *chain_id,
-		   struct error *err)
+		   const struct image_spec *spec, const struct digest *chain_id, struct error *err)
 {
 	char file[DIGEST_HEX_LEN + 16], tmp[DIGEST_HEX_LEN + 16];
 	auto_close int dir_fd = -1;

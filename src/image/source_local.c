@@ -141,8 +141,10 @@ static int open_blob(struct local_source *l, const struct digest *digest, struct
 	struct stat st;
 
 	if (fd < 0 && errno == ENOENT)
-		return error_set(err, -EBADMSG, "blob %s is missing, or its content is not what "
-				 "its name says", digest->s);
+		return error_set(err, -EBADMSG,
+				 "blob %s is missing, or its content is not what "
+				 "its name says",
+				 digest->s);
 	if (fd < 0)
 		return error_errno(err, -errno, "open blob %s", digest->s);
 	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
@@ -180,8 +182,10 @@ static int local_manifest(struct image_source *src, const struct digest *digest,
 
 		r = digest_of(*ret, *ret_len, &is);
 		if (r == 0 && !digest_eq(&is, &chosen))
-			r = error_set(err, -EBADMSG, "manifest %s is corrupt: its content has "
-				      "digest %s", chosen.s, is.s);
+			r = error_set(err, -EBADMSG,
+				      "manifest %s is corrupt: its content has "
+				      "digest %s",
+				      chosen.s, is.s);
 	}
 	return r;
 }
@@ -260,8 +264,8 @@ static int open_layout(struct local_source *l, int dirfd, struct error *err)
 
 static int open_any(struct local_source *l, const char *path, struct error *err)
 {
-	auto_close int fd = str_eq(path, "-") ? fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3) :
-						open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+	auto_close int fd = str_eq(path, "-") ? fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3)
+					      : open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
 	struct stat st;
 
 	if (fd < 0 || fstat(fd, &st) < 0)

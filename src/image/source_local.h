@@ -7,8 +7,8 @@ struct local_source {
 	struct image_source base;
 	struct source_listing listing;
 	char *tag;
-	int blobs_fd;      /* files named by the hex of their digest */
-	bool spooled;      /* blobs_fd is tmp/@spool_name, ours to remove */
+	int blobs_fd; /* files named by the hex of their digest */
+	bool spooled; /* blobs_fd is tmp/@spool_name, ours to remove */
 	char spool_name[STORE_TMP_NAME];
 };
 

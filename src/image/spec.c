@@ -39,8 +39,8 @@ int spec_kind_of(const char *media_type, const void *data, size_t n, enum spec_k
 		if (!mt && json_integer_value(json_object_get(j, "schemaVersion")) == 1)
 			mt = DOCKER "distribution.manifest.v1+json";
 		if (!mt)
-			mt = json_object_get(j, "manifests") ? OCI "index.v1+json" :
-							       OCI "manifest.v1+json";
+			mt = json_object_get(j, "manifests") ? OCI "index.v1+json"
+							     : OCI "manifest.v1+json";
 	}
 	if (str_eq(mt, OCI "index.v1+json") ||
 	    str_eq(mt, DOCKER "distribution.manifest.list.v2+json"))
@@ -49,8 +49,9 @@ int spec_kind_of(const char *media_type, const void *data, size_t n, enum spec_k
 		 str_eq(mt, DOCKER "distribution.manifest.v2+json"))
 		*ret = SPEC_MANIFEST;
 	else if (str_has_prefix(mt, DOCKER "distribution.manifest.v1+"))
-		return error_set(err, -ENOTSUP, "the manifest is of Docker's schema 1, which is no "
-						"longer supported");
+		return error_set(err, -ENOTSUP,
+				 "the manifest is of Docker's schema 1, which is no "
+				 "longer supported");
 	else
 		return error_set(err, -ENOTSUP, "unknown media type '%.128s' of the manifest", mt);
 	return 0;
@@ -98,7 +99,8 @@ static int parse_descriptor(const json_t *j, const char *what, struct image_desc
 	notes = json_object_get(j, "annotations");
 	text = json_string_value(json_object_get(notes, "io.containerd.image.name"));
 	if (!text)
-		text = json_string_value(json_object_get(notes, "org.opencontainers.image.ref.name"));
+		text = json_string_value(
+			json_object_get(notes, "org.opencontainers.image.ref.name"));
 	if (text) {
 		d->ref_name = strdup(text);
 		if (!d->ref_name)
@@ -192,8 +194,7 @@ int spec_layer_kind(const char *mt, enum layer_kind *ret, struct error *err)
 	return error_set(err, -ENOTSUP, "unknown media type '%s' of a layer", mt);
 }
 
-int spec_parse_manifest(const void *data, size_t n, struct image_manifest *ret,
-			struct error *err)
+int spec_parse_manifest(const void *data, size_t n, struct image_manifest *ret, struct error *err)
 {
 	auto_json json_t *j = NULL;
 	struct image_manifest m = { 0 };
@@ -205,8 +206,10 @@ int spec_parse_manifest(const void *data, size_t n, struct image_manifest *ret,
 	r = parse_descriptor(json_object_get(j, "config"), "the manifest's config", &m.config, err);
 	if (r == 0 && !str_eq(m.config.media_type, OCI "config.v1+json") &&
 	    !str_eq(m.config.media_type, DOCKER "container.image.v1+json"))
-		r = error_set(err, -ENOTSUP, "it is not a container image: its config has media "
-					     "type '%s'", m.config.media_type);
+		r = error_set(err, -ENOTSUP,
+			      "it is not a container image: its config has media "
+			      "type '%s'",
+			      m.config.media_type);
 	if (r == 0 && m.config.size > LIMIT_CONFIG_BYTES)
 		r = error_set(err, -EFBIG, "a config of %llu bytes is over the limit",
 			      (unsigned long long)m.config.size);
@@ -250,7 +253,8 @@ int spec_index_pick(const struct image_index *index, const struct image_platform
 			best_score = score;
 			best = d;
 		}
-		if (d->has_platform && !str_eq(d->platform.os, "unknown") && len + 60 < sizeof(have))
+		if (d->has_platform && !str_eq(d->platform.os, "unknown") &&
+		    len + 60 < sizeof(have))
 			len += (size_t)snprintf(have + len, sizeof(have) - len, "%s%.50s",
 						len ? ", " : "", platform_text(&d->platform, text));
 	}

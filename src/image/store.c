@@ -83,8 +83,8 @@ int image_store_open(const char *root, struct image_store **ret, struct error *e
 
 void image_store_close(struct image_store *s)
 {
-	const int fds[] = { s ? s->root_fd : -1, s ? s->blobs_fd : -1,  s ? s->refs_fd : -1,
-			    s ? s->rootfs_fd : -1, s ? s->tmp_fd : -1, s ? s->lock_fd : -1 };
+	const int fds[] = { s ? s->root_fd : -1,   s ? s->blobs_fd : -1, s ? s->refs_fd : -1,
+			    s ? s->rootfs_fd : -1, s ? s->tmp_fd : -1,   s ? s->lock_fd : -1 };
 
 	if (!s)
 		return;
@@ -215,8 +215,8 @@ bool store_has_blob(struct image_store *store, const struct digest *digest)
 int store_open_blob(struct image_store *store, const struct digest *digest, uint64_t *ret_size,
 		    struct error *err)
 {
-	auto_close int fd = openat(store->blobs_fd, digest_hex(digest),
-				   O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	auto_close int fd =
+		openat(store->blobs_fd, digest_hex(digest), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 	struct stat st;
 
 	if (fd < 0 && errno == ENOENT)

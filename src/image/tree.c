@@ -43,8 +43,8 @@ int tree_clean_path(const char *path, char **ret, const char **ret_why)
 			return -EINVAL;
 		}
 		if (n > NAME_MAX || ++depth > LIMIT_ENTRY_DEPTH) {
-			*ret_why = n > NAME_MAX ? "a part of the name is too long" :
-						  "the name is nested too deep";
+			*ret_why = n > NAME_MAX ? "a part of the name is too long"
+						: "the name is nested too deep";
 			return -EINVAL;
 		}
 		if (n > 0 && !(n == 1 && *p == '.')) {
@@ -95,11 +95,11 @@ void tree_place_fini(struct tree_place *place)
 /* A resolution under way. */
 struct walk {
 	struct tree *t;
-	int fd;          /* the directory reached */
-	char *real;      /* its path from the root, "" for the root */
-	char *rest;      /* components still to go */
+	int fd;     /* the directory reached */
+	char *real; /* its path from the root, "" for the root */
+	char *rest; /* components still to go */
 	unsigned links;
-	char *link;      /* the link followed last, for messages */
+	char *link; /* the link followed last, for messages */
 	bool create;
 };
 
@@ -177,8 +177,10 @@ static int follow(struct walk *w, const char *name, struct error *err)
 		return error_set(err, -ELOOP, "too many symbolic links at '%s'", here);
 	if (*target == '/') {
 		if (pathset_has(&w->t->links, here))
-			return error_set(err, -EXDEV, "it goes through the symbolic link '%s' to "
-					 "'%.150s' of the same layer", here, target);
+			return error_set(err, -EXDEV,
+					 "it goes through the symbolic link '%s' to "
+					 "'%.150s' of the same layer",
+					 here, target);
 		r = restart_at(w, "");
 		if (r < 0)
 			return error_errno(err, r, "open the image's root");
@@ -200,8 +202,10 @@ static int make_missing(struct walk *w, const char *name, struct error *err)
 	if (!w->create)
 		return -ENOENT;
 	if (w->link)
-		return error_set(err, -EXDEV, "the symbolic link '%s' leads to a directory that is "
-				 "not in the image", w->link);
+		return error_set(err, -EXDEV,
+				 "the symbolic link '%s' leads to a directory that is "
+				 "not in the image",
+				 w->link);
 	real = *w->real ? str_join_path(w->real, name) : strdup(name);
 	if (!real || pathset_add(&w->t->made, real) < 0)
 		return error_set(err, -ENOMEM, "out of memory");

@@ -142,7 +142,8 @@ static int set_xattrs(const struct tree_place *place, struct archive_entry *e, s
 			return error_set(err, -EFBIG, "its attribute '%s' is too large", name);
 		if (lsetxattr(path, name, value, size, 0) == 0)
 			continue;
-		/* Not every file system and type of file takes user attributes; they are optional. */
+		/* Not every file system and type of file takes user attributes; they are optional.
+		 */
 		if (!str_eq(name, "security.capability") && (errno == ENOTSUP || errno == EPERM))
 			continue;
 		return error_errno(err, -errno, "set attribute '%s'", name);
@@ -161,15 +162,14 @@ static int check_owner(struct archive_entry *e, struct error *err)
 }
 
 /* Owner, mode, attributes, time: in that order, since chown(2) clears bits and capabilities. */
-static int set_metadata(const struct tree_place *place, struct archive_entry *e,
-			struct error *err)
+static int set_metadata(const struct tree_place *place, struct archive_entry *e, struct error *err)
 {
 	const struct timespec mtime = entry_mtime(e), ts[2] = { mtime, mtime };
 	const char *name = *place->name ? place->name : ".";
 	int r;
 
-	if (fchownat(place->dir_fd, name, (uid_t)archive_entry_uid(e),
-		     (gid_t)archive_entry_gid(e), AT_SYMLINK_NOFOLLOW) < 0)
+	if (fchownat(place->dir_fd, name, (uid_t)archive_entry_uid(e), (gid_t)archive_entry_gid(e),
+		     AT_SYMLINK_NOFOLLOW) < 0)
 		return error_errno(err, -errno, "set the owner");
 	if (archive_entry_filetype(e) != AE_IFLNK &&
 	    fchmodat(place->dir_fd, name, archive_entry_perm(e) & 07777, 0) < 0)
@@ -305,8 +305,8 @@ out:
 	return r;
 }
 
-static int make_symlink(struct unpack *u, const struct tree_place *place,
-			struct archive_entry *e, struct error *err)
+static int make_symlink(struct unpack *u, const struct tree_place *place, struct archive_entry *e,
+			struct error *err)
 {
 	const char *target = archive_entry_symlink(e);
 
@@ -319,19 +319,18 @@ static int make_symlink(struct unpack *u, const struct tree_place *place,
 	return 0;
 }
 
-static int make_special(const struct tree_place *place, struct archive_entry *e,
-			struct error *err)
+static int make_special(const struct tree_place *place, struct archive_entry *e, struct error *err)
 {
-	dev_t dev = makedev((unsigned)archive_entry_rdevmajor(e),
-			    (unsigned)archive_entry_rdevminor(e));
+	dev_t dev =
+		makedev((unsigned)archive_entry_rdevmajor(e), (unsigned)archive_entry_rdevminor(e));
 	mode_t type = archive_entry_filetype(e);
 
 	if (mknodat(place->dir_fd, place->name, type | 0600,
 		    type == S_IFCHR || type == S_IFBLK ? dev : 0) < 0)
 		return error_errno(err, -errno, "make the %s",
-				   type == S_IFIFO  ? "fifo" :
-				   type == S_IFSOCK ? "socket" :
-						      "device");
+				   type == S_IFIFO    ? "fifo"
+				   : type == S_IFSOCK ? "socket"
+						      : "device");
 	return 0;
 }
 
@@ -451,8 +450,8 @@ static int apply_entry(struct unpack *u, struct archive_entry *e, struct error *
 	if (r == -ENOENT && !sub.code)
 		(void)error_errno(&sub, r, "look it up");
 	return r < 0 ? error_set(err, r, "entry '%.150s%s': %s", path,
-				 strlen(path) > 150 ? "..." : "", error_text(&sub)) :
-		       0;
+				 strlen(path) > 150 ? "..." : "", error_text(&sub))
+		     : 0;
 }
 
 static int apply_all(struct unpack *u, struct error *err)

@@ -164,8 +164,8 @@ int image_resolve_user(const struct image *image, const char *text, struct image
 	if (group && !*group)
 		group = NULL;
 	u.home = strdup("/");
-	r = u.home ? read_accounts(image->passwd, &a.passwd, err) :
-		     error_set(err, -ENOMEM, "out of memory");
+	r = u.home ? read_accounts(image->passwd, &a.passwd, err)
+		   : error_set(err, -ENOMEM, "out of memory");
 	if (r == 0)
 		r = read_accounts(image->group, &a.group, err);
 	if (r == 0)

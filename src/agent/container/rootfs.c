@@ -24,10 +24,14 @@ static int rootfs_add_layer(const struct ctr_rootfs *r, int lower, struct error 
 	const char *path = r->spec->root->path;
 	auto_close int tmp = ctr_mount_detached("tmpfs"), fsfd = -1, tree = -1;
 	auto_free char *upper = NULL, *work = NULL;
+	struct stat st;
 
 	if (tmp < 0)
 		return error_errno(err, tmp, "root.readonly: tmpfs");
-	if (mkdirat(tmp, "u", 0755) < 0 || mkdirat(tmp, "w", 0755) < 0 ||
+	/* The root directory of an overlay is that of its upper layer. */
+	if (fstat(lower, &st) < 0 || mkdirat(tmp, "u", 0700) < 0 || mkdirat(tmp, "w", 0700) < 0 ||
+	    fchownat(tmp, "u", st.st_uid, st.st_gid, AT_SYMLINK_NOFOLLOW) < 0 ||
+	    fchmodat(tmp, "u", st.st_mode & 07777, 0) < 0 ||
 	    move_mount(tmp, "", lower, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH) < 0)
 		return error_errno(err, -errno, "root.readonly: tmpfs");
 	if (asprintf(&upper, "%s/u", path) < 0)

@@ -196,12 +196,12 @@ static void read_only_image(void **state)
 	assert_int_equal(mount("/mnt/rootfs", "/mnt/rootfs", NULL, MS_BIND, NULL), 0);
 	assert_int_equal(mount(NULL, "/mnt/rootfs", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY, NULL), 0);
 	harness_container("{'root':{'readonly':true},'process':{'cwd':'/fresh/dir','user':{"
-			  "'uid':5,'gid':6}," SH("stat -c %u:%g .; touch /x 2>&1; touch x 2>&1; "
+			  "'uid':5,'gid':6}," SH("stat -c %u:%g .; stat -c %a /; touch /x 2>&1; touch x 2>&1; "
 			  "ls -d /data") "},'mounts':[{'destination':'/proc','type':'proc'},{"
 			  "'destination':'/data','type':'tmpfs'}]}", 0, &r);
 	assert_int_equal(umount("/mnt/rootfs"), 0);
 	assert_string_equal(r.error.msg, "");
-	assert_string_equal(r.out, "5:6\ntouch: /x: Read-only file system\n"
+	assert_string_equal(r.out, "5:6\n755\ntouch: /x: Read-only file system\n"
 			    "touch: x: Read-only file system\n/data\n");
 }
 

@@ -50,7 +50,7 @@ class Pending:
     def __init__(self, reply_type):
         self.type, self.event, self.data = reply_type, threading.Event(), None
 
-    def result(self, timeout=20):
+    def result(self, timeout=90):
         if not self.event.wait(timeout):
             raise TimeoutError("no answer")
         if self.data is None:
@@ -112,7 +112,7 @@ class Client:
     def __getattr__(self, method):
         if method not in METHODS:
             raise AttributeError(method)
-        return lambda request=None, timeout=20, **fields: self.start(
+        return lambda request=None, timeout=90, **fields: self.start(
             method, request, **fields).result(timeout)
 
     def close(self):

@@ -115,7 +115,7 @@ class Agent:
                 setattr(rq, field, port)
         return socks
 
-    def wait(self, cid, eid="", timeout=20):
+    def wait(self, cid, eid="", timeout=60):
         return self.client.WaitProcess(container_id=cid, exec_id=eid, timeout=timeout).status
 
     def run(self, cid, args, **kw):

@@ -14,12 +14,17 @@ from agentclient import METHODS, TOP, Client
 from devices import HERE, Machine
 from test_agent import fails, find_agent, read_all
 
-NOT_FOUND = 5
+NOT_FOUND, INVALID = 5, 3
 
 
 class GuestVM(Machine):
+    def listen(self, port):
+        if port == 1030:
+            self.log_listener = super().listen(1025)
+        return super().listen(port)
+
     def wait_hello(self):
-        self.listener.settimeout(60)
+        self.listener.settimeout(90)
         try:
             conn, _ = self.listener.accept()
         except OSError as e:
@@ -30,7 +35,7 @@ class GuestVM(Machine):
 
     def stream(self):
         s = socket.socket(socket.AF_UNIX)
-        s.settimeout(30)
+        s.settimeout(90)
         s.connect(str(self.vsock))
         s.sendall(b"CONNECT 1027\n")
         line = b""
@@ -92,7 +97,8 @@ def vm(disks):
     logs = pathlib.Path(disks / "log")
     with GuestVM([("blk", disks / "root.erofs", "root0", "ro"), ("blk", disks / "scratch", "scratch0"),
                   ("blk", "-", "slot", "ro")], memory=128, initrd=disks / "initrd.cpio",
-                 append="agent.log=info agent.hotplug_timeout=20 agent.bad= agent.log_vport=x init_on_alloc=1") as m:
+                 append="agent.log=info agent.hotplug_timeout=20 agent.log_vport=1025 init_on_alloc=1 "
+                        "agent.container_pipe_size=x agent.unknown=1") as m:
         m.client.SetGuestDateTime(Sec=int(time.time()))
         m.client.CreateSandbox(hostname="pod", sandbox_id="s", dns=["nameserver 192.0.2.7"])
         yield m
@@ -102,7 +108,24 @@ def vm(disks):
 def test_is_init(vm):
     d = vm.client.GetGuestDetails(mem_block_size=True)
     assert d.agent_details.init_daemon and d.mem_block_size_bytes > 0
-    assert "agent.log_vport: 'x' is not a number" in vm.log()
+    assert "agent.container_pipe_size: 'x' is not a number" in vm.log()
+
+
+def test_log_port(vm):
+    vm.log_listener.settimeout(60)
+    conn, _ = vm.log_listener.accept()
+    with conn:
+        conn.settimeout(60)
+        with fails(INVALID):
+            vm.client.CreateContainer(container_id="nobody")
+        text = b""
+        while b"CreateContainer" not in text:
+            text += conn.recv(1000)
+        assert b"source=agent" in text
+    # The agent goes on when its log has no reader.
+    for _ in range(3):
+        with fails(INVALID):
+            vm.client.CreateContainer(container_id="nobody")
 
 
 def test_second_connection(vm):
@@ -207,4 +230,4 @@ def test_destroy_ends_the_machine(vm):
     waiting = vm.client.start("WaitProcess", container_id="last")
     vm.client.DestroySandbox()
     assert waiting.result().status == 137
-    assert vm.qemu.wait(20) == 0
+    assert vm.qemu.wait(60) == 0

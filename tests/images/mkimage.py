@@ -11,6 +11,7 @@ Needs root, and for everything but busybox also mmdebstrap and a Debian mirror.
 
 import argparse
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -75,7 +76,8 @@ fi
 exec "$@"
 """
 
-# Packages, image configuration, and files added as a second layer: {path: (mode, text)}.
+# Packages, what of them is left out, image configuration, and files added as a second layer:
+# {path: (mode, text)}.
 RECIPES = {
     "debian": {
         "packages": ["procps", "iproute2"],
@@ -99,6 +101,9 @@ RECIPES = {
     },
     "postgresql": {
         "packages": ["postgresql"],
+        # The compiler of queries; the server does without when it is missing.
+        "without": ["usr/lib/*/libLLVM*", "usr/lib/*/libz3*", "usr/lib/postgresql/*/lib/bitcode",
+                    "usr/lib/postgresql/*/lib/llvmjit*"],
         "config": {
             "Entrypoint": ["/usr/local/bin/entrypoint"], "Cmd": ["postgres"],
             "Env": [PATH, "LANG=C.UTF-8", "PGDATA=/var/lib/postgresql/data"],
@@ -207,6 +212,9 @@ def build_debian(path, recipe):
         os.mkdir(root)
         os.chmod(root, 0o755)
         bootstrap(root, recipe["packages"])
+        for pattern in recipe.get("without", []):
+            for victim in glob.glob(os.path.join(root, pattern)):
+                subprocess.run(["rm", "-rf", victim], check=True)
         layers = [oci.Layer(oci.tar_of_tree(root), "zstd")]
     members, dirs = [], set()
     for name, (mode, text) in sorted(recipe.get("files", {}).items()):

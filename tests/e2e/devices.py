@@ -85,7 +85,7 @@ class Machine:
                      "-device", f"{name},chardev=c{i}"]
         self.console = open(self.dir / "console", "wb")
         self.qemu = subprocess.Popen(
-            ["qemu-system-x86_64", "-M", "microvm,acpi=off,rtc=off,isa-serial=off",
+            ["qemu-system-x86_64", "-M", "microvm,acpi=off,isa-serial=off",
              "-cpu", "max", "-accel", "tcg", "-m", str(memory), "-kernel", self.kernel, "-initrd",
              self.initrd, "-append", f"console=hvc0 reboot=t panic=-1 quiet tsc=reliable {append}",
              "-object", f"memory-backend-memfd,id=mem,size={memory}M,share=on",
@@ -107,7 +107,7 @@ class Machine:
         return s
 
     def wait_hello(self):
-        self.listener.settimeout(30)
+        self.listener.settimeout(60)
         try:
             conn, _ = self.listener.accept()
             conn.settimeout(60)

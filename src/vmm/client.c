@@ -24,7 +24,7 @@
 #include "vmm/spawn.h"
 #include "vmm/vmm.h"
 
-#define CALL_NS  (UINT64_C(10) * 1000 * 1000 * 1000)
+#define CALL_NS  (UINT64_C(30) * 1000 * 1000 * 1000)
 /* caisson-vmm has told of the end and must follow it soon. */
 #define LEAVE_MS 2000u
 /* Its process has ended: time to read what it told before, if it did. */

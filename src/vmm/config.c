@@ -131,7 +131,8 @@ static int check_devices(const struct vmm_config *cfg, struct error *err)
 		for (size_t k = 0; k < i && r == 0; k++)
 			if (str_eq(s->tag, cfg->shares[k].tag))
 				r = error_set(err, -EINVAL, "two shares with the tag '%s'", s->tag);
-		if (r == 0 && (str_empty(s->path) || s->path[0] != '/' || stat(s->path, &st) < 0 || !S_ISDIR(st.st_mode)))
+		if (r == 0 && (str_empty(s->path) || s->path[0] != '/' ||
+			       stat(s->path, &st) < 0 || !S_ISDIR(st.st_mode)))
 			r = error_set(err, -ENOTDIR, "the share '%s' is not a directory",
 				      s->path ? s->path : "");
 	}

@@ -10,7 +10,7 @@
 #include "vmm/sock.h"
 #include "vmm/vmm.h"
 
-/* A socket address has room for 107 bytes, the directory may be deeper: by way of its descriptor. */
+/* An address has room for 107 bytes, the directory may be deeper: by way of its descriptor. */
 static int address(int dirfd, const char *name, struct sockaddr_un *ret)
 {
 	*ret = (struct sockaddr_un){ .sun_family = AF_UNIX };

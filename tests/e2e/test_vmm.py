@@ -25,7 +25,8 @@ LIMIT = int(os.environ.get("CAISSON_TEST_TIMEOUT", "60"))
 
 def find_drive():
     named = os.environ.get("CAISSON_VMM_DRIVE")
-    found = [pathlib.Path(named)] if named else list(TOP.glob("build*/**/src/vmm/caisson-vmm-drive"))
+    found = ([pathlib.Path(named)] if named else
+             list(TOP.glob("build*/**/src/vmm/caisson-vmm-drive")))
     found = [p for p in found if p.exists()]
     if not found:
         pytest.skip("caisson-vmm-drive has not been built")

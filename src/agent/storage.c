@@ -35,6 +35,17 @@ static struct mount_entry *entry_find(const char *path)
 	return NULL;
 }
 
+/* The directory, and those above it that nothing else is in. */
+static void remove_dirs(char *path)
+{
+	char *slash;
+
+	while (strncmp(path, "/run/", 5) == 0 && rmdir(path) == 0) {
+		slash = strrchr(path, '/');
+		*slash = '\0';
+	}
+}
+
 static void entry_undo(struct mount_entry *m)
 {
 	if (m->mounted && umount2(m->path, UMOUNT_NOFOLLOW) < 0) {
@@ -42,8 +53,8 @@ static void entry_undo(struct mount_entry *m)
 		if (umount2(m->path, MNT_DETACH | UMOUNT_NOFOLLOW) < 0)
 			log_warn("unmount %s: %s", m->path, strerror(errno));
 	}
-	if (m->made && rmdir(m->path) < 0 && errno != ENOENT && errno != EROFS)
-		log_debug("remove %s: %s", m->path, strerror(errno));
+	if (m->made)
+		remove_dirs(m->path);
 	list_remove(&m->node);
 	free(m);
 }

@@ -504,6 +504,7 @@ def test_storages(agent):
     agent.client.RemoveContainer(container_id="st")
     mounts = agent.inside("cat", "/proc/1/mounts")
     assert "/run/t/root" not in mounts and "/run/t/lower" not in mounts
+    assert agent.inside("ls", "/run/t").split() == ["eph", "local", "scratch"]
     assert "/run/t/eph" in mounts       # as long as the sandbox: a restart finds its data
 
 

@@ -473,7 +473,7 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 	if (mkdir(s->vm_dir, 0700) < 0 && errno != EEXIST)
 		return error_errno(err, -errno, "make '%s'", s->vm_dir);
 	name = vm_name(s);
-	extra = str_printf("agent.log=%s%s%s", s->config->agent_log_level,
+	extra = str_printf("agent.log=%s agent.hotplug_timeout=20%s%s", s->config->agent_log_level,
 			   s->config->kernel_params ? " " : "",
 			   s->config->kernel_params ? s->config->kernel_params : "");
 	if (!name || !extra)

@@ -3,6 +3,7 @@
  * containerd.task.v2.Task and .v3.Task. Each handler unpacks, asks the sandbox, and answers when
  * the sandbox does; `struct reply` is what lies between.
  */
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -587,6 +588,22 @@ int task_register(struct shim *shim)
 	return 0;
 }
 
+/* For those who have no events: CRI-O looks for this file. */
+static void leave_oom_file(struct shim *shim, const char *id)
+{
+	struct sandbox_state st;
+	auto_free char *path = NULL;
+
+	if (sandbox_state(shim->sandbox, id, NULL, &st, NULL) < 0)
+		return;
+	path = str_join_path(st.bundle, "oom");
+	if (path) {
+		auto_close int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
+
+		(void)fd;
+	}
+}
+
 void task_event(struct shim *shim, const struct sandbox_event *ev)
 {
 	Containerd__Events__TaskExit exited = CONTAINERD__EVENTS__TASK_EXIT__INIT;
@@ -596,6 +613,7 @@ void task_event(struct shim *shim, const struct sandbox_event *ev)
 	if (ev->type == SANDBOX_EVENT_OOM) {
 		oom.container_id = (char *)ev->id;
 		log_write(LOG_WARN, "out of memory", "container", ev->id, NULL);
+		leave_oom_file(shim, ev->id);
 		events_publish(shim->events, "/tasks/oom", "TaskOOM", &oom.base);
 		return;
 	}

@@ -73,7 +73,7 @@ def test_container_code_in_a_guest(tmp_path):
          "-chardev", f"file,id=con,path={console}", "-device", "virtio-serial-device",
          "-device", "virtconsole,chardev=con",
          "-drive", f"id=d,file={disk},format=raw,if=none", "-device", "virtio-blk-device,drive=d"],
-        stdin=subprocess.DEVNULL, check=True, timeout=150)
+        stdin=subprocess.DEVNULL, check=True, timeout=300)
     text = console.read_text(errors="replace").replace("\r", "")
     assert "RESULT 0\n" in text, text
     assert "SKIPPED" not in text, text
@@ -256,13 +256,14 @@ def test_exec_terminal_and_errors(host):
     status, text = run("t", ["sh", "-c", "tty; stty size"], terminal=True,
                        consoleSize={"height": 33, "width": 99})
     assert status == 0 and text.split() == ["/dev/pts/0", "33", "99"]
-    for args, words in ((["nope"], 'exec: "nope": executable file not found in $PATH'),
-                        (["/etc/passwd"], 'exec: "/etc/passwd": permission denied'),
-                        (["/etc"], 'exec: "/etc": is a directory')):
+    for name, args, words in (
+            ("b1", ["nope"], 'exec: "nope": executable file not found in $PATH'),
+            ("b2", ["/etc/passwd"], 'exec: "/etc/passwd": permission denied'),
+            ("b3", ["/etc"], 'exec: "/etc": is a directory')):
         with pytest.raises(sc.RpcError) as e:
-            run("bad", args)
+            run(name, args)
         assert words in e.value.message
-        t.delete("bad")
+        t.delete(name)
     t.kill(9)
     assert t.wait() == 137
     t.finish()

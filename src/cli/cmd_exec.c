@@ -216,7 +216,7 @@ static int do_exec(void *options, int argc, char **argv)
 		code = EXIT_CAISSON;
 	else
 		r = exec_in(c, o, p, &code, &err);
-	if (r == -ESRCH && code == 0)
+	if (r == -ESRCH)
 		code = 1;
 	if (r < 0)
 		cli_fail_err(code, &err);

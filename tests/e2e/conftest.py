@@ -102,6 +102,14 @@ class Result:
         return self
 
 
+def patient_config(root):
+    """Settings for machines that are busy and emulate: a guest may take its time."""
+    f = pathlib.Path(root) / "test-config.yaml"
+    if not f.exists():
+        f.write_text("vm:\n  boot_timeout: 120s\n", encoding="ascii")
+    return f
+
+
 class Caisson:
     """The command line under test, with directories of its own."""
 
@@ -109,7 +117,8 @@ class Caisson:
         self.stage, self.root, self.run_dir, self.image = stage, root, run, image
         self.bin = stage / "bin/caisson"
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("CAISSON_")}
-        self.env.update(CAISSON_ROOT=str(root), CAISSON_RUN=str(run))
+        self.env.update(CAISSON_ROOT=str(root), CAISSON_RUN=str(run),
+                        CAISSON_CONFIG=str(patient_config(root)))
         if "CAISSON_LIBDIR" in os.environ:
             self.env["CAISSON_LIBDIR"] = os.environ["CAISSON_LIBDIR"]
         self.cgroups = set(cgroup_dirs())

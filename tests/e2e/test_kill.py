@@ -104,6 +104,8 @@ def worker(stage, root, image, seed, rounds, results, probe, window):
             victim = VICTIMS[i % len(VICTIMS)]
             try:
                 results.append((victim, one_round(caisson, rng, victim, window), None))
+                if len(results) % 10 == 0:
+                    print(f"{len(results)} rounds", flush=True)
             except Exception as e:
                 results.append((victim, True, f"seed {seed} round {i} {victim}: {e}"))
                 return

@@ -270,6 +270,17 @@ def test_stop_asks_then_kills(caisson, detached):
     assert codes == {polite: 5, rude: 137}
 
 
+def test_stop_and_rm_of_a_foreground_container(caisson):
+    for words in (["stop", "-t", "0"], ["rm", "-f"], ["kill"]):
+        p = caisson.popen("run", "--name", "front", caisson.image, "sh", "-c", "echo up; sleep 1000",
+                          text=True)
+        assert p.stdout.readline() == "up\n"
+        caisson(*words, "front").ok()
+        assert p.wait(30) == 137, p.stderr.read()
+        caisson("rm", "-f", "front").ok()
+        caisson.assert_clean()
+
+
 def test_exec(caisson, detached):
     name = detached()
     r = caisson("exec", "-e", "A=b", "-w", "/tmp", "-u", "app", name, "sh", "-c",

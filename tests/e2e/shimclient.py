@@ -227,9 +227,8 @@ def default_spec(args, **more):
     return spec
 
 
-def make_image(folder):
-    """An EROFS image with a static busybox in it."""
-    root = os.path.join(folder, "root")
+def make_root(root):
+    """A tree with a static busybox in it."""
     for name in ("bin", "dev", "etc", "proc", "sys", "tmp"):
         os.makedirs(os.path.join(root, name))
     shutil.copy(shutil.which("busybox"), os.path.join(root, "bin/busybox"))
@@ -239,6 +238,11 @@ def make_image(folder):
         os.symlink("busybox", os.path.join(root, "bin", applet))
     with open(os.path.join(root, "etc/passwd"), "w") as f:
         f.write("root:x:0:0:root:/:/bin/sh\n")
+    return root
+
+
+def make_image(folder):
+    root = make_root(os.path.join(folder, "root"))
     image = os.path.join(folder, "image.erofs")
     subprocess.run(["mkfs.erofs", "-T0", image, root], check=True, capture_output=True)
     shutil.rmtree(root)
@@ -346,7 +350,7 @@ class Task:
     def create(self, terminal=False, stdin="", stdout="", stderr="", rootfs=None, timeout=90):
         mounts = rootfs if rootfs is not None else [("erofs", self.host.image)]
         fields = [(1, self.id), (2, self.dir)]
-        fields += [(3, encode([(1, t), (2, s)])) for t, s in mounts]
+        fields += [(3, encode([(1, m[0]), (2, m[1]), *((4, o) for o in m[2:])])) for m in mounts]
         fields += [(4, terminal), (5, stdin), (6, stdout), (7, stderr)]
         return self.conn.call("Create", fields, timeout)
 

@@ -272,6 +272,18 @@ def test_pause_stats_update(shell):
     t.shutdown(now=True)
 
 
+def test_out_of_memory(host):
+    spec = default_spec(["sh", "-c", "dd if=/dev/zero of=/dev/null bs=67108864 count=1; sleep 1; exit 6"])
+    spec["linux"]["resources"] = {"memory": {"limit": 32 << 20}}
+    spec["annotations"]["io.caisson.memory"] = "256MiB"
+    t = Task(host, "oom", spec=spec)
+    t.create()
+    t.start()
+    assert t.wait() == 6
+    assert os.path.exists(os.path.join(t.dir, "oom"))
+    t.finish()
+
+
 # --- what the host shares ---
 
 
@@ -337,12 +349,47 @@ def test_mounts_that_cannot_be(host, tmp_path):
     t.shutdown()
 
 
+def test_overlay_root_of_containerd(host, tmp_path):
+    lower = sc.make_root(str(tmp_path / "lower"))
+    upper, work = tmp_path / "upper", tmp_path / "work"
+    upper.mkdir()
+    work.mkdir()
+    t = Task(host, "ovl", ["sh", "-c", "echo x >/made; cat /made; id -u"], ns="default")
+    t.create(stdout=t.fifo("out"), rootfs=[
+        ("overlay", "overlay", f"lowerdir={lower}", f"upperdir={upper}", f"workdir={work}")])
+    t.start()
+    assert t.wait() == 0
+    assert t.fifos["out"].finish() == b"x\n0\n"
+    assert (upper / "made").read_text() == "x\n"
+    assert t.finish() == 0
+
+
 # --- pods ---
 
 
-def pod_spec(kind, pod, args):
-    return default_spec(args, annotations={
+def pod_spec(kind, pod, args, **more):
+    spec = default_spec(args, annotations={
         "io.kubernetes.cri.container-type": kind, "io.kubernetes.cri.sandbox-id": pod})
+    spec.update(more)
+    return spec
+
+
+def test_pod_with_one_pid_namespace(host):
+    pod = Task(host, "pidpod", spec=pod_spec("sandbox", "pidpod", ["sleep", "1000"]), ns="k8s.io")
+    pod.create()
+    pod.start()
+    spec = pod_spec("container", "pidpod", ["sh", "-c", "ps; exit 2"])
+    spec["linux"]["namespaces"][0]["path"] = "/proc/1/ns/pid"
+    spec["linux"]["namespaces"][1]["path"] = "/proc/1/ns/ipc"
+    t = Task(host, "peer", spec=spec, ns="k8s.io")
+    t.create(stdout=t.fifo("out"), stderr=t.fifo("err"))
+    t.start()
+    assert t.wait() == 2
+    assert b"ps" in t.fifos["out"].finish()
+    t.delete()
+    pod.kill(signal.SIGKILL)
+    pod.wait()
+    pod.finish()
 
 
 def test_pod_of_two_containers(host):

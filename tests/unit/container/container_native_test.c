@@ -168,6 +168,17 @@ static void mounts_and_options(void **state)
 		   "root:x:0:\n/etc/new\n");
 }
 
+static void id_mapped_mounts(void **state)
+{
+	expect_out("{'mounts':[{'destination':'/proc','type':'proc'},{'destination':'/m',"
+		   "'type':'bind','source':'/mnt/rootfs/etc','options':['rbind','ridmap'],"
+		   "'uidMappings':[{'containerID':0,'hostID':500,'size':9}],"
+		   "'gidMappings':[{'containerID':0,'hostID':600,'size':9}]}],"
+		   "'process':{'args':['stat','-c','%u:%g','/m/passwd']}}", "500:600\n");
+	expect_error("{'mounts':[{'destination':'/m','source':'/mnt/rootfs/etc','options':["
+		     "'bind','idmap']}]}", -EINVAL, "mounts[0] (bind on /m): idmap without mappings");
+}
+
 static void propagation(void **state)
 {
 	expect_out("{'linux':{'rootfsPropagation':'rshared'},'process':{" SH(
@@ -645,6 +656,7 @@ static const struct CMUnitTest tests[] = {
 	cmocka_unit_test(process_attributes),
 	cmocka_unit_test(default_devices),
 	cmocka_unit_test(mounts_and_options),
+	cmocka_unit_test(id_mapped_mounts),
 	cmocka_unit_test(propagation),
 	cmocka_unit_test(hidden_paths),
 	cmocka_unit_test(read_only_image),

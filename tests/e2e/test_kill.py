@@ -108,6 +108,7 @@ def worker(stage, root, image, seed, rounds, results, probe, window):
                     print(f"{len(results)} rounds", flush=True)
             except Exception as e:
                 results.append((victim, True, f"seed {seed} round {i} {victim}: {e}"))
+                print(results[-1][2], flush=True)
                 return
     finally:
         caisson.remove_all()

@@ -50,6 +50,7 @@ struct vhost_user {
 
 	uint64_t protocol_features;
 	bool has_protocol;         /* VHU_F_PROTOCOL_FEATURES was accepted */
+	bool config_unread;        /* changed since the front-end last read it */
 	struct vhu_ring rings[VIRTIO_MAX_QUEUES];
 
 	struct vhu_msg msg;
@@ -147,6 +148,7 @@ static void config_changed(void *transport)
 	struct vhost_user *vu = transport;
 	struct vhu_header hdr = { .request = VHU_BACKEND_CONFIG_CHANGE, .flags = VHU_FLAG_VERSION };
 
+	vu->config_unread = true;
 	if (vu->backend_fd < 0)
 		return;
 	if (send(vu->backend_fd, &hdr, sizeof(hdr), MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
@@ -433,10 +435,25 @@ static size_t min_payload(uint32_t request)
 	}
 }
 
+/*
+ * QEMU drops the news of a change that comes before it has started the device, and goes on
+ * answering the guest from the old copy: a change it hasn't read by then is announced again.
+ */
+static void announce_unread_config(struct vhost_user *vu)
+{
+	bool running = false;
+
+	for (size_t i = 0; i < vu->dev->n_queues; i++)
+		running |= vu->rings[i].enabled && vu->rings[i].kick_fd >= 0;
+	if (running && vu->config_unread)
+		config_changed(vu);
+}
+
 /* *ret_replied: the answer has gone out, also where the front-end asked for one. */
 static int dispatch(struct vhost_user *vu, const struct vhu_msg *m, bool *ret_replied)
 {
 	struct virtio_dev *dev = vu->dev;
+	int r;
 
 	if (m->hdr.size < min_payload(m->hdr.request))
 		return -EINVAL;
@@ -453,6 +470,7 @@ static int dispatch(struct vhost_user *vu, const struct vhu_msg *m, bool *ret_re
 	case VHU_GET_VRING_BASE:
 		return get_vring_base(vu, m);
 	case VHU_GET_CONFIG:
+		vu->config_unread = false;
 		return config_access(vu, m);
 	default:
 		break;
@@ -482,9 +500,13 @@ static int dispatch(struct vhost_user *vu, const struct vhu_msg *m, bool *ret_re
 	case VHU_SET_VRING_KICK:
 	case VHU_SET_VRING_CALL:
 	case VHU_SET_VRING_ERR:
-		return set_vring_fd(vu, m);
+		r = set_vring_fd(vu, m);
+		announce_unread_config(vu);
+		return r;
 	case VHU_SET_VRING_ENABLE:
-		return set_vring_enable(vu, m);
+		r = set_vring_enable(vu, m);
+		announce_unread_config(vu);
+		return r;
 	case VHU_SET_CONFIG:
 		return config_access(vu, m);
 	case VHU_SET_BACKEND_REQ_FD:

@@ -20,7 +20,7 @@ echo "# Benchmarks"
 echo
 echo "$(date -u +%Y-%m-%d), $(nproc) processors ($(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n1))," \
     "$(awk '/MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo), Linux $(uname -r)."
-section "Start to exit of a trivial container" python3 bench/start.py
-section "Memory of one idle container" python3 bench/memory.py
+section "Start to exit of a trivial container" /usr/bin/python3 bench/start.py
+section "Memory of one idle container" /usr/bin/python3 bench/memory.py
 section "ttRPC beside Go's" bench/ttrpc/run.sh "$build"
 section "vsock" bench/vsock/run.sh "$build"

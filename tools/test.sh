@@ -77,11 +77,11 @@ e2e() {
     say "end-to-end tests"
     CAISSON_STAGE=$PWD/build/release/stage
     export CAISSON_STAGE
-    in_own_network python3 -m pytest tests/e2e -q -rs --junitxml="$out/e2e.xml" \
+    in_own_network /usr/bin/python3 -m pytest tests/e2e -q -rs --junitxml="$out/e2e.xml" \
         -o cache_dir="$PWD/$out/cache" --durations=15 "$@" 2>&1 | tee "$out/e2e.log"
-    if python3 tools/count.py failed "$out/e2e.xml"; then
+    if /usr/bin/python3 tools/count.py failed "$out/e2e.xml"; then
         say "once more, those that failed"
-        in_own_network python3 -m pytest tests/e2e -q -rs --junitxml="$out/e2e-again.xml" \
+        in_own_network /usr/bin/python3 -m pytest tests/e2e -q -rs --junitxml="$out/e2e-again.xml" \
             -o cache_dir="$PWD/$out/cache" --last-failed --last-failed-no-failures none "$@" 2>&1 |
             tee "$out/e2e-again.log"
         # shellcheck disable=SC2046

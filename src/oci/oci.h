@@ -51,7 +51,7 @@ Grpc__Process *oci_process_copy(const Grpc__Process *process);
 
 /*
  * The spec a container gets when nobody says more: Docker's default capabilities, mounts, masked
- * and read-only paths, device rules and seccomp filter; new pid, ipc, uts, mount, network and
+ * and read-only paths and device rules, no seccomp filter; new pid, ipc, uts, mount, network and
  * cgroup namespaces; root "rootfs"; process cwd "/", user 0:0, env PATH (and TERM with @terminal),
  * and no args: the caller sets those. @privileged: all capabilities and devices, nothing masked
  * or filtered.

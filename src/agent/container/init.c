@@ -184,7 +184,7 @@ static void init_own_stdio(const struct ctr_user *user)
 		if (fstat(i, &st) < 0 || (S_ISCHR(st.st_mode) && st.st_rdev == null.st_rdev))
 			continue;
 		if (S_ISFIFO(st.st_mode) || isatty(i))
-			(void)fchown(i, user->uid, (gid_t)-1);
+			(void)!fchown(i, user->uid, (gid_t)-1);
 	}
 }
 

@@ -122,7 +122,8 @@ int qemu_cmdline(const struct qemu_plan *plan, char **ret, struct error *err)
 	if (plan->machine == VMM_MACHINE_MICROVM) {
 		size_t n = qemu_mmio_slots(plan->n_devices);
 
-		fputs(" pci=off", f);
+		/* QEMU offers 1024 entries for each queue here, and drivers fill them with pages. */
+		fputs(" pci=off virtio_mmio.queue_max=128", f);
 		for (unsigned i = 0; i < n; i++)
 			fprintf(f, " virtio_mmio.device=%u@%#x:%u", QEMU_MICROVM_STEP,
 				QEMU_MICROVM_BASE + i * QEMU_MICROVM_STEP, QEMU_MICROVM_IRQ + i);

@@ -11,8 +11,10 @@
 
 #define CMDLINE_MAX 2047u               /* COMMAND_LINE_SIZE of x86 less the final zero */
 
-/* Devices besides the vhost-user ones: the console. */
-#define QEMU_OWN_DEVICES 1u
+#define SMALL_MIB 256u /* guests that save on hash tables */
+
+/* Devices besides the vhost-user ones: the console and the balloon. */
+#define QEMU_OWN_DEVICES 2u
 
 /*
  * Sorted by effect. No probing for hardware a machine of ours never has, the TSC taken as it is,
@@ -21,7 +23,9 @@
 static const char cmdline_common[] =
 	"console=hvc0 reboot=t panic=-1 nomodule tsc=reliable no_timer_check noreplace-smp"
 	" cryptomgr.notests random.trust_cpu=on swiotlb=noforce rcupdate.rcu_expedited=1"
-	" i8042.noaux i8042.nomux i8042.nopnp i8042.dumbkbd";
+	" i8042.noaux i8042.nomux i8042.nopnp i8042.dumbkbd"
+	/* Free pieces of 64 KiB go back to the host; by default only those of 2 MiB would. */
+	" page_reporting.page_reporting_order=4";
 
 void argv_fini(struct argv *argv)
 {
@@ -119,11 +123,14 @@ int qemu_cmdline(const struct qemu_plan *plan, char **ret, struct error *err)
 		 */
 		fputs(" init_on_alloc=1", f);
 	}
+	/* The kernel would size these for a machine that runs more than one small pod. */
+	if (plan->memory_mib <= SMALL_MIB)
+		fputs(" dhash_entries=4096 ihash_entries=2048 thash_entries=1024 dummy.numdummies=0", f);
 	if (plan->machine == VMM_MACHINE_MICROVM) {
 		size_t n = qemu_mmio_slots(plan->n_devices);
 
 		/* QEMU offers 1024 entries for each queue here, and drivers fill them with pages. */
-		fputs(" pci=off virtio_mmio.queue_max=128", f);
+		fputs(" pci=off virtio_mmio.queue_max=64", f);
 		for (unsigned i = 0; i < n; i++)
 			fprintf(f, " virtio_mmio.device=%u@%#x:%u", QEMU_MICROVM_STEP,
 				QEMU_MICROVM_BASE + i * QEMU_MICROVM_STEP, QEMU_MICROVM_IRQ + i);
@@ -206,6 +213,10 @@ static int add_devices(struct argv *a, const struct qemu_plan *plan)
 	r |= argv_opt(a, "-chardev", "socket,id=con,fd=%d", plan->console_fd);
 	r |= argv_opt(a, "-device", "virtio-serial-%s,id=vser,max_ports=1%s", suffix, bus);
 	r |= argv_opt(a, "-device", "virtconsole,chardev=con,bus=vser.0");
+	/* Of the balloon only free page reporting is used: what boot has freed is the host's again. */
+	if (mmio)
+		snprintf(bus, sizeof(bus), ",bus=virtio-mmio-bus.1");
+	r |= argv_opt(a, "-device", "virtio-balloon-%s,free-page-reporting=on%s", suffix, bus);
 	for (size_t i = 0; i < plan->n_devices; i++) {
 		const struct qemu_device *d = &plan->devices[i];
 

@@ -45,8 +45,8 @@ static void microvm_lists_its_devices(void **state)
 	plan.cmdline_extra = "agent.log=info";
 	assert_int_equal(qemu_cmdline(&plan, &text, NULL), 0);
 	assert_non_null(strstr(text, " virtio_mmio.device=512@0xfeb00000:5 "));
-	assert_non_null(strstr(text, " virtio_mmio.device=512@0xfeb00600:8 "));
-	assert_null(strstr(text, "0xfeb00800"));
+	assert_non_null(strstr(text, " virtio_mmio.device=512@0xfeb00800:9 "));
+	assert_null(strstr(text, "0xfeb00a00"));
 	assert_string_equal(text + strlen(text) - 15, " agent.log=info");
 	free(text);
 }
@@ -76,7 +76,7 @@ static void values_are_escaped(void **state)
 	assert_int_equal(qemu_args(&plan, &a, NULL), 0);
 	assert_true(has(&a, "-device",
 			"vhost-user-fs-device,chardev=vu2,tag=a,,b,queue-size=512,"
-			"bus=virtio-mmio-bus.3"));
+			"bus=virtio-mmio-bus.4"));
 	assert_true(has(&a, "-chardev", "socket,id=vu0,fd=5"));
 	assert_true(has(&a, "-m", "128M"));
 	assert_true(has(&a, "-smp", "2"));
@@ -107,7 +107,7 @@ static void too_many_devices(void **state)
 	plan.n_devices = QEMU_MICROVM_SLOTS;
 	assert_int_equal(qemu_args(&plan, &a, &err), -EINVAL);
 	assert_non_null(strstr(err.msg, "q35"));
-	plan.n_devices = QEMU_MICROVM_SLOTS - 1;
+	plan.n_devices = QEMU_MICROVM_SLOTS - 2;
 	assert_int_equal(qemu_args(&plan, &a, NULL), 0);
 	argv_fini(&a);
 }

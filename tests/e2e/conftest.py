@@ -191,13 +191,14 @@ class Caisson:
 
 
 def files_in(d):
-    """All but directories, lock files, and what was found out about KVM, which stay."""
-    d = pathlib.Path(d)
-    if not d.exists():
-        return []
-    return sorted(str(p) for p in d.rglob("*")
-                  if not (p.is_dir() and not p.is_symlink()) and
-                  not p.name.endswith(".lock") and p.name != "kvm-probe")
+    """All but directories, lock files, and what was found out about KVM, which stay. Directories may
+    go while they are listed: os.walk leaves those out."""
+    found = []
+    for top, dirs, files in os.walk(d):
+        names = files + [n for n in dirs if os.path.islink(os.path.join(top, n))]
+        found += [os.path.join(top, n) for n in names
+                  if not n.endswith(".lock") and n != "kvm-probe"]
+    return sorted(found)
 
 
 def cgroup_dirs():

@@ -43,9 +43,11 @@ e2e:
 	tools/test.sh e2e
 
 bench:
-	tools/deps.sh build run demo bench
+	tools/deps.sh build run demo test bench
 	@$(MAKE) --no-print-directory build
-	bench/run.sh $(BUILD)
+	[ -f build/bench/build.ninja ] || $(MESON) setup build/bench -Dpreset=release -Dtests=true
+	ninja -C build/bench tests/interop/ttrpc/ttrpc_peer
+	bench/run.sh $(BUILD) build/bench
 
 fuzz:
 	tools/deps.sh build run test lint

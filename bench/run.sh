@@ -1,9 +1,11 @@
 #!/bin/sh
-# All benchmarks, one after the other: bench/run.sh BUILDDIR. Prints Markdown; nothing is judged.
+# All benchmarks, one after the other: bench/run.sh BUILDDIR PEERDIR. Prints Markdown; nothing is
+# judged. BUILDDIR is staged; PEERDIR is a release build that has the peers of the ttRPC tests.
 # Each figure stands beside a peer's that was measured in the same run.
 set -u
 cd "$(dirname "$0")/.."
-build=$(cd "${1:?usage: bench/run.sh BUILDDIR}" && pwd)
+build=$(cd "${1:?usage: bench/run.sh BUILDDIR PEERDIR}" && pwd)
+peers=$(cd "${2:?usage: bench/run.sh BUILDDIR PEERDIR}" && pwd)
 CAISSON_STAGE=$build/stage
 export CAISSON_STAGE
 
@@ -22,5 +24,5 @@ echo "$(date -u +%Y-%m-%d), $(nproc) processors ($(sed -n 's/^model name[^:]*: /
     "$(awk '/MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo), Linux $(uname -r)."
 section "Start to exit of a trivial container" /usr/bin/python3 bench/start.py
 section "Memory of one idle container" /usr/bin/python3 bench/memory.py
-section "ttRPC beside Go's" bench/ttrpc/run.sh "$build"
+section "ttRPC beside Go's" bench/ttrpc/run.sh "$peers"
 section "vsock" bench/vsock/run.sh "$build"

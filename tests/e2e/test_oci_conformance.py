@@ -152,7 +152,7 @@ def test_process_and_linux_fields(host):
     caps = ["CAP_NET_BIND_SERVICE", "CAP_DAC_OVERRIDE", "CAP_MKNOD"]
     spec["process"].update(
         user={"uid": 1000, "gid": 1001, "additionalGids": [7, 8], "umask": 0o27},
-        cwd="/work/made", env=["PATH=/bin", "MARK=a b"], oomScoreAdj=77, noNewPrivileges=True,
+        cwd="/srv/made", env=["PATH=/bin", "MARK=a b"], oomScoreAdj=77, noNewPrivileges=True,
         capabilities={k: caps for k in ("bounding", "effective", "permitted", "inheritable",
                                         "ambient")},
         rlimits=[{"type": "RLIMIT_NOFILE", "soft": 111, "hard": 222}],
@@ -189,7 +189,7 @@ def test_process_and_linux_fields(host):
     assert got["hostname"] == "named," and got["domain"] == "dom,"
     assert got["pid"] == "1," and got["cgroup"] == "0::/,"
     assert (got["uid"], got["gid"], got["groups"]) == ("1000,", "1001,", "1001 7 8,")
-    assert got["umask"] == "0027," and got["cwd"] == "/work/made," and got["env"] == "a b,"
+    assert got["umask"] == "0027," and got["cwd"] == "/srv/made," and got["env"] == "a b,"
     assert got["caps"] == "0000000008000402," * 5
     assert got["nnp"].endswith("_1,") and got["seccomp"].endswith("_2,")
     assert "Function not implemented" in got["denied"]

@@ -6,6 +6,7 @@ cd "$(dirname "$0")/../src"
 allowed() {
     case $1 in
         base) echo "base" ;;
+        net) echo "base" ;;
         ttrpc) echo "base" ;;
         oci) echo "base" ;;
         image) echo "base" ;;
@@ -14,7 +15,7 @@ allowed() {
         virtio) echo "base fs" ;;
         vmm) echo "base ttrpc virtio fs" ;;
         agentclient) echo "base ttrpc" ;;
-        sandbox) echo "base ttrpc oci image vmm agentclient config" ;;
+        sandbox) echo "base net ttrpc oci image vmm agentclient config" ;;
         shim) echo "base ttrpc oci agentclient config sandbox" ;;
         cli) echo "base ttrpc oci image config sandbox" ;;
         agent) echo "base ttrpc" ;;

@@ -16,11 +16,13 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 
-#define FD_FLOOR 1000 /* descriptors are moved here first, so that targets can't collide */
+/* Descriptors are moved here first, so that targets can't collide; 1024 are allowed by default. */
+#define FD_FLOOR 512
+#define MAX_FDS  256
 
 static int move_fds(const struct child_options *o, int report, int *ret_report)
 {
-	int moved[32];
+	int moved[MAX_FDS];
 	int top = 2;
 
 	if (o->n_fds > ARRAY_LEN(moved))

@@ -275,6 +275,8 @@ struct start_fds {
 	int config_read, config_write;
 	int control, descriptors, vsock;
 	int cgroup;
+	int vhost[VMM_MAX_NICS * VMM_MAX_QUEUES];
+	size_t n_vhost;
 };
 
 static void start_fds_fini(struct start_fds *f)
@@ -285,6 +287,21 @@ static void start_fds_fini(struct start_fds *f)
 	cleanup_close_(&f->descriptors);
 	cleanup_close_(&f->vsock);
 	cleanup_close_(&f->cgroup);
+	for (size_t i = 0; i < f->n_vhost; i++)
+		cleanup_close_(&f->vhost[i]);
+}
+
+static int open_vhost(const struct vmm_config *cfg, struct start_fds *f, struct error *err)
+{
+	for (size_t i = 0; i < cfg->n_nics; i++)
+		for (size_t k = 0; k < cfg->nics[i].n_fds && cfg->nics[i].kind == VMM_NIC_TAP; k++) {
+			int fd = open(CONFIG_VHOST_NET, O_RDWR | O_CLOEXEC);
+
+			if (fd < 0)
+				return error_errno(err, -errno, "open " CONFIG_VHOST_NET);
+			f->vhost[f->n_vhost++] = fd;
+		}
+	return 0;
 }
 
 static int make_fds(struct vmm *v, const struct record *rec, struct start_fds *f,
@@ -320,7 +337,7 @@ static int start_process(struct vmm *v, const struct vmm_config *cfg, const stru
 			 const char *program, int *ret_pidfd, struct error *err)
 {
 	char given[3] = "-";
-	struct child_fd fds[8];
+	struct child_fd fds[8 + SPAWN_MAX_NIC_FDS];
 	const char *const argv[] = { program, given, NULL };
 	struct child_options o = {
 		.argv = argv,
@@ -332,7 +349,7 @@ static int start_process(struct vmm *v, const struct vmm_config *cfg, const stru
 		.cgroup_fd = f->cgroup,
 	};
 	char *p = given;
-	int r;
+	int nic_fd = SPAWN_FD_NICS, r;
 
 	fds[o.n_fds++] = (struct child_fd){ f->config_read, SPAWN_FD_CONFIG };
 	fds[o.n_fds++] = (struct child_fd){ f->control, SPAWN_FD_CONTROL };
@@ -348,6 +365,11 @@ static int start_process(struct vmm *v, const struct vmm_config *cfg, const stru
 		fds[o.n_fds++] = (struct child_fd){ cfg->netns_fd, SPAWN_FD_NETNS };
 		*p++ = 'n';
 	}
+	for (size_t i = 0; i < cfg->n_nics; i++)
+		for (size_t k = 0; k < cfg->nics[i].n_fds; k++)
+			fds[o.n_fds++] = (struct child_fd){ cfg->nics[i].fds[k], nic_fd++ };
+	for (size_t i = 0; i < f->n_vhost; i++)
+		fds[o.n_fds++] = (struct child_fd){ f->vhost[i], nic_fd++ };
 	r = child_spawn(&o, &v->id.pid, ret_pidfd);
 	if (r < 0)
 		return error_errno(err, r, "start '%s'", program);
@@ -402,13 +424,16 @@ int vmm_spawn(uv_loop_t *loop, const struct vmm_config *cfg, const struct vmm_ev
 	      void *ctx, struct vmm **ret_vmm, struct error *err)
 {
 	__attribute__((cleanup(start_fds_fini)))
-	struct start_fds f = { -1, -1, -1, -1, -1, -1 };
+	struct start_fds f = { -1, -1, -1, -1, -1, -1, { 0 }, 0 };
 	auto_free uint8_t *config = NULL;
 	size_t len = 0;
 	struct vmm *v;
 	int pidfd = -1;
-	int r = config_pack(cfg, &config, &len, err);
+	bool vhost = false;
+	int r = config_pack(cfg, &config, &len, &vhost, err);
 
+	if (r == 0 && vhost)
+		r = open_vhost(cfg, &f, err);
 	if (r < 0)
 		return r;
 	v = vmm_new(loop, cfg->dir, events, ctx, err);

@@ -139,6 +139,40 @@ static int check_devices(const struct vmm_config *cfg, struct error *err)
 	return r;
 }
 
+static int check_nics(const struct vmm_config *cfg, struct error *err)
+{
+	if (cfg->n_nics > VMM_MAX_NICS)
+		return error_set(err, -EINVAL, "%zu network cards: more than %u", cfg->n_nics,
+				 VMM_MAX_NICS);
+	for (size_t i = 0; i < cfg->n_nics; i++) {
+		const struct vmm_nic *n = &cfg->nics[i];
+		size_t most = n->kind == VMM_NIC_STREAM ? 1 : VMM_MAX_QUEUES;
+
+		if (n->kind != VMM_NIC_TAP && n->kind != VMM_NIC_STREAM)
+			return error_set(err, -EINVAL, "network card %zu: unknown kind %d", i,
+					 (int)n->kind);
+		if (n->n_fds < 1 || n->n_fds > most)
+			return error_set(err, -EINVAL,
+					 "network card %zu: %zu queues, 1 to %zu can be given", i,
+					 n->n_fds, most);
+		for (size_t k = 0; k < n->n_fds; k++)
+			if (fcntl(n->fds[k], F_GETFD) < 0)
+				return error_errno(err, -errno,
+						   "network card %zu: descriptor %d", i, n->fds[k]);
+		if (n->mac[0] & 1)
+			return error_set(err, -EINVAL, "network card %zu: the address is a multicast "
+						       "one", i);
+		if (n->mtu && (n->mtu < 68 || n->mtu > 65535))
+			return error_set(err, -EINVAL, "network card %zu: an MTU of %u", i, n->mtu);
+		for (size_t k = 0; k < i; k++)
+			if (memcmp(cfg->nics[k].mac, n->mac, sizeof(n->mac)) == 0)
+				return error_set(err, -EINVAL,
+						 "network cards %zu and %zu have the same address",
+						 k, i);
+	}
+	return 0;
+}
+
 static int check(const struct vmm_config *cfg, struct error *err)
 {
 	struct stat st;
@@ -159,6 +193,8 @@ static int check(const struct vmm_config *cfg, struct error *err)
 		r = check_file("the root image", cfg->root_image, false, err);
 	if (r == 0)
 		r = check_devices(cfg, err);
+	if (r == 0)
+		r = check_nics(cfg, err);
 	if (r < 0)
 		return r;
 	if (cfg->memory_mib && (cfg->memory_mib < MIN_MEMORY_MIB ||
@@ -173,7 +209,8 @@ static int check(const struct vmm_config *cfg, struct error *err)
 
 static int settle_machine(const struct vmm_config *cfg, enum vmm_machine *ret, struct error *err)
 {
-	size_t n = qemu_mmio_slots(1 + cfg->n_disks + cfg->n_slots + cfg->n_shares);
+	size_t n = qemu_mmio_slots(1 + cfg->n_disks + cfg->n_slots + cfg->n_shares +
+				   cfg->n_nics);
 	bool fits = n <= QEMU_MICROVM_SLOTS && !cfg->root_image;
 
 	switch (cfg->machine) {
@@ -185,7 +222,7 @@ static int settle_machine(const struct vmm_config *cfg, enum vmm_machine *ret, s
 			return error_set(err, -EINVAL,
 					 cfg->root_image ?
 						 "a root image on pmem needs the q35 machine" :
-						 "too many disks and shares for a microvm");
+						 "too many disks, shares and network cards for a microvm");
 		*ret = VMM_MACHINE_MICROVM;
 		return 0;
 	case VMM_MACHINE_Q35:
@@ -222,12 +259,14 @@ static char *text_or_empty(const char *s)
 }
 
 static int pack(const struct vmm_config *cfg, enum vmm_machine machine, enum vmm_accel accel,
-		const char *qemu, uint32_t tsc_khz, uint8_t **ret_data, size_t *ret_len,
+		const char *qemu, uint32_t tsc_khz, bool vhost, uint8_t **ret_data, size_t *ret_len,
 		struct error *err)
 {
 	Caisson__Vmm__V1__VmConfig msg = CAISSON__VMM__V1__VM_CONFIG__INIT;
 	Caisson__Vmm__V1__Disk disks[VMM_MAX_DISKS], *disk_at[VMM_MAX_DISKS];
 	Caisson__Vmm__V1__Share shares[VMM_MAX_SHARES], *share_at[VMM_MAX_SHARES];
+	Caisson__Vmm__V1__Nic nics[VMM_MAX_NICS], *nic_at[VMM_MAX_NICS];
+	uint8_t macs[VMM_MAX_NICS][6];
 	size_t len;
 	uint8_t *data;
 
@@ -263,6 +302,20 @@ static int pack(const struct vmm_config *cfg, enum vmm_machine machine, enum vmm
 	}
 	msg.n_shares = cfg->n_shares;
 	msg.shares = share_at;
+	for (size_t i = 0; i < cfg->n_nics; i++) {
+		const struct vmm_nic *nic = &cfg->nics[i];
+
+		caisson__vmm__v1__nic__init(&nics[i]);
+		memcpy(macs[i], nic->mac, sizeof(macs[i]));
+		nics[i].kind = (uint32_t)nic->kind;
+		nics[i].mac = (ProtobufCBinaryData){ .len = sizeof(macs[i]), .data = macs[i] };
+		nics[i].mtu = nic->mtu;
+		nics[i].queues = (uint32_t)nic->n_fds;
+		nics[i].vhost = vhost && nic->kind == VMM_NIC_TAP;
+		nic_at[i] = &nics[i];
+	}
+	msg.n_nics = cfg->n_nics;
+	msg.nics = nic_at;
 
 	len = caisson__vmm__v1__vm_config__get_packed_size(&msg);
 	if (len > SPAWN_CONFIG_MAX)
@@ -283,6 +336,7 @@ static int check_cmdline(const struct vmm_config *cfg, enum vmm_machine machine,
 		.root_image = cfg->root_image,
 		.cmdline_extra = cfg->cmdline_extra,
 		.n_devices = 1 + cfg->n_disks + cfg->n_slots + cfg->n_shares,
+		.n_nics = cfg->n_nics,
 		.accel = VMM_ACCEL_TCG,
 		.tsc_khz = UINT32_MAX,
 		.debug = cfg->debug,
@@ -297,12 +351,13 @@ static int check_cmdline(const struct vmm_config *cfg, enum vmm_machine machine,
 }
 
 int config_pack(const struct vmm_config *cfg, uint8_t **ret_data, size_t *ret_len,
-		struct error *err)
+		bool *ret_vhost, struct error *err)
 {
 	struct vmm_host host = { 0 };
 	enum vmm_machine machine = VMM_MACHINE_AUTO;
 	enum vmm_accel accel = VMM_ACCEL_AUTO;
 	const char *qemu;
+	bool vhost;
 	int r = check(cfg, err);
 
 	if (r == 0)
@@ -320,5 +375,12 @@ int config_pack(const struct vmm_config *cfg, uint8_t **ret_data, size_t *ret_le
 		return error_set(err, -ENOENT,
 				 "qemu-system-x86_64 is not installed (looked in the usual places)");
 	r = check_file("the QEMU program", qemu, false, err);
-	return r < 0 ? r : pack(cfg, machine, accel, qemu, host.tsc_khz, ret_data, ret_len, err);
+	if (r < 0)
+		return r;
+	/* QEMU without KVM copies the packets itself in any case. */
+	vhost = cfg->n_nics && accel == VMM_ACCEL_KVM && access(CONFIG_VHOST_NET, R_OK | W_OK) == 0;
+	r = pack(cfg, machine, accel, qemu, host.tsc_khz, vhost, ret_data, ret_len, err);
+	if (r == 0)
+		*ret_vhost = vhost;
+	return r;
 }

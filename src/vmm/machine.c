@@ -20,6 +20,7 @@
 #include "vmm/jail.h"
 #include "vmm/qemu/qemu.h"
 #include "vmm/seccomp.h"
+#include "vmm/spawn.h"
 
 #define TAIL_LINES 12
 #define TAIL_MAX   2048
@@ -317,6 +318,34 @@ static int start_backends(struct machine *m, struct pending *p, bool shares, str
 	return r;
 }
 
+/* Takes the inherited descriptors over: they are closed here once QEMU has them. */
+static int take_nics(const Caisson__Vmm__V1__VmConfig *config, struct qemu_nic *nics,
+		     struct error *err)
+{
+	int fd = SPAWN_FD_NICS;
+
+	if (config->n_nics > VMM_MAX_NICS)
+		return error_set(err, -EINVAL, "%zu network cards", config->n_nics);
+	for (size_t i = 0; i < config->n_nics; i++) {
+		const Caisson__Vmm__V1__Nic *in = config->nics[i];
+
+		if (in->mac.len != sizeof(nics[i].mac) || in->queues < 1 ||
+		    in->queues > VMM_MAX_QUEUES)
+			return error_set(err, -EINVAL, "network card %zu is malformed", i);
+		nics[i].kind = (enum vmm_nic_kind)in->kind;
+		memcpy(nics[i].mac, in->mac.data, sizeof(nics[i].mac));
+		nics[i].mtu = in->mtu;
+		nics[i].n_queues = in->queues;
+		nics[i].vhost = in->vhost;
+		for (unsigned k = 0; k < in->queues; k++)
+			nics[i].fd[k] = fd++;
+	}
+	for (size_t i = 0; i < config->n_nics; i++)
+		for (unsigned k = 0; nics[i].vhost && k < nics[i].n_queues; k++)
+			nics[i].vhost_fd[k] = fd++;
+	return 0;
+}
+
 static int launch(uv_loop_t *loop, struct machine *m, const Caisson__Vmm__V1__VmConfig *config,
 		  struct pending *p, uint64_t root_size, struct error *err)
 {
@@ -337,8 +366,14 @@ static int launch(uv_loop_t *loop, struct machine *m, const Caisson__Vmm__V1__Vm
 		.tsc_khz = config->tsc_khz,
 		.debug = config->debug,
 		.n_devices = p->n,
+		.n_nics = config->n_nics,
 	};
-	int r;
+	struct qemu_nic nics[VMM_MAX_NICS] = { 0 };
+	int r = take_nics(config, nics, err);
+
+	if (r < 0)
+		return r;
+	plan.nics = nics;
 
 	for (size_t i = 0; i < p->n; i++) {
 		devices[i] = p->devices[i].qemu;

@@ -5,6 +5,7 @@
  *   fd 4  listening socket of the control service, fd 5 the socket for descriptors
  *   fd 6  listening socket of the hybrid vsock
  *   fd 7  where the console goes, fd 8 a network namespace: if told so by argv[1] ("c", "n")
+ *   fd 9  and on: the queues of the network cards that the configuration lists
  * It ends when the machine has ended and those who asked have been told why.
  */
 #include <malloc.h>

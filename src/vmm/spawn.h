@@ -1,6 +1,8 @@
 /* What vmm_spawn() and caisson-vmm have agreed on. */
 #pragma once
 
+#include "vmm/vmm.h"
+
 #define SPAWN_PROGRAM        "caisson-vmm"
 #define SPAWN_SOCK_CONTROL   "vmm.sock"
 #define SPAWN_SOCK_FDS       "vmm.fds"
@@ -14,3 +16,6 @@
 #define SPAWN_FD_VSOCK       6
 #define SPAWN_FD_CONSOLE     7
 #define SPAWN_FD_NETNS       8
+/* The queues of all NICs in the order of the configuration, then those of vhost. */
+#define SPAWN_FD_NICS        9
+#define SPAWN_MAX_NIC_FDS    (2u * VMM_MAX_NICS * VMM_MAX_QUEUES)

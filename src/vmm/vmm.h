@@ -36,6 +36,8 @@
 
 #define VMM_MAX_DISKS  16u          /* disks[] and spare slots together */
 #define VMM_MAX_SHARES 4u
+#define VMM_MAX_NICS   8u
+#define VMM_MAX_QUEUES 8u          /* of one NIC */
 #define VMM_SERIAL_MAX 20u
 #define VMM_TAG_MAX    36u
 #define VMM_ID_MAX     128u
@@ -68,6 +70,24 @@ struct vmm_share {
 	bool read_only;
 };
 
+enum vmm_nic_kind {
+	VMM_NIC_TAP = 0,            /* tap or macvtap descriptors with IFF_VNET_HDR, one a queue */
+	/*
+	 * One connected stream socket that carries Ethernet frames, each after its length (4 bytes,
+	 * big endian), as passt speaks it: make a socket pair, give passt the other end by --fd.
+	 */
+	VMM_NIC_STREAM,
+};
+
+/* A network card (virtio-net). The guest finds it by its hardware address. */
+struct vmm_nic {
+	enum vmm_nic_kind kind;
+	uint8_t mac[6];             /* unicast, unique in the VM */
+	uint32_t mtu;               /* the guest's, also its upper bound; 0: not told to the guest */
+	const int *fds;             /* stay the caller's: vmm_spawn() duplicates them */
+	size_t n_fds;               /* 1..VMM_MAX_QUEUES; STREAM: 1 */
+};
+
 /* All strings are copied by vmm_spawn(). Zero means the default everywhere. */
 struct vmm_config {
 	const char *id;             /* names the cgroup and the process; [A-Za-z0-9_.-]+ */
@@ -88,6 +108,8 @@ struct vmm_config {
 	uint32_t n_slots;           /* empty disks that vmm_disk_attach() can fill later */
 	const struct vmm_share *shares;
 	size_t n_shares;
+	const struct vmm_nic *nics;
+	size_t n_nics;
 
 	/*
 	 * Where the guest's console goes besides the ring of the last VMM_CONSOLE_RING bytes: a

@@ -127,7 +127,7 @@ int qemu_cmdline(const struct qemu_plan *plan, char **ret, struct error *err)
 	if (plan->memory_mib <= SMALL_MIB)
 		fputs(" dhash_entries=4096 ihash_entries=2048 thash_entries=1024 dummy.numdummies=0", f);
 	if (plan->machine == VMM_MACHINE_MICROVM) {
-		size_t n = qemu_mmio_slots(plan->n_devices);
+		size_t n = qemu_mmio_slots(plan->n_devices + plan->n_nics);
 
 		/* QEMU offers 1024 entries for each queue here, and drivers fill them with pages. */
 		fputs(" pci=off virtio_mmio.queue_max=64", f);
@@ -247,6 +247,52 @@ static int add_devices(struct argv *a, const struct qemu_plan *plan)
 	return r;
 }
 
+/* "fd=7" or "fds=7:8". */
+static void format_fds(char *out, size_t size, const char *name, const int *fds, unsigned n)
+{
+	size_t used = (size_t)snprintf(out, size, "%s%s=", name, n > 1 ? "s" : "");
+
+	for (unsigned i = 0; i < n && used < size; i++)
+		used += (size_t)snprintf(out + used, size - used, i ? ":%d" : "%d", fds[i]);
+}
+
+static int add_nic(struct argv *a, const struct qemu_plan *plan, size_t i)
+{
+	const struct qemu_nic *nic = &plan->nics[i];
+	bool mmio = plan->machine == VMM_MACHINE_MICROVM;
+	char fds[16 * VMM_MAX_QUEUES], vhost[16 * VMM_MAX_QUEUES + 16] = "";
+	char bus[48] = "", mtu[32] = "", queues[48] = "";
+	int r = 0;
+
+	if (nic->kind == VMM_NIC_STREAM) {
+		r |= argv_opt(a, "-netdev", "stream,id=net%zu,server=off,addr.type=fd,addr.str=%d", i,
+			      nic->fd[0]);
+	} else {
+		format_fds(fds, sizeof(fds), "fd", nic->fd, nic->n_queues);
+		if (nic->vhost) {
+			strcpy(vhost, ",vhost=on,");
+			format_fds(vhost + strlen(vhost), sizeof(vhost) - strlen(vhost), "vhostfd",
+				   nic->vhost_fd, nic->n_queues);
+		}
+		r |= argv_opt(a, "-netdev", "tap,id=net%zu,%s%s", i, fds, vhost);
+	}
+	if (mmio)
+		snprintf(bus, sizeof(bus), ",bus=virtio-mmio-bus.%zu",
+			 i + plan->n_devices + QEMU_OWN_DEVICES);
+	if (nic->mtu)
+		snprintf(mtu, sizeof(mtu), ",host_mtu=%u", nic->mtu);
+	if (nic->n_queues > 1 && mmio)
+		strcpy(queues, ",mq=on");
+	else if (nic->n_queues > 1)
+		snprintf(queues, sizeof(queues), ",mq=on,vectors=%u", 2 * nic->n_queues + 2);
+	r |= argv_opt(a, "-device",
+		      "virtio-net-%s,netdev=net%zu,mac=%02x:%02x:%02x:%02x:%02x:%02x%s%s%s%s",
+		      mmio ? "device" : "pci", i, nic->mac[0], nic->mac[1], nic->mac[2],
+		      nic->mac[3], nic->mac[4], nic->mac[5], mmio ? "" : ",romfile=", mtu, queues,
+		      bus);
+	return r;
+}
+
 int qemu_args(const struct qemu_plan *plan, struct argv *ret, struct error *err)
 {
 	__attribute__((cleanup(argv_fini))) struct argv a = { 0 };
@@ -254,10 +300,11 @@ int qemu_args(const struct qemu_plan *plan, struct argv *ret, struct error *err)
 	int r;
 
 	if (plan->machine == VMM_MACHINE_MICROVM &&
-	    qemu_mmio_slots(plan->n_devices) > QEMU_MICROVM_SLOTS)
+	    qemu_mmio_slots(plan->n_devices + plan->n_nics) > QEMU_MICROVM_SLOTS)
 		return error_set(err, -EINVAL,
 				 "the microvm machine holds %u devices, %zu are wanted; use q35",
-				 QEMU_MICROVM_SLOTS, qemu_mmio_slots(plan->n_devices));
+				 QEMU_MICROVM_SLOTS,
+				 qemu_mmio_slots(plan->n_devices + plan->n_nics));
 	if (plan->machine == VMM_MACHINE_MICROVM && plan->root_image)
 		return error_set(err, -EINVAL, "a root image on pmem needs the q35 machine");
 	r = qemu_cmdline(plan, &cmdline, err);
@@ -280,6 +327,8 @@ int qemu_args(const struct qemu_plan *plan, struct argv *ret, struct error *err)
 	r |= argv_opt(&a, "-chardev", "socket,id=qmp,fd=%d", plan->qmp_fd);
 	r |= argv_opt(&a, "-mon", "chardev=qmp,mode=control");
 	r |= add_devices(&a, plan);
+	for (size_t i = 0; i < plan->n_nics; i++)
+		r |= add_nic(&a, plan, i);
 	if (plan->root_image)
 		r |= add_root(&a, plan);
 	if (r < 0)

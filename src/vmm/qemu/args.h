@@ -27,6 +27,16 @@ struct qemu_device {
 	const char *tag;                /* FS only */
 };
 
+struct qemu_nic {
+	enum vmm_nic_kind kind;
+	uint8_t mac[6];
+	uint32_t mtu;                   /* 0: not told to the guest */
+	unsigned n_queues;
+	int fd[VMM_MAX_QUEUES];
+	int vhost_fd[VMM_MAX_QUEUES];
+	bool vhost;
+};
+
 struct qemu_plan {
 	const char *qemu;
 	const char *id;
@@ -46,6 +56,8 @@ struct qemu_plan {
 	int console_fd;
 	const struct qemu_device *devices;
 	size_t n_devices;
+	const struct qemu_nic *nics;    /* after the devices in the guest's order */
+	size_t n_nics;
 };
 
 /* A NULL-terminated vector of strings on the heap. */

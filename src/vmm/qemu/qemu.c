@@ -225,11 +225,11 @@ static int in_child(void *arg)
 	return -r;
 }
 
-static int spawn(struct qemu *q, const struct qemu_plan *plan, struct qemu_device *devices,
-		 int control, int console, int words, int *ret_pidfd, struct error *err)
+static int spawn(struct qemu *q, const struct qemu_plan *plan, const struct qemu_device *devices,
+		 const struct qemu_nic *nics, int control, int console, int words, int *ret_pidfd, struct error *err)
 {
 	__attribute__((cleanup(argv_fini))) struct argv argv = { 0 };
-	struct child_fd fds[3 + QEMU_MAX_DEVICES];
+	struct child_fd fds[3 + QEMU_MAX_DEVICES + 2 * VMM_MAX_NICS * VMM_MAX_QUEUES];
 	auto_free char *dir = str_printf("CAISSON_VM_DIR=%s", plan->dir);
 	const char *const envp[] = { "PATH=/usr/bin", "LC_ALL=C", dir, NULL };
 	struct child_options o = {
@@ -249,6 +249,13 @@ static int spawn(struct qemu *q, const struct qemu_plan *plan, struct qemu_devic
 	fds[o.n_fds++] = (struct child_fd){ console, plan->console_fd };
 	for (size_t i = 0; i < plan->n_devices; i++)
 		fds[o.n_fds++] = (struct child_fd){ devices[i].fd, plan->devices[i].fd };
+	for (size_t i = 0; i < plan->n_nics; i++)
+		for (unsigned k = 0; k < nics[i].n_queues; k++) {
+			fds[o.n_fds++] = (struct child_fd){ nics[i].fd[k], plan->nics[i].fd[k] };
+			if (nics[i].vhost)
+				fds[o.n_fds++] = (struct child_fd){ nics[i].vhost_fd[k],
+								    plan->nics[i].vhost_fd[k] };
+		}
 	r = child_spawn(&o, &q->pid, ret_pidfd);
 	return r < 0 ? error_errno(err, r, "start '%s'", plan->qemu) : 0;
 }
@@ -264,12 +271,37 @@ static int pair(int type, int *ret_ours, int *ret_theirs, struct error *err)
 	return 0;
 }
 
+/* @out: @in with the numbers that QEMU has them under, from @fd on. */
+static void number_nics(const struct qemu_nic *in, size_t n, int fd, struct qemu_nic *out)
+{
+	for (size_t i = 0; i < n; i++) {
+		out[i] = in[i];
+		for (unsigned k = 0; k < in[i].n_queues; k++) {
+			out[i].fd[k] = fd++;
+			if (in[i].vhost)
+				out[i].vhost_fd[k] = fd++;
+		}
+	}
+}
+
+static void close_nics(const struct qemu_nic *nics, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		for (unsigned k = 0; k < nics[i].n_queues; k++) {
+			(void)close(nics[i].fd[k]);
+			if (nics[i].vhost)
+				(void)close(nics[i].vhost_fd[k]);
+		}
+}
+
 int qemu_start(uv_loop_t *loop, struct qemu_plan *plan, struct qemu_device *devices,
 	       const struct qemu_ops *ops, void *ctx, struct qemu **ret_qemu, struct error *err)
 {
 	auto_close int control = -1, console = -1, words = -1;
 	auto_close int control_in = -1, console_in = -1, words_in = -1;
 	struct qemu_device numbered[QEMU_MAX_DEVICES];
+	struct qemu_nic numbered_nics[VMM_MAX_NICS];
+	const struct qemu_nic *nics = plan->nics;
 	struct qemu *q = calloc(1, sizeof(*q));
 	int pidfd = -1, r;
 
@@ -294,9 +326,13 @@ int qemu_start(uv_loop_t *loop, struct qemu_plan *plan, struct qemu_device *devi
 			numbered[i].fd = FIRST_FD + 2 + (int)i;
 		}
 		plan->devices = numbered;
-		r = spawn(q, plan, devices, control_in, console_in, words_in, &pidfd, err);
+		plan->nics = numbered_nics;
+		number_nics(nics, plan->n_nics, FIRST_FD + 2 + (int)plan->n_devices, numbered_nics);
+		r = spawn(q, plan, devices, nics, control_in, console_in, words_in, &pidfd, err);
 		plan->devices = NULL;
+		plan->nics = NULL;
 	}
+	close_nics(nics, plan->n_nics);
 	for (size_t i = 0; i < plan->n_devices; i++)
 		if (devices[i].fd >= 0)
 			(void)close(take_fd(&devices[i].fd));

@@ -28,7 +28,7 @@ struct qemu_ops {
 
 /*
  * Starts QEMU for @plan, whose descriptors (QMP, console, devices) are filled in here; the
- * device's fds are taken, also on failure.
+ * fds of @devices and of the plan's NICs are taken, also on failure.
  */
 int qemu_start(uv_loop_t *loop, struct qemu_plan *plan, struct qemu_device *devices,
 	       const struct qemu_ops *ops, void *ctx, struct qemu **ret_qemu, struct error *err);

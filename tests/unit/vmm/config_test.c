@@ -53,7 +53,7 @@ static int pack(struct fixture *f, Caisson__Vmm__V1__VmConfig **ret, struct erro
 {
 	auto_free uint8_t *data = NULL;
 	size_t len = 0;
-	int r = config_pack(&f->cfg, &data, &len, err);
+	int r = config_pack(&f->cfg, &data, &len, &(bool){ false }, err);
 
 	if (r == 0 && ret) {
 		*ret = caisson__vmm__v1__vm_config__unpack(NULL, len, data);

@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a guest is going to see of a namespace, and how its links are going to be tied to it. */
+#include <linux/if_arp.h>
+#include <stdio.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "net/internal.h"
+
+static void random_mac(uint8_t mac[static 6])
+{
+	if (getrandom(mac, 6, 0) != 6)
+		memset(mac, 0x5a, 6);
+	mac[0] = (uint8_t)((mac[0] & 0xfc) | 0x02);
+}
+
+static bool mac_taken(const struct net *n, const uint8_t mac[static 6])
+{
+	for (size_t i = 0; i < n->state.n_links; i++)
+		if (memcmp(n->state.links[i].card_mac, mac, 6) == 0)
+			return true;
+	return false;
+}
+
+static enum net_bridge choose_bridge(const struct net *n, const struct net_link *l)
+{
+	if (str_eq(l->kind, "tun") || str_eq(l->kind, "macvtap"))
+		return NET_BRIDGE_DIRECT;
+	/* A macvtap above those would sit beside them, on the link they share. */
+	if (n->o.model == NET_MODEL_MACVTAP && !str_eq(l->kind, "macvlan") &&
+	    !str_eq(l->kind, "ipvlan") && !n->o.rx_rate && !n->o.tx_rate)
+		return NET_BRIDGE_MACVTAP;
+	return NET_BRIDGE_TCFILTER;
+}
+
+static int plan_rates(const struct net *n, const struct scan_link *sl, struct error *err)
+{
+	if (!n->o.rx_rate && !n->o.tx_rate)
+		return 0;
+	if (sl->link.bridge != NET_BRIDGE_TCFILTER)
+		return error_set(err, -EOPNOTSUPP,
+				 "network '%s': '%s' is a tap itself, its rate cannot be limited",
+				 n->path, sl->link.name);
+	if (n->o.tx_rate && sl->has_root)
+		return error_set(err, -EOPNOTSUPP,
+				 "network '%s': '%s' has a queueing discipline already, its rate "
+				 "cannot be limited",
+				 n->path, sl->link.name);
+	return 0;
+}
+
+/* How a link is tied to its tap, and what must be freed for that. */
+static void plan_hold(const struct net *n, const struct scan_link *sl, const struct net_link *l,
+		      struct net_hold *h)
+{
+	*h = (struct net_hold){ 0 };
+	(void)!str_format(h->link, sizeof(h->link), "%s", l->name);
+	if (l->bridge == NET_BRIDGE_DIRECT)
+		return;
+	(void)!str_format(h->tap, sizeof(h->tap), "%s", l->tap);
+	h->macvtap = l->bridge == NET_BRIDGE_MACVTAP;
+	h->filter = l->bridge == NET_BRIDGE_TCFILTER && l->index;
+	h->ingress = h->filter && !sl->has_ingress;
+	h->rate = h->filter && n->o.tx_rate;
+}
+
+static struct net_link *new_slot(struct net *n)
+{
+	struct net_link *l = &n->state.links[n->state.n_links];
+
+	*l = (struct net_link){ .n_fds = n->o.queues };
+	memset(l->fds, 0xff, sizeof(l->fds));
+	return l;
+}
+
+static int plan_link(struct net *n, struct scan_link *sl, struct error *err)
+{
+	struct net_link *l;
+	int r;
+
+	sl->link.bridge = choose_bridge(n, &sl->link);
+	r = plan_rates(n, sl, err);
+	if (r < 0)
+		return r;
+	l = new_slot(n);
+	*l = sl->link;
+	sl->link.addrs = NULL;
+	l->n_fds = l->bridge == NET_BRIDGE_DIRECT && !sl->tun_multi_queue ? 1 : n->o.queues;
+	memset(l->fds, 0xff, sizeof(l->fds));
+	/* The links of an ipvlan share one address. */
+	if (mac_taken(n, l->card_mac))
+		random_mac(l->card_mac);
+	if (l->bridge == NET_BRIDGE_DIRECT)
+		(void)!str_format(l->tap, sizeof(l->tap), "%s", l->name);
+	else
+		(void)snprintf(l->tap, sizeof(l->tap), TAP_NAME, l->index);
+	plan_hold(n, sl, l, &n->hold[n->state.n_links]);
+	n->state.n_links++;
+	return 0;
+}
+
+static void plan_spare(struct net *n, unsigned i)
+{
+	struct net_link *l = new_slot(n);
+
+	random_mac(l->card_mac);
+	memcpy(l->mac, l->card_mac, sizeof(l->mac));
+	(void)snprintf(l->tap, sizeof(l->tap), SPARE_NAME, i);
+	plan_hold(n, NULL, l, &n->hold[n->state.n_links]);
+	n->state.n_links++;
+}
+
+static int open_sockets(struct net *n, struct error *err)
+{
+	int back = -1, r = ns_enter(n->ns.fd, &back);
+
+	if (r == 0) {
+		r = rtnl_open(&n->rt, 0);
+		ns_leave(back);
+	}
+	return r < 0 ? error_errno(err, r, "enter the network namespace '%s'", n->path) : 0;
+}
+
+static int plan(struct net *n, struct error *err)
+{
+	struct scan s = { 0 };
+	int r = scan_take(&n->rt, &s, err);
+
+	for (size_t i = 0; i < s.n_links && r == 0; i++)
+		r = plan_link(n, &s.links[i], err);
+	if (r == 0 && s.n_left)
+		r = error_set(err, -E2BIG, "more than %u links, a VM cannot have them all",
+			      NET_MAX_LINKS);
+	n->state.routes = take_ptr(&s.routes);
+	n->state.n_routes = s.n_routes;
+	n->state.neighs = take_ptr(&s.neighs);
+	n->state.n_neighs = s.n_neighs;
+	for (unsigned i = 0; i < n->o.spare && n->state.n_links < NET_MAX_LINKS && r == 0; i++)
+		plan_spare(n, i);
+	scan_fini(&s);
+	return r < 0 ? error_prefix(err, r, "network '%s'", n->path) : 0;
+}
+
+int net_open(const char *path, const struct net_options *o, struct net **ret_net,
+	     struct error *err)
+{
+	struct net *n = calloc(1, sizeof(*n));
+	int r;
+
+	if (n) {
+		n->ns.fd = -1;
+		n->o = *o;
+		n->o.queues = MAX_OF(1u, MIN_OF(o->queues, NET_MAX_QUEUES));
+		n->path = strdup(path);
+		n->state.links = calloc(NET_MAX_LINKS, sizeof(*n->state.links));
+	}
+	if (!n || !n->path || !n->state.links) {
+		net_free(n);
+		return error_set(err, -ENOMEM, "out of memory");
+	}
+	r = ns_open(path, &n->ns, err);
+	if (r == 0 && net_is_host(path) != 0)
+		r = error_set(err, -EPERM,
+			      "'%s' is the host's network namespace: a VM cannot share it", path);
+	if (r == 0 && o->model != NET_MODEL_NONE) {
+		r = open_sockets(n, err);
+		if (r == 0)
+			r = plan(n, err);
+	}
+	if (r < 0) {
+		net_free(n);
+		return r;
+	}
+	*ret_net = n;
+	return 0;
+}
+
+void net_free(struct net *n)
+{
+	if (!n)
+		return;
+	if (n->state.links)
+		net_close_taps(n);
+	for (size_t i = 0; i < n->state.n_links; i++)
+		free(n->state.links[i].addrs);
+	free(n->state.links);
+	free(n->state.routes);
+	free(n->state.neighs);
+	rtnl_close(&n->rt);
+	rtnl_close(&n->watch);
+	cleanup_close_(&n->ns.fd);
+	free(n->path);
+	free(n);
+}
+
+const struct net_state *net_state(const struct net *n)
+{
+	return &n->state;
+}
+
+void net_holds(const struct net *n, struct net_holds *ret_holds)
+{
+	*ret_holds = (struct net_holds){ .dev = n->ns.dev, .ino = n->ns.ino };
+	if (!n->state.n_links)
+		return;
+	(void)!str_format(ret_holds->netns, sizeof(ret_holds->netns), "%s", n->path);
+	for (size_t i = 0; i < n->state.n_links; i++)
+		ret_holds->hold[ret_holds->n++] = n->hold[i];
+}

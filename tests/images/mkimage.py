@@ -6,7 +6,7 @@
 
 Layouts are kept in $CAISSON_IMAGE_CACHE (default /var/cache/caisson/images), in a directory
 named by the recipe's hash, with a symlink NAME -> that directory. Each is tagged `latest`.
-Needs root, and for everything but busybox also mmdebstrap and a Debian mirror.
+Needs root, and for everything but busybox and pause also mmdebstrap and a Debian mirror.
 """
 
 import argparse
@@ -180,6 +180,24 @@ def build_busybox(path):
     oci.write_layout(path, {"latest": oci.Image([layer], {"Cmd": ["sh"], "Env": [PATH]})})
 
 
+def pause_source():
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "pause.c"),
+              encoding="ascii") as f:
+        return f.read()
+
+
+def build_pause(path):
+    with tempfile.TemporaryDirectory() as tmp:
+        program = os.path.join(tmp, "pause")
+        subprocess.run(["gcc", "-static", "-Os", "-s", "-x", "c", "-o", program, "-"],
+                       input=pause_source(), text=True, check=True)
+        with open(program, "rb") as f:
+            members = []
+            add_file(members, "pause", f.read(), 0o755)
+    layer = oci.Layer(oci.tar_of_members(members))
+    oci.write_layout(path, {"latest": oci.Image([layer], {"Entrypoint": ["/pause"]})})
+
+
 def bootstrap(root, packages):
     """A minimal Debian with @packages in @root; hooks and services of the host stay untouched."""
     command = ["unshare", "-m", "-p", "-i", "-u", "-f", "--mount-proc", "mmdebstrap",
@@ -232,7 +250,8 @@ def build_debian(path, recipe):
 
 def recipe_hash(name):
     """Changes when the recipe does; FORMAT is raised by hand when the way of building does."""
-    text = json.dumps([FORMAT, name, RECIPES.get(name), PASSWD, GROUP])
+    recipe = pause_source() if name == "pause" else RECIPES.get(name)
+    text = json.dumps([FORMAT, name, recipe, PASSWD, GROUP])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -245,6 +264,8 @@ def build(name):
             print(f"mkimage: building {name}", file=sys.stderr)
             if name == "busybox":
                 build_busybox(final)
+            elif name == "pause":
+                build_pause(final)
             else:
                 build_debian(final, RECIPES[name])
         link = os.path.join(CACHE, name)
@@ -262,7 +283,7 @@ def main():
     parser.add_argument("--list", action="store_true", help="print the names that can be built")
     parser.add_argument("names", nargs="*", metavar="NAME")
     args = parser.parse_args()
-    known = ["busybox", *RECIPES]
+    known = ["busybox", "pause", *RECIPES]
     if args.list:
         print("\n".join(known))
     for name in args.names:

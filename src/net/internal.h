@@ -2,6 +2,7 @@
 /* What the files of net share. */
 #pragma once
 
+#include <linux/pkt_sched.h>
 #include <linux/rtnetlink.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a guest is going to see of a namespace, and how its links are going to be tied to it. */
-#include <linux/if_arp.h>
-#include <stdio.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -93,7 +91,7 @@ static int plan_link(struct net *n, struct scan_link *sl, struct error *err)
 	if (l->bridge == NET_BRIDGE_DIRECT)
 		(void)!str_format(l->tap, sizeof(l->tap), "%s", l->name);
 	else
-		(void)snprintf(l->tap, sizeof(l->tap), TAP_NAME, l->index);
+		(void)!str_format(l->tap, sizeof(l->tap), TAP_NAME, l->index);
 	plan_hold(n, sl, l, &n->hold[n->state.n_links]);
 	n->state.n_links++;
 	return 0;
@@ -105,7 +103,7 @@ static void plan_spare(struct net *n, unsigned i)
 
 	random_mac(l->card_mac);
 	memcpy(l->mac, l->card_mac, sizeof(l->mac));
-	(void)snprintf(l->tap, sizeof(l->tap), SPARE_NAME, i);
+	(void)!str_format(l->tap, sizeof(l->tap), SPARE_NAME, i);
 	plan_hold(n, NULL, l, &n->hold[n->state.n_links]);
 	n->state.n_links++;
 }

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Reads the links of a namespace that a guest can have, and what belongs to them. */
 #include <linux/if_addr.h>
-#include <linux/if_arp.h>
 #include <linux/if_tun.h>
 #include <linux/neighbour.h>
+#include <net/if_arp.h>
 #include <stdio.h>
 #include <sys/socket.h>
 

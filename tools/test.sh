@@ -76,6 +76,7 @@ e2e() {
     # Made here because the tests themselves have no network.
     step "images from Debian's packages" \
         tests/images/build busybox debian nginx python3 postgresql || finish
+    tests/testbed/run --prepare >"$out/testbed.log" 2>&1 || tail -n 1 "$out/testbed.log"
     say "end-to-end tests"
     CAISSON_STAGE=$PWD/build/release/stage
     export CAISSON_STAGE

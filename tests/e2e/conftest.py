@@ -19,6 +19,8 @@ import time
 
 import pytest
 
+import in_testbed
+
 TOP = pathlib.Path(__file__).resolve().parents[2]
 BOOT_TIMEOUT = int(os.environ.get("CAISSON_TEST_TIMEOUT", "60"))
 
@@ -30,6 +32,7 @@ def links():
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes minutes")
+    in_testbed.register(config)
     if os.environ.get("CAISSON_TEST_NETNS") != "1":
         capture = config.pluginmanager.getplugin("capturemanager")
         if capture:

@@ -9,6 +9,7 @@ allowed() {
         net) echo "base" ;;
         ttrpc) echo "base" ;;
         oci) echo "base" ;;
+        cni) echo "base" ;;
         image) echo "base" ;;
         fs) echo "base" ;;
         config) echo "base" ;;
@@ -17,7 +18,7 @@ allowed() {
         agentclient) echo "base ttrpc" ;;
         sandbox) echo "base net ttrpc oci image vmm agentclient config" ;;
         shim) echo "base ttrpc oci agentclient config sandbox" ;;
-        cli) echo "base ttrpc oci image config sandbox" ;;
+        cli) echo "base ttrpc oci cni image config sandbox" ;;
         agent) echo "base ttrpc" ;;
         *) return 1 ;;
     esac

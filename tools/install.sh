@@ -14,8 +14,9 @@ chmod 0755 "$prefix/lib/caisson/caisson-agent"
 for page in "$top"/docs/man/*.1; do
     [ -e "$page" ] && install -m 0644 "$page" "$prefix/share/man/man1/"
 done
-"$stage/bin/caisson" --help | sed -n 's/^  \([a-z][a-z]*\)  .*/\1/p' | while read -r command; do
-    "$stage/bin/caisson" help --mdoc "$command" >"$prefix/share/man/man1/caisson-$command.1"
+"$stage/bin/caisson" --help | sed -n 's/^  \([a-z][a-z ]*[a-z]\)   *[A-Z].*/\1/p' | while read -r command; do
+    # shellcheck disable=SC2086 # two words are two arguments
+    "$stage/bin/caisson" help --mdoc $command >"$prefix/share/man/man1/caisson-$(echo "$command" | tr ' ' -).1"
 done
 "$stage/bin/caisson" completion bash >"$prefix/share/bash-completion/completions/caisson"
 "$stage/bin/caisson" completion zsh >"$prefix/share/zsh/site-functions/_caisson"

@@ -35,7 +35,7 @@ struct opt {
 };
 
 struct command {
-	const char *name;
+	const char *name;     /* one word, or two: "network create" */
 	const char *synopsis; /* what follows the options */
 	const char *summary;  /* one line */
 	const char *description;

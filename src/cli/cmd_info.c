@@ -55,14 +55,16 @@ static int do_help(void *options, int argc, char **argv)
 {
 	const struct help_options *o = options;
 	const struct command *cmd;
+	int words;
 
 	if (!argc) {
 		help_overview(stdout, commands, commands_count());
 		return 0;
 	}
-	cmd = command_find(argv[0]);
-	if (!cmd)
-		return cli_fail(EXIT_CAISSON, "there is no command '%s'", argv[0]);
+	cmd = command_find(argc, argv, &words);
+	if (!cmd || words < argc)
+		return cli_fail(EXIT_CAISSON, "there is no command '%s%s%s'", argv[0],
+				argc > 1 ? " " : "", argc > 1 ? argv[1] : "");
 	if (o->mdoc)
 		help_mdoc(stdout, cmd);
 	else
@@ -93,7 +95,7 @@ const struct command cmd_help = {
 	.summary = "Explain a command",
 	OPTS(help_opts),
 	.opts_size = sizeof(struct help_options),
-	.max_args = 1,
+	.max_args = 2,
 	.run = do_help,
 };
 

@@ -62,7 +62,7 @@ void help_overview(FILE *out, const struct command *const *commands, size_t n)
 		     "Runs OCI containers, each in a virtual machine of its own.\n\nCommands:\n");
 	for (size_t i = 0; i < n; i++) {
 		if (!commands[i]->hidden)
-			fprintf(out, "  %-12s  %s\n", commands[i]->name, commands[i]->summary);
+			fprintf(out, "  %-15s  %s\n", commands[i]->name, commands[i]->summary);
 	}
 	fprintf(out, "\nOptions:\n  -h, --help     Print this help and exit\n"
 		     "      --version  Print the version and exit\n\n"
@@ -151,14 +151,16 @@ static void mdoc_options(FILE *out, const struct command *cmd)
 void help_mdoc(FILE *out, const struct command *cmd)
 {
 	const char *text = cmd->description ? cmd->description : cmd->summary;
-	char title[64];
+	char title[64], page[64];
 	size_t i;
 
-	for (i = 0; cmd->name[i] && i + 1 < sizeof(title); i++)
-		title[i] = (char)toupper((unsigned char)cmd->name[i]);
-	title[i] = '\0';
+	for (i = 0; cmd->name[i] && i + 1 < sizeof(title); i++) {
+		page[i] = cmd->name[i] == ' ' ? '-' : cmd->name[i];
+		title[i] = (char)toupper((unsigned char)page[i]);
+	}
+	page[i] = title[i] = '\0';
 	fprintf(out, ".Dd November 21, 2026\n.Dt CAISSON-%s 1\n.Os Caisson\n.Sh NAME\n.Nm caisson-%s\n.Nd ",
-		title, cmd->name);
+		title, page);
 	roff(out, cmd->summary, strlen(cmd->summary));
 	fprintf(out, "\n.Sh SYNOPSIS\n.Nm caisson %s\n.Op Ar options\n", cmd->name);
 	if (*cmd->synopsis) {
@@ -183,9 +185,50 @@ void help_mdoc(FILE *out, const struct command *cmd)
 	fprintf(out, ".Sh SEE ALSO\n.Xr caisson 1\n");
 }
 
+/* The first word of a command of two words, if it is the first such command; its length, or 0. */
+static size_t starts_group(const struct command *const *commands, size_t i)
+{
+	size_t len = strcspn(commands[i]->name, " ");
+
+	if (!commands[i]->name[len])
+		return 0;
+	for (size_t k = 0; k < i; k++) {
+		if (!strncmp(commands[k]->name, commands[i]->name, len + 1))
+			return 0;
+	}
+	return len;
+}
+
+/* The second words that follow @group. */
+static void group_words(FILE *out, const struct command *const *commands, size_t n,
+			const char *group, size_t len)
+{
+	const char *space = "";
+
+	for (size_t i = 0; i < n; i++) {
+		if (strncmp(commands[i]->name, group, len) || commands[i]->name[len] != ' ')
+			continue;
+		fprintf(out, "%s%s", space, commands[i]->name + len + 1);
+		space = " ";
+	}
+}
+
+/* The words that may follow `caisson`. */
+static void first_words(FILE *out, const struct command *const *commands, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		size_t len = starts_group(commands, i);
+
+		if (len)
+			fprintf(out, " %.*s", (int)len, commands[i]->name);
+		else if (!commands[i]->hidden && !strchr(commands[i]->name, ' '))
+			fprintf(out, " %s", commands[i]->name);
+	}
+}
+
 static void bash_command(FILE *out, const struct command *cmd)
 {
-	fprintf(out, "\t%s)\n\t\topts='--help", cmd->name);
+	fprintf(out, "\t'%s')\n\t\topts='--help", cmd->name);
 	for (size_t i = 0; i < cmd->n_opts; i++) {
 		if (cmd->opts[i].kind != OPT_UNSUPPORTED)
 			fprintf(out, " --%s", cmd->opts[i].name);
@@ -212,19 +255,28 @@ static void bash_completion(FILE *out, const struct command *const *commands, si
 	      "_caisson_words()\n{\n\tcase $1 in\n"
 	      "\tcontainer) caisson ps -a --format '{{.Names}}' 2>/dev/null ;;\n"
 	      "\timage) caisson images --format '{{.Reference}}' 2>/dev/null ;;\n"
+	      "\tnetwork) caisson network ls --format '{{.Name}}' 2>/dev/null ;;\n"
 	      "\tsignal) printf '%s\\n' HUP INT QUIT KILL USR1 USR2 TERM CONT STOP WINCH ;;\n"
 	      "\tshell) printf '%s\\n' bash zsh ;;\n"
 	      "\tesac\n}\n\n"
 	      "_caisson()\n{\n"
 	      "\tlocal cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}\n"
-	      "\tlocal opts= args=none value= what\n\tCOMPREPLY=()\n"
+	      "\tlocal opts= args=none value= what cmd=${COMP_WORDS[1]}\n\tCOMPREPLY=()\n"
 	      "\tif [ \"$COMP_CWORD\" -eq 1 ]; then\n"
 	      "\t\tCOMPREPLY=($(compgen -W '--help --version", out);
+	first_words(out, commands, n);
+	fputs("' -- \"$cur\"))\n\t\treturn\n\tfi\n\tcase $cmd in\n", out);
 	for (size_t i = 0; i < n; i++) {
-		if (!commands[i]->hidden)
-			fprintf(out, " %s", commands[i]->name);
+		size_t len = starts_group(commands, i);
+
+		if (!len)
+			continue;
+		fprintf(out, "\t%.*s)\n\t\tif [ \"$COMP_CWORD\" -eq 2 ]; then\n"
+			     "\t\t\tCOMPREPLY=($(compgen -W '", (int)len, commands[i]->name);
+		group_words(out, commands, n, commands[i]->name, len);
+		fputs("' -- \"$cur\"))\n\t\t\treturn\n\t\tfi\n\t\tcmd=\"$cmd ${COMP_WORDS[2]}\" ;;\n", out);
 	}
-	fputs("' -- \"$cur\"))\n\t\treturn\n\tfi\n\tcase ${COMP_WORDS[1]} in\n", out);
+	fputs("\tesac\n\tcase $cmd in\n", out);
 	for (size_t i = 0; i < n; i++) {
 		if (!commands[i]->hidden)
 			bash_command(out, commands[i]);
@@ -282,7 +334,7 @@ static void zsh_option(FILE *out, const struct opt *o, const char *dash, const c
 
 static void zsh_command(FILE *out, const struct command *cmd)
 {
-	fprintf(out, "\t\t%s)\n\t\t\t_arguments -s \\\n", cmd->name);
+	fprintf(out, "\t\t'%s')\n\t\t\t_arguments -s \\\n", cmd->name);
 	for (size_t i = 0; i < cmd->n_opts; i++) {
 		const struct opt *o = &cmd->opts[i];
 		char letter[2] = { o->letter, '\0' };
@@ -305,12 +357,19 @@ static void zsh_completion(FILE *out, const struct command *const *commands, siz
 	      "2>/dev/null)\"}); _describe container w }\n"
 	      "_caisson_image() { local -a w; w=(${(f)\"$(caisson images --format '{{.Reference}}' "
 	      "2>/dev/null)\"}); compadd -a w }\n"
+	      "_caisson_network() { local -a w; w=(${(f)\"$(caisson network ls --format '{{.Name}}' "
+	      "2>/dev/null)\"}); compadd -a w }\n"
 	      "_caisson_signal() { compadd HUP INT QUIT KILL USR1 USR2 TERM CONT STOP WINCH }\n"
 	      "_caisson_shell() { compadd bash zsh }\n\n"
 	      "_caisson()\n{\n\tlocal curcontext=$curcontext state line\n\tlocal -a commands\n"
 	      "\tcommands=(\n", out);
 	for (size_t i = 0; i < n; i++) {
-		if (commands[i]->hidden)
+		size_t len = starts_group(commands, i);
+
+		if (len)
+			fprintf(out, "\t\t'%.*s:Manage %.*ss'\n", (int)len, commands[i]->name, (int)len,
+				commands[i]->name);
+		if (commands[i]->hidden || strchr(commands[i]->name, ' '))
 			continue;
 		fprintf(out, "\t\t'%s:", commands[i]->name);
 		zsh_text(out, commands[i]->summary);
@@ -318,7 +377,18 @@ static void zsh_completion(FILE *out, const struct command *const *commands, siz
 	}
 	fputs("\t)\n\t_arguments -C '1:command:->command' '*::argument:->argument'\n"
 	      "\tcase $state in\n\tcommand) _describe command commands ;;\n"
-	      "\targument)\n\t\tcase $line[1] in\n", out);
+	      "\targument)\n\t\tlocal cmd=$line[1]\n\t\tcase $cmd in\n", out);
+	for (size_t i = 0; i < n; i++) {
+		size_t len = starts_group(commands, i);
+
+		if (!len)
+			continue;
+		fprintf(out, "\t\t%.*s)\n\t\t\tif (( CURRENT == 2 )); then compadd ", (int)len,
+			commands[i]->name);
+		group_words(out, commands, n, commands[i]->name, len);
+		fputs("; return; fi\n\t\t\tcmd=\"$cmd $words[2]\"; shift words; (( CURRENT-- )) ;;\n", out);
+	}
+	fputs("\t\tesac\n\t\tcase $cmd in\n", out);
 	for (size_t i = 0; i < n; i++) {
 		if (!commands[i]->hidden)
 			zsh_command(out, commands[i]);

@@ -408,12 +408,12 @@ def test_images(caisson):
 
 def test_help_man_completion(caisson, tmp_path):
     overview = caisson("--help").ok().out
-    names = re.findall(r"^  ([a-z]+)  ", overview, re.M)
+    names = re.findall(r"^  ([a-z]+(?: [a-z]+)?)  ", overview, re.M)
     assert {"run", "exec", "ps", "logs", "doctor"} <= set(names)
     for n in names:
-        assert caisson(n, "--help").ok().out.startswith(f"Usage: caisson {n}")
+        assert caisson(*n.split(), "--help").ok().out.startswith(f"Usage: caisson {n}")
         page = tmp_path / f"{n}.1"
-        page.write_text(caisson("help", "--mdoc", n).ok().out, encoding="utf-8")
+        page.write_text(caisson("help", "--mdoc", *n.split()).ok().out, encoding="utf-8")
         lint = subprocess.run(["mandoc", "-T", "lint", "-W", "error", page], capture_output=True,
                               text=True, check=False)
         assert lint.returncode == 0, lint.stdout

@@ -127,6 +127,7 @@ static int parse_addr(const Types__IPAddress *a, int index, struct rtnl_addr *re
 
 	memset(ret, 0, sizeof(*ret));
 	ret->index = index;
+	ret->flags = a->flags;
 	if (str_format(text, sizeof(text), "%s%s%s", a->address, str_empty(a->mask) ? "" : "/",
 		       a->mask ? a->mask : "") < 0 ||
 	    rtnl_ip_parse(text, &ret->ip) < 0)
@@ -149,47 +150,88 @@ static int free_name(const char *name, int index, struct error *err)
 	return rtnl_link_set(other.index, spare, 0, 0, 0, err);
 }
 
+/* By the address that it has, or was given by an earlier call; without one by its name. */
+static int find_interface(const Types__Interface *itf, struct rtnl_link *ret, struct error *err)
+{
+	uint8_t mac[32];
+	int n, r;
+
+	if (str_empty(itf->hwaddr))
+		return rtnl_link_find(itf->name, NULL, 0, ret, err);
+	n = rtnl_mac_parse(itf->hwaddr, mac, sizeof(mac));
+	if (n < 0)
+		return error_set(err, -EINVAL, "'%s' is not a hardware address", itf->hwaddr);
+	r = rtnl_link_find(NULL, mac, (unsigned)n, ret, err);
+	if (r != -ENODEV || str_empty(itf->set_hwaddr))
+		return r;
+	n = rtnl_mac_parse(itf->set_hwaddr, mac, sizeof(mac));
+	return n < 0 ? error_set(err, -EINVAL, "'%s' is not a hardware address", itf->set_hwaddr) :
+		       rtnl_link_find(NULL, mac, (unsigned)n, ret, err);
+}
+
+static bool same_addr(const struct rtnl_addr *a, const struct rtnl_addr *b)
+{
+	return a->index == b->index && memcmp(&a->ip, &b->ip, sizeof(a->ip)) == 0;
+}
+
+/* Addresses that stay are not touched: what is connected stays connected. */
+static int remove_other_addrs(const struct rtnl_addr *keep, size_t n, int index, struct error *err)
+{
+	struct snapshot s = { 0 };
+	int r = rtnl_addrs(collect_addr, &s, err);
+
+	for (size_t i = 0; i < s.n_addrs && r == 0; i++) {
+		bool kept = s.addrs[i].index != index;
+
+		for (size_t k = 0; k < n && !kept; k++)
+			kept = same_addr(&keep[k], &s.addrs[i]);
+		if (!kept)
+			r = rtnl_addr_change(&s.addrs[i], false, err);
+	}
+	snapshot_fini(&s);
+	return r;
+}
+
+static int rename_link(const struct rtnl_link *link, const char *name, struct error *err)
+{
+	int r = free_name(name, link->index, err);
+
+	/* A link must be down to be renamed. */
+	if (r == 0 && (link->flags & IFF_UP))
+		r = rtnl_link_set(link->index, NULL, 0, 0, IFF_UP, err);
+	return r < 0 ? r : rtnl_link_set(link->index, name, 0, 0, 0, err);
+}
+
 static int update_interface(const Types__Interface *itf, struct rtnl_link *ret, struct error *err)
 {
 	uint32_t noarp = itf->raw_flags & IFF_NOARP;
-	struct snapshot s = { 0 };
-	struct rtnl_addr addr;
+	auto_free struct rtnl_addr *addrs = calloc(itf->n_ipaddresses + 1, sizeof(*addrs));
 	uint8_t mac[32];
-	int r, n = rtnl_mac_parse(itf->hwaddr, mac, sizeof(mac));
+	int n = 0, r;
 
-	if (n < 0 && !str_empty(itf->hwaddr))
-		return error_set(err, -EINVAL, "'%s' is not a hardware address", itf->hwaddr);
-	r = rtnl_link_find(n > 0 ? NULL : itf->name, mac, n > 0 ? (unsigned)n : 0, ret, err);
-	if (r < 0)
-		return r;
-	for (size_t i = 0; i < itf->n_ipaddresses; i++) {
-		r = parse_addr(itf->ipaddresses[i], ret->index, &addr, err);
-		if (r < 0)
-			return r;
-	}
-	r = rtnl_addrs(collect_addr, &s, err);
-	for (size_t i = 0; i < s.n_addrs && r == 0; i++)
-		if (s.addrs[i].index == ret->index)
-			r = rtnl_addr_change(&s.addrs[i], false, err);
-	snapshot_fini(&s);
-	if (r == 0 && !str_empty(itf->name) && strcmp(itf->name, ret->name) != 0) {
-		/* A link must be down to be renamed. */
-		r = free_name(itf->name, ret->index, err);
-		if (r == 0)
-			r = rtnl_link_set(ret->index, NULL, 0, 0, IFF_UP, err);
-		if (r == 0)
-			r = rtnl_link_set(ret->index, itf->name, 0, 0, 0, err);
-	}
-	for (size_t i = 0; i < itf->n_ipaddresses && r == 0; i++) {
-		r = parse_addr(itf->ipaddresses[i], ret->index, &addr, err);
-		if (r == 0)
-			r = rtnl_addr_change(&addr, true, err);
-	}
-	if (r == 0 && itf->mtu > UINT32_MAX)
-		r = error_set(err, -EINVAL, "an mtu of %llu", (unsigned long long)itf->mtu);
+	if (!addrs)
+		return error_errno(err, -ENOMEM, "update an interface");
+	if (itf->mtu > UINT32_MAX)
+		return error_set(err, -EINVAL, "an mtu of %llu", (unsigned long long)itf->mtu);
+	if (!str_empty(itf->set_hwaddr))
+		n = rtnl_mac_parse(itf->set_hwaddr, mac, sizeof(mac));
+	if (n < 0)
+		return error_set(err, -EINVAL, "'%s' is not a hardware address", itf->set_hwaddr);
+	r = find_interface(itf, ret, err);
+	for (size_t i = 0; i < itf->n_ipaddresses && r == 0; i++)
+		r = parse_addr(itf->ipaddresses[i], ret->index, &addrs[i], err);
 	if (r == 0)
-		r = rtnl_link_set(ret->index, NULL, (uint32_t)itf->mtu, IFF_UP | noarp,
-				  IFF_UP | noarp, err);
+		r = remove_other_addrs(addrs, itf->n_ipaddresses, ret->index, err);
+	if (r == 0 && !str_empty(itf->name) && strcmp(itf->name, ret->name) != 0)
+		r = rename_link(ret, itf->name, err);
+	if (r == 0 && n && (ret->mac_len != n || memcmp(ret->mac, mac, (size_t)n) != 0))
+		r = rtnl_link_set_mac(ret->index, mac, (unsigned)n, err);
+	if (r == 0 && itf->mtu && itf->mtu != ret->mtu)
+		r = rtnl_link_set(ret->index, NULL, (uint32_t)itf->mtu, 0, 0, err);
+	for (size_t i = 0; i < itf->n_ipaddresses && r == 0; i++)
+		r = rtnl_addr_change(&addrs[i], true, err);
+	if (r == 0)
+		r = rtnl_link_set(ret->index, NULL, 0, IFF_UP | noarp, IFF_UP | noarp, err);
 	return r;
 }
 
@@ -271,6 +313,7 @@ static void reply_routes(struct ttrpc_call *call)
 		rm->msg.source = rm->source;
 		rm->msg.scope = rt->scope;
 		rm->msg.mtu = rt->mtu;
+		rm->msg.metric = rt->metric;
 		rm->msg.flags = rt->flags;
 		rm->msg.family = rt->family == AF_INET6 ? TYPES__IPFAMILY__v6 :
 							  TYPES__IPFAMILY__v4;
@@ -294,6 +337,7 @@ static int parse_route(const Types__Route *in, struct rtnl_route *rt, struct err
 	rt->scope = (uint8_t)in->scope;
 	rt->flags = in->flags;
 	rt->mtu = in->mtu;
+	rt->metric = in->metric;
 	rt->type = RTN_UNICAST;
 	rt->protocol = RTPROT_BOOT;
 	if (!str_empty(in->dest) && !str_eq(in->dest, "default") &&

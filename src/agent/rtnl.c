@@ -404,6 +404,18 @@ int rtnl_link_set(int index, const char *name, uint32_t mtu, uint32_t flags, uin
 	return r < 0 ? error_prefix(err, r, "change network device %d", index) : 0;
 }
 
+int rtnl_link_set_mac(int index, const uint8_t *mac, unsigned len, struct error *err)
+{
+	struct request rq;
+	struct ifinfomsg *m = request_init(&rq, RTM_NEWLINK, NLM_F_ACK, sizeof(*m));
+	int r;
+
+	m->ifi_index = index;
+	put(&rq, IFLA_ADDRESS, mac, len);
+	r = transact(&rq, NULL, NULL, err);
+	return r < 0 ? error_prefix(err, r, "change the address of network device %d", index) : 0;
+}
+
 int rtnl_addr_change(const struct rtnl_addr *addr, bool add, struct error *err)
 {
 	struct request rq;
@@ -412,7 +424,7 @@ int rtnl_addr_change(const struct rtnl_addr *addr, bool add, struct error *err)
 						 NLM_F_ACK,
 					   sizeof(*m));
 	/* Duplicate address detection would keep the address unusable for a second or more. */
-	uint32_t flags = IFA_F_NODAD;
+	uint32_t flags = addr->flags | (addr->ip.family == AF_INET6 ? IFA_F_NODAD : 0);
 	char text[INET6_ADDRSTRLEN];
 	int r;
 
@@ -422,7 +434,7 @@ int rtnl_addr_change(const struct rtnl_addr *addr, bool add, struct error *err)
 	m->ifa_scope = addr->scope;
 	put_ip(&rq, IFA_LOCAL, &addr->ip);
 	put_ip(&rq, IFA_ADDRESS, &addr->ip);
-	if (add && addr->ip.family == AF_INET6)
+	if (add && flags)
 		put(&rq, IFA_FLAGS, &flags, sizeof(flags));
 	if (add && addr->ip.family == AF_INET && addr->ip.prefix < 31) {
 		uint8_t b[4];

@@ -31,6 +31,7 @@ struct rtnl_link {
 struct rtnl_addr {
 	int index;
 	uint8_t scope;
+	uint32_t flags;         /* IFA_F_* */
 	struct rtnl_ip ip;
 };
 
@@ -70,6 +71,8 @@ int rtnl_link_find(const char *name, const uint8_t *mac, unsigned mac_len,
 /* @name NULL and @mtu 0 leave these as they are; @flags are set under @mask. */
 int rtnl_link_set(int index, const char *name, uint32_t mtu, uint32_t flags, uint32_t mask,
 		  struct error *err);
+/* The link must be down, unless its driver knows better. */
+int rtnl_link_set_mac(int index, const uint8_t *mac, unsigned len, struct error *err);
 int rtnl_addr_change(const struct rtnl_addr *addr, bool add, struct error *err);
 int rtnl_route_change(const struct rtnl_route *route, bool add, struct error *err);
 int rtnl_neigh_add(const struct rtnl_neigh *neigh, struct error *err);

@@ -75,7 +75,8 @@ int config_init(struct config *cfg)
 		.scratch_size = (uint64_t)10 << 30,
 		.log_console = true,
 	};
-	if (replace_text(&cfg->machine, "auto") < 0 || replace_text(&cfg->log_level, "info") < 0 ||
+	if (replace_text(&cfg->machine, "auto") < 0 ||
+	    replace_text(&cfg->network_model, "tcfilter") < 0 || replace_text(&cfg->log_level, "info") < 0 ||
 	    replace_text(&cfg->agent_log_level, "info") < 0 ||
 	    set_annotations(cfg, default_annotations,
 			    sizeof(default_annotations) / sizeof(default_annotations[0])) < 0) {
@@ -93,6 +94,7 @@ void config_fini(struct config *cfg)
 	free(cfg->qemu);
 	free(cfg->machine);
 	free(cfg->scratch_dir);
+	free(cfg->network_model);
 	free(cfg->log_level);
 	free(cfg->agent_log_level);
 	free_annotations(cfg);
@@ -149,6 +151,7 @@ static int apply(struct config *cfg, const char *section, const char *key, const
 {
 	static const char *const machines[] = { "auto", "microvm", "q35", NULL };
 	static const char *const levels[] = { "debug", "info", "warn", "error", NULL };
+	static const char *const models[] = { "tcfilter", "macvtap", "none", NULL };
 	uint64_t bytes;
 
 #define IS(s, k) (strcmp(section, s) == 0 && strcmp(key, k) == 0)
@@ -218,6 +221,21 @@ static int apply(struct config *cfg, const char *section, const char *key, const
 		if (str_parse_size(value, &bytes) < 0 || bytes < MIB || bytes >> 44 > 1)
 			return -EINVAL;
 		cfg->scratch_size = bytes & ~(uint64_t)4095;
+		return 0;
+	}
+	if (IS("network", "model")) {
+		*ret_want = "tcfilter, macvtap or none";
+		return one_of(value, models) ? replace_text(&cfg->network_model, value) : -EINVAL;
+	}
+	if (IS("network", "slots")) {
+		*ret_want = "a number from 0 to 4";
+		return parse_number(value, 0, 4, &cfg->network_slots);
+	}
+	if (IS("network", "rx_rate") || IS("network", "tx_rate")) {
+		*ret_want = "0, or bytes a second from 8KiB to 1TiB";
+		if (str_parse_size(value, &bytes) < 0 || (bytes && bytes < 8192) || bytes >> 40 > 1)
+			return -EINVAL;
+		*(key[0] == 'r' ? &cfg->network_rx_rate : &cfg->network_tx_rate) = bytes;
 		return 0;
 	}
 	if (IS("log", "level") || IS("log", "agent_level")) {
@@ -398,6 +416,10 @@ int config_annotate(struct config *cfg, const char *name, const char *value, boo
 		{ "io.caisson.boot-timeout", "vm", "boot_timeout" },
 		{ "io.caisson.disk-slots", "vm", "disk_slots" },
 		{ "io.caisson.scratch-size", "storage", "scratch_size" },
+		{ "io.caisson.network-model", "network", "model" },
+		{ "io.caisson.network-slots", "network", "slots" },
+		{ "io.caisson.network-rx-rate", "network", "rx_rate" },
+		{ "io.caisson.network-tx-rate", "network", "tx_rate" },
 		{ "io.caisson.log-level", "log", "level" },
 		{ "io.caisson.agent-log-level", "log", "agent_level" },
 		{ "io.katacontainers.config.hypervisor.default_memory", "vm", "memory" },
@@ -406,6 +428,7 @@ int config_annotate(struct config *cfg, const char *name, const char *value, boo
 		{ "io.katacontainers.config.hypervisor.initrd", "vm", "initrd" },
 		{ "io.katacontainers.config.hypervisor.kernel_params", "vm", "kernel_params" },
 		{ "io.katacontainers.config.hypervisor.machine_type", "vm", "machine" },
+		{ "io.katacontainers.config.runtime.internetworking_model", "network", "model" },
 	};
 	char mib[40];
 

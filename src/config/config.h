@@ -38,6 +38,10 @@ struct config {
 	char *scratch_dir;      /* NULL: scratch/ beneath the state root */
 	uint64_t scratch_size;  /* apparent size of a container's writable layer */
 
+	char *network_model;    /* "tcfilter", "macvtap" or "none" */
+	unsigned network_slots; /* network cards for links that come after the start; 0: none */
+	uint64_t network_rx_rate, network_tx_rate; /* bytes a second of each link; 0: no limit */
+
 	char *log_level;        /* debug, info, warn, error */
 	bool log_console;       /* guest console lines go to the shim's log */
 	char *agent_log_level;  /* the agent's own level */

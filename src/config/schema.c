@@ -27,6 +27,14 @@ static const cyaml_schema_field_t storage_fields[] = {
 	CYAML_FIELD_END,
 };
 
+static const cyaml_schema_field_t network_fields[] = {
+	TEXT("model", struct file_network, model),
+	TEXT("slots", struct file_network, slots),
+	TEXT("rx_rate", struct file_network, rx_rate),
+	TEXT("tx_rate", struct file_network, tx_rate),
+	CYAML_FIELD_END,
+};
+
 static const cyaml_schema_field_t log_fields[] = {
 	TEXT("level", struct file_log, level),
 	TEXT("console", struct file_log, console),
@@ -48,6 +56,8 @@ static const cyaml_schema_field_t top_fields[] = {
 	CYAML_FIELD_MAPPING("vm", CYAML_FLAG_OPTIONAL, struct file_config, vm, vm_fields),
 	CYAML_FIELD_MAPPING("storage", CYAML_FLAG_OPTIONAL, struct file_config, storage,
 			    storage_fields),
+	CYAML_FIELD_MAPPING("network", CYAML_FLAG_OPTIONAL, struct file_config, network,
+			    network_fields),
 	CYAML_FIELD_MAPPING("log", CYAML_FLAG_OPTIONAL, struct file_config, log, log_fields),
 	CYAML_FIELD_MAPPING("annotations", CYAML_FLAG_OPTIONAL, struct file_config, annotations,
 			    annotations_fields),

@@ -17,6 +17,10 @@ struct file_storage {
 	char *scratch_dir, *scratch_size;
 };
 
+struct file_network {
+	char *model, *slots, *rx_rate, *tx_rate;
+};
+
 struct file_log {
 	char *level, *console, *agent_level;
 };
@@ -29,6 +33,7 @@ struct file_annotations {
 struct file_config {
 	struct file_vm vm;
 	struct file_storage storage;
+	struct file_network network;
 	struct file_log log;
 	struct file_annotations annotations;
 };

@@ -35,11 +35,12 @@ struct stop_waiter {
 	void *arg;
 };
 
+struct network; /* see network.h */
 struct scratch; /* a writable layer being made, see scratch.c */
 
 struct sandbox {
 	uv_loop_t *loop;
-	char *id, *ns, *bundle, *dir, *vm_dir, *vsock, *kernel, *initrd;
+	char *id, *ns, *bundle, *dir, *vm_dir, *vsock, *kernel, *initrd, *netns;
 	const struct config *config;
 	struct sandbox_record record;
 	int log_fd;
@@ -66,6 +67,7 @@ struct sandbox {
 	unsigned next_serial;
 	struct scratch *spare; /* made at boot for the first container */
 	struct shares shares;
+	struct network *network; /* NULL: none */
 };
 
 struct waiter {

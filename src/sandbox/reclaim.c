@@ -73,6 +73,8 @@ int sandbox_reclaim(const char *dir, struct error *err)
 	for (size_t i = 0; i < rec.n_children; i++)
 		keep(kill_and_wait(&rec.children[i], "a logging program", &e), &e, &first, err);
 
+	if (rec.net)
+		keep(net_release(rec.net, &e), &e, &first, err);
 	if (rec.socket && unlink(rec.socket) < 0 && errno != ENOENT && errno != ENOTDIR)
 		keep(error_errno(&e, -errno, "remove '%s'", rec.socket), &e, &first, err);
 	if (rec.scratch) {

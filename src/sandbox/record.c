@@ -11,6 +11,7 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "base/fsutil.h"
+#include "base/str.h"
 
 #define RECORD_MAX_SIZE ((size_t)64 << 10)
 
@@ -21,6 +22,7 @@ void sandbox_record_fini(struct sandbox_record *r)
 	free(r->bundle);
 	free(r->socket);
 	free(r->scratch);
+	free(r->net);
 	*r = (struct sandbox_record){ 0 };
 }
 
@@ -40,6 +42,60 @@ static int process_parse(const json_t *j, struct child_id *ret)
 	return 0;
 }
 
+static json_t *net_json(const struct net_holds *n)
+{
+	json_t *links = json_array();
+
+	for (size_t i = 0; i < n->n; i++) {
+		const struct net_hold *h = &n->hold[i];
+
+		(void)json_array_append_new(
+			links, json_pack("{s:s, s:s, s:b, s:b, s:b, s:b}", "link", h->link, "tap",
+					 h->tap, "filter", h->filter, "ingress", h->ingress, "rate",
+					 h->rate, "macvtap", h->macvtap));
+	}
+	return json_pack("{s:s, s:I, s:I, s:o}", "netns", n->netns, "dev", (json_int_t)n->dev,
+			 "ino", (json_int_t)n->ino, "links", links);
+}
+
+static int copy_name(const json_t *j, const char *key, char *out, size_t size)
+{
+	const char *s = json_string_value(json_object_get(j, key));
+
+	return s ? str_format(out, size, "%s", s) : -EINVAL;
+}
+
+static int net_parse(const json_t *j, struct net_holds **ret)
+{
+	auto_free struct net_holds *n = calloc(1, sizeof(*n));
+	const json_t *links = json_object_get(j, "links"), *one;
+	size_t i;
+	int r;
+
+	if (!n)
+		return -ENOMEM;
+	r = copy_name(j, "netns", n->netns, sizeof(n->netns));
+	n->dev = (uint64_t)json_integer_value(json_object_get(j, "dev"));
+	n->ino = (uint64_t)json_integer_value(json_object_get(j, "ino"));
+	json_array_foreach(links, i, one) {
+		struct net_hold *h = &n->hold[n->n];
+
+		if (r < 0 || n->n == ARRAY_LEN(n->hold))
+			break;
+		r = copy_name(one, "link", h->link, sizeof(h->link));
+		if (r == 0)
+			r = copy_name(one, "tap", h->tap, sizeof(h->tap));
+		h->filter = json_is_true(json_object_get(one, "filter"));
+		h->ingress = json_is_true(json_object_get(one, "ingress"));
+		h->rate = json_is_true(json_object_get(one, "rate"));
+		h->macvtap = json_is_true(json_object_get(one, "macvtap"));
+		n->n++;
+	}
+	if (r == 0)
+		*ret = take_ptr(&n);
+	return r;
+}
+
 int sandbox_record_write(const char *dir, const struct sandbox_record *r, struct error *err)
 {
 	auto_close int dfd = open(dir, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
@@ -57,6 +113,8 @@ int sandbox_record_write(const char *dir, const struct sandbox_record *r, struct
 	(void)json_object_set_new(root, "children", children);
 	if (r->shim.pid)
 		(void)json_object_set_new(root, "shim", process_json(&r->shim));
+	if (r->net)
+		(void)json_object_set_new(root, "network", net_json(r->net));
 	text = root ? json_dumps(root, JSON_INDENT(1)) : NULL;
 	json_decref(root);
 	if (!text)
@@ -80,7 +138,7 @@ int sandbox_record_read(const char *dir, struct sandbox_record *ret, struct erro
 	auto_close int dfd = open(dir, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
 	auto_free char *text = NULL;
 	struct sandbox_record r = { 0 };
-	json_t *root, *shim, *child, *children;
+	json_t *root, *shim, *child, *children, *network;
 	size_t i;
 	int e;
 
@@ -111,6 +169,9 @@ int sandbox_record_read(const char *dir, struct sandbox_record *ret, struct erro
 		if (e == 0 && r.n_children < RECORD_MAX_CHILDREN)
 			e = process_parse(child, &r.children[r.n_children++]);
 	}
+	network = json_object_get(root, "network");
+	if (e == 0 && network)
+		e = net_parse(network, &r.net);
 	json_decref(root);
 	if (e < 0) {
 		sandbox_record_fini(&r);

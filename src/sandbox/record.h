@@ -9,6 +9,7 @@
 
 #include "base/child.h"
 #include "base/error.h"
+#include "net/net.h"
 
 #define RECORD_FILE "state.json"
 #define RECORD_MAX_CHILDREN 64u
@@ -20,6 +21,7 @@ struct sandbox_record {
 	struct child_id shim;   /* pid 0: not running yet */
 	struct child_id children[RECORD_MAX_CHILDREN]; /* logging programs */
 	size_t n_children;
+	struct net_holds *net;  /* in the pod's network namespace, or NULL */
 };
 
 void sandbox_record_fini(struct sandbox_record *r);

@@ -15,6 +15,7 @@
 
 #include "oci/oci.h"
 #include "sandbox/internal.h"
+#include "sandbox/network.h"
 
 #define AGENT_LOST_MS 1000 /* between the agent's connection and the VM's own end */
 #define TAIL_LINES    12u
@@ -223,6 +224,7 @@ static void on_hello(void *arg, const struct error *err, int fd, uint32_t host_p
 
 	req.sandbox_id = s->id;
 	req.hostname = (char *)sandbox_hostname(s);
+	req.n_dns = network_dns(s, &req.dns);
 	req.storages = storages;
 	if (s->shares.ro)
 		add_share(&share[req.n_storages], storages, &req.n_storages, "caisson-ro",
@@ -236,7 +238,8 @@ static void on_hello(void *arg, const struct error *err, int fd, uint32_t host_p
 		vmm_kill(s->vmm);
 		return;
 	}
-	/* Not after the answer: the agent takes requests in order. */
+	/* Not after the answers: the agent takes requests in order. */
+	network_configure(s);
 	list_for_each_safe(c, tmp, &s->containers, node)
 		container_agent_ready(c);
 }
@@ -407,6 +410,7 @@ static void vm_gone(struct sandbox *s, uint32_t status, int code, const char *te
 	s->hello = NULL;
 	s->agent = NULL;
 	agent_client_close(agent);
+	network_vm_gone(s);
 	list_for_each_safe(c, tmp, &s->containers, node)
 		container_vm_gone(c);
 	run_stop_waiters(s);
@@ -463,6 +467,7 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 {
 	static const struct vmm_events events = { on_vm_started, on_vm_exited };
 	auto_free char *extra = NULL, *name = NULL;
+	struct vmm_nic nics[VMM_MAX_NICS];
 	struct vmm_share shares[2];
 	struct vmm_config cfg;
 	bool ro, rw;
@@ -491,6 +496,9 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 	r = shares_init(&s->shares, s->dir, ro, rw, err);
 	if (r < 0)
 		return r;
+	r = network_open(s, spec, vcpus(s, spec), err);
+	if (r < 0)
+		return r;
 	r = agent_vsock_accept(s->loop, s->vsock, AGENT_PORT_HELLO, 0, on_hello, s, &s->hello, err);
 	if (r < 0)
 		return r;
@@ -512,12 +520,16 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 	cfg.n_slots = disk_slots(s);
 	cfg.shares = shares;
 	cfg.n_shares = shares_for_vmm(&s->shares, shares);
+	cfg.nics = nics;
+	cfg.n_nics = network_nics(s, nics);
 	cfg.console_fd = s->config->log_console ? s->log_fd : -1;
 	cfg.log_fd = s->log_fd;
 	cfg.qemu = s->config->qemu;
 	cfg.debug = log_get_level() >= LOG_DEBUG;
 	r = vmm_spawn(s->loop, &cfg, &events, s, &s->vmm, err);
+	network_vm_started(s);
 	if (r < 0) {
+		network_vm_gone(s);
 		agent_vsock_cancel(s->hello);
 		s->hello = NULL;
 		return r;
@@ -624,10 +636,11 @@ int sandbox_new(uv_loop_t *loop, const struct sandbox_options *o, struct sandbox
 	s->dir = strdup(o->dir);
 	s->kernel = strdup(o->kernel);
 	s->initrd = o->initrd ? strdup(o->initrd) : NULL;
+	s->netns = o->netns ? strdup(o->netns) : NULL;
 	s->vm_dir = str_join_path(o->dir, SANDBOX_VM_DIR);
 	s->vsock = s->vm_dir ? str_join_path(s->vm_dir, "vsock.sock") : NULL;
 	if (!s->id || !s->ns || !s->bundle || !s->dir || !s->kernel || !s->vsock ||
-	    (o->initrd && !s->initrd)) {
+	    (o->initrd && !s->initrd) || (o->netns && !s->netns)) {
 		r = error_set(err, -ENOMEM, "out of memory");
 		goto fail;
 	}
@@ -651,6 +664,7 @@ void sandbox_free(struct sandbox *s)
 	list_for_each_safe(c, tmp, &s->containers, node)
 		container_drop(c);
 	scratch_free(s->spare);
+	network_free(s);
 	shares_fini(&s->shares);
 	sandbox_record_fini(&s->record);
 	free(s->id);
@@ -661,6 +675,7 @@ void sandbox_free(struct sandbox *s)
 	free(s->vsock);
 	free(s->kernel);
 	free(s->initrd);
+	free(s->netns);
 	free(s->console_tail);
 	free(s);
 }

@@ -72,6 +72,12 @@ struct sandbox_options {
 	const char *id, *ns, *bundle, *dir;
 	const struct config *config; /* must outlive the sandbox */
 	const char *kernel, *initrd;
+	/*
+	 * Path of the pod's network namespace; NULL: what the first container's spec says. There a
+	 * namespace to be made (no path) means no network, and none at all the host's, which is
+	 * refused.
+	 */
+	const char *netns;
 	int log_fd;                  /* for caisson-vmm's words and the guest's console */
 	bool is_pod;                 /* it may hold more containers than the first */
 	bool own_mounts;             /* this process has a mount namespace of its own */

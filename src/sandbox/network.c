@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* See network.h. */
+#include "sandbox/network.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "net/net.h"
+#include "oci/oci.h"
+
+#define RESOLV_CONF "/etc/resolv.conf"
+#define RESOLV_MAX  ((size_t)64 << 10)
+#define DNS_MAX     64u
+
+struct network {
+	struct net *net;
+	char **dns;
+	size_t n_dns;
+};
+
+/* --- before the VM --- */
+
+static int find_netns(const struct sandbox *s, const Grpc__Spec *spec, const char **ret_path,
+		      struct error *err)
+{
+	const Grpc__LinuxNamespace *ns;
+
+	*ret_path = NULL;
+	if (s->netns) {
+		*ret_path = *s->netns ? s->netns : NULL;
+		return 0;
+	}
+	if (!spec || !spec->linux)
+		return 0;
+	ns = oci_namespace_find(spec, "network");
+	if (!ns)
+		return error_set(err, -EPERM,
+				 "the host's network is asked for (the spec has no network namespace): a "
+				 "virtual machine cannot share it; give the pod a network of its own");
+	*ret_path = str_empty(ns->path) ? NULL : ns->path;
+	return 0;
+}
+
+/* A pod's resolv.conf is a file that the containers get; the guest's own programs use it too. */
+static void read_dns(struct network *n, const Grpc__Spec *spec)
+{
+	const char *source = NULL;
+	auto_free char *text = NULL;
+	char *save = NULL;
+
+	for (size_t i = 0; spec && i < spec->n_mounts; i++)
+		if (str_eq(spec->mounts[i]->destination, RESOLV_CONF))
+			source = spec->mounts[i]->source;
+	if (str_empty(source) || fd_read_file(AT_FDCWD, source, RESOLV_MAX, &text, NULL) < 0)
+		return;
+	n->dns = calloc(DNS_MAX, sizeof(*n->dns));
+	for (char *line = strtok_r(text, "\n", &save); line && n->dns && n->n_dns < DNS_MAX;
+	     line = strtok_r(NULL, "\n", &save)) {
+		char *copy = strdup(line);
+
+		if (copy)
+			n->dns[n->n_dns++] = copy;
+	}
+}
+
+static int write_record(struct sandbox *s, struct error *err)
+{
+	if (!s->record.net)
+		s->record.net = calloc(1, sizeof(*s->record.net));
+	if (!s->record.net)
+		return error_set(err, -ENOMEM, "out of memory");
+	net_holds(s->network->net, s->record.net);
+	return sandbox_record_write(s->dir, &s->record, err);
+}
+
+int network_open(struct sandbox *s, const Grpc__Spec *spec, unsigned queues, struct error *err)
+{
+	struct net_options o = {
+		.queues = queues,
+		.spare = s->config->network_slots,
+		.rx_rate = s->config->network_rx_rate,
+		.tx_rate = s->config->network_tx_rate,
+	};
+	const char *path;
+	int r = find_netns(s, spec, &path, err);
+
+	if (r < 0 || !path || s->network)
+		return r;
+	if (net_model_parse(s->config->network_model, &o.model) < 0)
+		return error_set(err, -EINVAL, "unknown network model '%s'",
+				 s->config->network_model);
+	s->network = calloc(1, sizeof(*s->network));
+	if (!s->network)
+		return error_set(err, -ENOMEM, "out of memory");
+	r = net_open(path, &o, &s->network->net, err);
+	if (r == 0)
+		r = write_record(s, err);
+	if (r == 0)
+		r = net_attach(s->network->net, err);
+	if (r < 0) {
+		network_free(s);
+		return r;
+	}
+	read_dns(s->network, spec);
+	return 0;
+}
+
+size_t network_nics(const struct sandbox *s, struct vmm_nic nics[static VMM_MAX_NICS])
+{
+	const struct net_state *st = s->network ? net_state(s->network->net) : NULL;
+	size_t n = 0;
+
+	for (; st && n < st->n_links && n < VMM_MAX_NICS; n++) {
+		const struct net_link *l = &st->links[n];
+
+		nics[n] = (struct vmm_nic){
+			.kind = VMM_NIC_TAP,
+			.mtu = l->mtu,
+			.fds = l->fds,
+			.n_fds = l->n_fds,
+		};
+		memcpy(nics[n].mac, l->card_mac, sizeof(nics[n].mac));
+	}
+	return n;
+}
+
+size_t network_dns(const struct sandbox *s, char ***ret_lines)
+{
+	*ret_lines = s->network ? s->network->dns : NULL;
+	return s->network ? s->network->n_dns : 0;
+}
+
+void network_vm_started(struct sandbox *s)
+{
+	if (s->network)
+		net_close_taps(s->network->net);
+}
+
+/* --- with the agent --- */
+
+static void fail(struct sandbox *s, const struct error *err, const char *what)
+{
+	if (s->state != VM_READY || sandbox_lost(s, err))
+		return;
+	(void)error_set(&s->failure, err->code, "set up the guest's network: %s: %s", what,
+			err->msg);
+	log_error("%s", s->failure.msg);
+	vmm_kill(s->vmm);
+}
+
+static void on_interface(void *arg, const struct error *err, const Types__Interface *answer)
+{
+	(void)answer;
+	if (err)
+		fail(arg, err, "interface");
+}
+
+static void on_routes(void *arg, const struct error *err, const Grpc__Routes *answer)
+{
+	(void)answer;
+	if (err)
+		fail(arg, err, "routes");
+}
+
+static void on_neighbors(void *arg, const struct error *err, const Google__Protobuf__Empty *answer)
+{
+	(void)answer;
+	if (err)
+		fail(arg, err, "neighbours");
+}
+
+static Types__IPFamily family_of(uint8_t family)
+{
+	return family == AF_INET6 ? TYPES__IPFAMILY__v6 : TYPES__IPFAMILY__v4;
+}
+
+static int send_interface(struct sandbox *s, const struct net_link *l)
+{
+	Grpc__UpdateInterfaceRequest req = GRPC__UPDATE_INTERFACE_REQUEST__INIT;
+	Types__Interface itf = TYPES__INTERFACE__INIT;
+	Types__IPAddress addr[NET_MAX_ADDRS], *addrs[NET_MAX_ADDRS];
+	char ip[NET_MAX_ADDRS][NET_IP_TEXT], mask[NET_MAX_ADDRS][4], card[18], mac[18];
+
+	for (size_t i = 0; i < l->n_addrs && i < NET_MAX_ADDRS; i++) {
+		const struct net_addr *a = &l->addrs[i];
+
+		types__ipaddress__init(&addr[i]);
+		net_ip_format(&a->ip, ip[i]);
+		(void)snprintf(mask[i], sizeof(mask[i]), "%u", a->ip.prefix);
+		addr[i].family = family_of(a->ip.family);
+		addr[i].address = ip[i];
+		addr[i].mask = mask[i];
+		addr[i].flags = a->flags;
+		addrs[i] = &addr[i];
+		itf.n_ipaddresses++;
+	}
+	net_mac_format(l->card_mac, card);
+	net_mac_format(l->mac, mac);
+	itf.ipaddresses = addrs;
+	itf.device = (char *)l->name;
+	itf.name = (char *)l->name;
+	itf.type = (char *)l->kind;
+	itf.hwaddr = card;
+	if (memcmp(l->card_mac, l->mac, sizeof(l->mac)) != 0)
+		itf.set_hwaddr = mac;
+	itf.mtu = l->mtu;
+	itf.raw_flags = l->flags & IFF_NOARP;
+	req.interface = &itf;
+	return agent_update_interface(s->agent, &req, on_interface, s);
+}
+
+struct route_msg {
+	Types__Route msg;
+	char dst[NET_IP_TEXT + 4], gateway[NET_IP_TEXT], source[NET_IP_TEXT];
+};
+
+static int send_routes(struct sandbox *s, const struct net_state *st)
+{
+	Grpc__UpdateRoutesRequest req = GRPC__UPDATE_ROUTES_REQUEST__INIT;
+	Grpc__Routes routes = GRPC__ROUTES__INIT;
+	auto_free struct route_msg *m = calloc(st->n_routes + 1, sizeof(*m));
+	auto_free Types__Route **list = calloc(st->n_routes + 1, sizeof(*list));
+
+	if (!m || !list)
+		return -ENOMEM;
+	for (size_t i = 0; i < st->n_routes; i++) {
+		const struct net_route *r = &st->routes[i];
+
+		types__route__init(&m[i].msg);
+		net_ip_format(&r->dst, m[i].dst);
+		if (*m[i].dst)
+			(void)snprintf(m[i].dst + strlen(m[i].dst), 5, "/%u", r->dst.prefix);
+		net_ip_format(&r->gateway, m[i].gateway);
+		net_ip_format(&r->source, m[i].source);
+		m[i].msg.dest = m[i].dst;
+		m[i].msg.gateway = m[i].gateway;
+		m[i].msg.source = m[i].source;
+		m[i].msg.device = (char *)st->links[r->link].name;
+		m[i].msg.scope = r->scope;
+		m[i].msg.family = family_of(r->family);
+		m[i].msg.flags = r->flags;
+		m[i].msg.mtu = r->mtu;
+		m[i].msg.metric = r->metric;
+		list[i] = &m[i].msg;
+	}
+	routes.n_routes = st->n_routes;
+	routes.routes = list;
+	req.routes = &routes;
+	return agent_update_routes(s->agent, &req, on_routes, s);
+}
+
+struct neigh_msg {
+	Types__ARPNeighbor msg;
+	Types__IPAddress addr;
+	char ip[NET_IP_TEXT], mac[18];
+};
+
+static int send_neighbors(struct sandbox *s, const struct net_state *st)
+{
+	Grpc__AddARPNeighborsRequest req = GRPC__ADD_ARPNEIGHBORS_REQUEST__INIT;
+	Grpc__ARPNeighbors neighbors = GRPC__ARPNEIGHBORS__INIT;
+	auto_free struct neigh_msg *m = NULL;
+	auto_free Types__ARPNeighbor **list = NULL;
+
+	if (!st->n_neighs)
+		return 0;
+	m = calloc(st->n_neighs, sizeof(*m));
+	list = calloc(st->n_neighs, sizeof(*list));
+	if (!m || !list)
+		return -ENOMEM;
+	for (size_t i = 0; i < st->n_neighs; i++) {
+		const struct net_neigh *n = &st->neighs[i];
+
+		types__arpneighbor__init(&m[i].msg);
+		types__ipaddress__init(&m[i].addr);
+		net_ip_format(&n->ip, m[i].ip);
+		net_mac_format(n->mac, m[i].mac);
+		m[i].addr.family = family_of(n->ip.family);
+		m[i].addr.address = m[i].ip;
+		m[i].msg.toipaddress = &m[i].addr;
+		m[i].msg.device = (char *)st->links[n->link].name;
+		m[i].msg.lladdr = m[i].mac;
+		m[i].msg.state = n->state;
+		list[i] = &m[i].msg;
+	}
+	neighbors.n_arpneighbors = st->n_neighs;
+	neighbors.arpneighbors = list;
+	req.neighbors = &neighbors;
+	return agent_add_arpneighbors(s->agent, &req, on_neighbors, s);
+}
+
+void network_configure(struct sandbox *s)
+{
+	const struct net_state *st = s->network ? net_state(s->network->net) : NULL;
+	struct error err = { 0 };
+	int r = 0;
+
+	for (size_t i = 0; st && i < st->n_links && r == 0; i++)
+		if (st->links[i].index)
+			r = send_interface(s, &st->links[i]);
+	if (st && r == 0 && st->n_links)
+		r = send_routes(s, st);
+	if (st && r == 0)
+		r = send_neighbors(s, st);
+	if (r < 0) {
+		(void)error_errno(&err, r, "talk to the agent");
+		fail(s, &err, "request");
+	}
+}
+
+/* --- the end --- */
+
+void network_vm_gone(struct sandbox *s)
+{
+	struct error err = { 0 };
+
+	if (s->network && s->record.net && net_release(s->record.net, &err) < 0)
+		log_warn("%s", error_text(&err));
+}
+
+void network_free(struct sandbox *s)
+{
+	struct network *n = take_ptr(&s->network);
+
+	if (!n)
+		return;
+	net_free(n->net);
+	for (size_t i = 0; i < n->n_dns; i++)
+		free(n->dns[i]);
+	free(n->dns);
+	free(n);
+}

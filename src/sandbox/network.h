@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A sandbox's network: which namespace it comes from, the record of what is held there, the VM's
+ * cards, and what the agent is told. Private to sandbox.
+ */
+#pragma once
+
+#include "sandbox/internal.h"
+
+/*
+ * Decides and, if there is a namespace, ties its links to taps. -EPERM for the host's. @spec may
+ * be NULL. Without a namespace it does nothing.
+ */
+__must_check int network_open(struct sandbox *s, const Grpc__Spec *spec, unsigned queues,
+			      struct error *err);
+/* The VM's cards; valid until network_vm_started(). */
+size_t network_nics(const struct sandbox *s, struct vmm_nic nics[static VMM_MAX_NICS]);
+/* Lines of resolv.conf, which the sandbox keeps. */
+size_t network_dns(const struct sandbox *s, char ***ret_lines);
+void network_vm_started(struct sandbox *s);
+/* Tells the agent links, routes and neighbours; a failure ends the VM. */
+void network_configure(struct sandbox *s);
+/* Frees what is held on the host. */
+void network_vm_gone(struct sandbox *s);
+void network_free(struct sandbox *s);

@@ -36,6 +36,8 @@ void container_unref(struct container *c)
 		return;
 	scratch_free(c->scratch);
 	free(c->shared_root);
+	free(c->shm);
+	free(c->shm_size);
 	oci_spec_free(c->spec);
 	free(c->id);
 	free(c->bundle);
@@ -120,9 +122,9 @@ static void on_container_created(void *arg, const struct error *err,
 /* --- what the agent is asked --- */
 
 struct storages {
-	Grpc__Storage item[MAX_LAYERS + 2];
-	Grpc__Storage *ptr[MAX_LAYERS + 2];
-	char *options[MAX_LAYERS + 2][4];
+	Grpc__Storage item[MAX_LAYERS + 3];
+	Grpc__Storage *ptr[MAX_LAYERS + 3];
+	char *options[MAX_LAYERS + 3][5];
 	size_t n;
 	char *strings[2 * MAX_LAYERS + 8]; /* to free */
 	size_t n_strings;
@@ -242,6 +244,20 @@ static int build_shared_root(struct container *c, struct storages *st)
 			   keep(st, GUEST_CONTAINERS "/%s/rootfs", c->id)) ? 0 : -ENOMEM;
 }
 
+static int build_shm(struct container *c, struct storages *st)
+{
+	Grpc__Storage *g = add_storage(st, "ephemeral", (char *)"shm", "tmpfs", c->shm);
+
+	if (!g)
+		return -ENOMEM;
+	add_option(g, "mode=1777");
+	add_option(g, "nosuid");
+	add_option(g, "nodev");
+	add_option(g, "noexec");
+	add_option(g, c->shm_size);
+	return 0;
+}
+
 static void ask_agent(struct container *c)
 {
 	Grpc__CreateContainerRequest req = GRPC__CREATE_CONTAINER_REQUEST__INIT;
@@ -254,6 +270,8 @@ static void ask_agent(struct container *c)
 	r = spec_for_guest(c, &shared_pidns, &err);
 	if (r == 0) {
 		r = c->shared_root ? build_shared_root(c, &st) : build_storages(c, &st);
+		if (r == 0 && c->shm)
+			r = build_shm(c, &st);
 		if (r < 0)
 			(void)error_set(&err, r, "out of memory");
 	}

@@ -17,6 +17,7 @@
 #include "vmm/vmm.h"
 
 #define GUEST_CONTAINERS "/run/caisson/containers"
+#define GUEST_SHM        "/run/caisson/shm"
 #define EXIT_KILLED      137u
 #define EXIT_UNKNOWN     255u
 #define MAX_LAYERS       8u
@@ -124,6 +125,7 @@ struct container {
 	struct disk scratch_disk;
 	struct scratch *scratch;
 	struct share_mounts mounts;
+	char *shm, *shm_size; /* /dev/shm that it shares with others of its pod; NULL */
 	char *shared_root; /* a root file system of the host, as the guest has it; NULL */
 
 	/* creation: the agent is asked when `pending` has come down to 0 */

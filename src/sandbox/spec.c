@@ -4,8 +4,11 @@
  * is the pod's, so containers stay in the VM's own; an ipc or uts namespace to join is the
  * sandbox's, which the agent knows.
  */
+#include <inttypes.h>
+#include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/vfs.h>
 
 #include "oci/oci.h"
 #include "sandbox/internal.h"
@@ -22,19 +25,36 @@ static int set(char **field, const char *prefix, const char *id, const char *suf
 	return text ? oci_str_set(field, text) : -ENOMEM;
 }
 
-static int convert_namespaces(Grpc__Linux *l, bool *ret_shared_pidns)
+/*
+ * A pod's containers join the pid namespace of its first container, or have one of their own. The
+ * host's (no namespace at all) is the pod's too, and the first container's is always the pod's, so
+ * that it is pid 1 of those who join.
+ */
+static bool shares_pidns(const struct container *c, const Grpc__Linux *l)
+{
+	if (!c->s->is_pod)
+		return false;
+	if (str_eq(c->id, c->s->id))
+		return true;
+	for (size_t i = 0; i < l->n_namespaces; i++)
+		if (str_eq(l->namespaces[i]->type, "pid"))
+			return !str_empty(l->namespaces[i]->path);
+	return true;
+}
+
+static int convert_namespaces(struct container *c, Grpc__Linux *l, bool *ret_shared_pidns)
 {
 	size_t out = 0;
 	int r = 0;
+
+	*ret_shared_pidns = shares_pidns(c, l);
 
 	for (size_t i = 0; i < l->n_namespaces; i++) {
 		Grpc__LinuxNamespace *ns = l->namespaces[i];
 		bool drop = str_eq(ns->type, "network");
 
-		if (str_eq(ns->type, "pid") && !str_empty(ns->path)) {
-			*ret_shared_pidns = true;
+		if (str_eq(ns->type, "pid") && !str_empty(ns->path))
 			drop = true;
-		}
 		if (drop) {
 			protobuf_c_message_free_unpacked(&ns->base, NULL);
 			continue;
@@ -64,7 +84,8 @@ static int check_mounts(const Grpc__Spec *spec, struct error *err)
 	for (size_t i = 0; i < spec->n_mounts; i++) {
 		const Grpc__Mount *m = spec->mounts[i];
 
-		if (is_virtual(m->type) || str_has_prefix(m->source, SHARES_GUEST_DIR "/"))
+		if (is_virtual(m->type) || str_has_prefix(m->source, SHARES_GUEST_DIR "/") ||
+		    str_has_prefix(m->source, GUEST_SHM "/"))
 			continue;
 		return error_set(err, -EOPNOTSUPP,
 				 "mount of '%s' at '%s': type '%s' cannot be given to the guest",
@@ -73,11 +94,42 @@ static int check_mounts(const Grpc__Spec *spec, struct error *err)
 	return 0;
 }
 
-/* The host's own /dev/shm of a pod, and its cgroups, become the guest's. */
-static int convert_own(Grpc__Spec *spec)
-{
-	static const char *const options[] = { "nosuid", "noexec", "nodev", "mode=1777" };
+#define SHM_SIZE ((uint64_t)64 << 20)
 
+/* Containers that have the same folder of the host there share one tmpfs of the guest. */
+static int convert_shm(struct container *c, Grpc__Mount *m)
+{
+	static const char *const own[] = { "nosuid", "noexec", "nodev", "mode=1777" };
+	static const char *const bind[] = { "rbind", "nosuid", "nodev" };
+	uint64_t size = SHM_SIZE, hash = 0xcbf29ce484222325u;
+	struct statfs st;
+	int r;
+
+	if (!c->s->is_pod) {
+		r = oci_str_set(&m->type, "tmpfs");
+		if (r == 0)
+			r = oci_str_set(&m->source, "shm");
+		return r < 0 ? r : oci_strv_set(&m->options, &m->n_options, own, ARRAY_LEN(own));
+	}
+	if (statfs(m->source, &st) == 0 && st.f_type == TMPFS_MAGIC && st.f_blocks)
+		size = (uint64_t)st.f_blocks * (uint64_t)st.f_bsize;
+	for (const char *p = m->source; *p; p++)
+		hash = (hash ^ (uint8_t)*p) * 0x100000001b3u;
+	free(c->shm);
+	free(c->shm_size);
+	c->shm = str_printf(GUEST_SHM "/%016" PRIx64, hash);
+	c->shm_size = str_printf("size=%" PRIu64, size);
+	if (!c->shm || !c->shm_size)
+		return -ENOMEM;
+	r = oci_str_set(&m->type, "bind");
+	if (r == 0)
+		r = oci_str_set(&m->source, c->shm);
+	return r < 0 ? r : oci_strv_set(&m->options, &m->n_options, bind, ARRAY_LEN(bind));
+}
+
+/* The host's own /dev/shm, and its cgroups, become the guest's. */
+static int convert_own(struct container *c, Grpc__Spec *spec)
+{
 	for (size_t i = 0; i < spec->n_mounts; i++) {
 		Grpc__Mount *m = spec->mounts[i];
 		int r;
@@ -89,11 +141,7 @@ static int convert_own(Grpc__Spec *spec)
 		}
 		if (!str_eq(m->destination, "/dev/shm") || is_virtual(m->type))
 			continue;
-		r = oci_str_set(&m->type, "tmpfs");
-		if (r == 0)
-			r = oci_str_set(&m->source, "shm");
-		if (r == 0)
-			r = oci_strv_set(&m->options, &m->n_options, options, ARRAY_LEN(options));
+		r = convert_shm(c, m);
 		if (r < 0)
 			return r;
 	}
@@ -143,7 +191,7 @@ int spec_for_guest(struct container *c, bool *ret_shared_pidns, struct error *er
 	int r;
 
 	*ret_shared_pidns = false;
-	r = convert_own(spec);
+	r = convert_own(c, spec);
 	if (r == 0 && check_mounts(spec, err) < 0)
 		return err->code;
 	if (r == 0)
@@ -151,7 +199,7 @@ int spec_for_guest(struct container *c, bool *ret_shared_pidns, struct error *er
 	if (r == 0 && spec->root)
 		r = set(&spec->root->path, GUEST_CONTAINERS "/", c->id, "/rootfs");
 	if (r == 0 && spec->linux) {
-		r = convert_namespaces(spec->linux, ret_shared_pidns);
+		r = convert_namespaces(c, spec->linux, ret_shared_pidns);
 		if (r == 0)
 			r = set(&spec->linux->cgroupspath, "/caisson/", c->id, "");
 	}

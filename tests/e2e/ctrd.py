@@ -39,7 +39,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
 [debug]
   level = "debug"
 [plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "test/pause:latest"
+  sandbox_image = "docker.io/test/pause:latest"
   netns_mounts_under_state_dir = true
   disable_apparmor = true
   tolerate_missing_hugetlb_controller = true
@@ -58,8 +58,6 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
       container_annotations = ["io.caisson.*"]
 """
 
-# The packaged cri-tools' loopback plugin alone: a pod with no other interface.
-CNI_NONE = {"cniVersion": "0.4.0", "name": "none", "plugins": [{"type": "loopback"}]}
 CNI_BRIDGE = {
     "cniVersion": "0.4.0", "name": "pods", "plugins": [
         {"type": "bridge", "bridge": BRIDGE, "isGateway": True, "ipMasq": False,
@@ -109,7 +107,7 @@ class Containerd:
         off = "".join(f', "{p}"' for p in disabled)
         self.config.write_text(CONFIG.format(dir=self.dir, cni_bin=CNI_PLUGINS, disabled=off)
                                + config, encoding="ascii")
-        network = json.dumps(cni or CNI_NONE).replace("{dir}", str(self.dir))
+        network = json.dumps(cni or CNI_BRIDGE).replace("{dir}", str(self.dir))
         (self.dir / "cni/10-test.conflist").write_text(network, encoding="ascii")
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("CAISSON_")}
         self.env.update(CAISSON_RUN=str(self.run_dir), CAISSON_ROOT=str(self.root),
@@ -195,7 +193,7 @@ class Containerd:
                                 env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                 text=True, **kw)
 
-    def run(self, name, *command, image="test/busybox:latest", options=(), **kw):
+    def run(self, name, *command, image="docker.io/test/busybox:latest", options=(), **kw):
         return self.try_ctr("run", "--runtime", RUNTIME, "--fifo-dir", self.dir / "fifo", *options,
                             image, name, *command, **kw)
 
@@ -394,21 +392,27 @@ class Cri:
     }
 
     def __init__(self, ctrd):
-        import grpc  # only these tests need it
         self.ctrd = ctrd
         self.pb = load_cri(ctrd.dir)
-        self.channel = grpc.insecure_channel(f"unix://{ctrd.socket}")
         self.calls = {}
+        self.channel = None
+        self.connect()
+
+    def connect(self):
+        """Also after containerd has been restarted."""
+        import grpc  # only these tests need it
+        if self.channel:
+            self.channel.close()
+        self.channel = grpc.insecure_channel(f"unix://{self.ctrd.socket}")
         for name, (question, answer) in self.METHODS.items():
             self.calls[name] = (getattr(self.pb, question), self.channel.unary_unary(
                 f"/runtime.v1.RuntimeService/{name}",
                 request_serializer=lambda m: m.SerializeToString(),
                 response_deserializer=getattr(self.pb, answer).FromString))
-        self.pods = []
 
-    def call(self, method, timeout=120, **fields):
+    def call(self, method, **fields):
         question, function = self.calls[method]
-        return function(question(**fields), timeout=timeout, wait_for_ready=True)
+        return function(question(**fields), timeout=120, wait_for_ready=True)
 
     def pod(self, name, **kw):
         return Pod(self, name, **kw)
@@ -427,21 +431,26 @@ class Pod:
 
     def __init__(self, cri, name, annotations=None, linux=None, **config):
         self.cri, self.name = cri, name
+        linux = dict(linux or {})
+        # The kubelet's own choice: network and ipc are the pod's, pids each container's.
+        linux.setdefault("security_context", dict(namespace_options=dict(pid=1)))
         self.logs = cri.ctrd.dir / "logs" / name
         self.logs.mkdir(exist_ok=True)
         self.config = dict(metadata=dict(name=name, uid=f"uid-{name}", namespace="tests"),
                            log_directory=str(self.logs), annotations=annotations or {},
-                           linux=linux or {}, **config)
+                           linux=linux, **config)
         self.config.setdefault("hostname", name)
         self.id = cri.call("RunPodSandbox", config=self.config,
                            runtime_handler="caisson").pod_sandbox_id
-        self.count = 0
 
-    def create(self, name, *command, image="test/busybox:latest", linux=None, attempt=0, **config):
-        self.count += 1
+    def create(self, name, *command, image="docker.io/test/busybox:latest", security=None,
+               resources=None, attempt=0, **config):
+        security = dict(security or {})
+        security.setdefault("namespace_options", dict(
+            self.config["linux"]["security_context"].get("namespace_options", {})))
         cfg = dict(metadata=dict(name=name, attempt=attempt), image=dict(image=image),
-                   command=list(command), log_path=f"{name}-{attempt}.log", linux=linux or {},
-                   **config)
+                   command=list(command), log_path=f"{name}-{attempt}.log",
+                   linux=dict(security_context=security, resources=resources or {}), **config)
         cid = self.cri.call("CreateContainer", pod_sandbox_id=self.id, config=cfg,
                             sandbox_config=self.config).container_id
         return Container(self, cid, self.logs / cfg["log_path"])

@@ -25,7 +25,7 @@ def daemon(stage):
     d = Containerd(stage, directory)
     try:
         d.start()
-        d.import_layout(build_image("busybox"), "test/busybox")
+        d.import_layout(build_image("busybox"), "docker.io/test/busybox")
         yield d
     finally:
         d.close()

@@ -1,0 +1,400 @@
+"""Kubernetes' pods on Caisson: the CRI plugin of the packaged containerd, as the kubelet uses it."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import tempfile
+import time
+
+import pytest
+
+import ctrd as c
+from conftest import build_image
+from ctrd import Containerd, Cri, wait_until
+
+pytestmark = pytest.mark.skipif(c.missing() is not None, reason=str(c.missing()))
+
+LOOP = ("sh", "-c", "trap 'exit 0' TERM; touch /tmp/ready; while :; do sleep 0.1; done")
+
+
+@pytest.fixture(scope="module")
+def daemon(stage):
+    directory = tempfile.mkdtemp(prefix="cri-")
+    d = Containerd(stage, directory)
+    try:
+        d.start()
+        for name in ("busybox", "pause"):
+            d.import_layout(build_image(name), f"docker.io/test/{name}", ns="k8s.io")
+        wait_until(lambda: d.ctr("images", "ls", ns="k8s.io").count("cri-containerd.image") >= 2)
+        yield d
+    finally:
+        d.close()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def cri(daemon):
+    client = Cri(daemon)
+    yield client
+    client.remove_all()
+    client.close()
+    daemon.assert_clean()
+
+
+@pytest.fixture(scope="module")
+def pod(cri):
+    """A pod for many tests, with one container that stays."""
+    p = cri.pod("shared", linux=dict(sysctls={"kernel.shm_rmid_forced": "1"}))
+    p.main = p.run("main", *LOOP)
+    return p
+
+
+def test_a_pod_is_ready(cri, pod):
+    status = cri.call("Status").status.conditions
+    assert {x.type: x.status for x in status}["RuntimeReady"]
+    assert pod.ready()
+    assert pod.main.status().state == c.RUNNING
+    assert pod.main.exec("uname", "-r")[1].strip() != os.uname().release
+
+
+# --- what a container is given ---
+
+def test_environment_arguments_and_directory(pod):
+    k = pod.run("env", "sh", "-c", "echo $A-$B; pwd; echo \"$@\"; hostname", "sh",
+                args=["x", "y z"], working_dir="/var/log",
+                envs=[dict(key="A", value="one"), dict(key="B", value="two words")])
+    assert k.wait() == 0
+    assert k.log() == "one-two words\n/var/log\nx y z\nshared\n"
+
+
+def test_exec(pod):
+    assert pod.main.exec("sh", "-c", "echo out; echo err >&2; exit 7") == (7, "out\n", "err\n")
+    big = pod.main.exec("seq", "1", "100000")[1]
+    assert big == "".join(f"{n}\n" for n in range(1, 100001))
+    start = time.monotonic()
+    with pytest.raises(Exception, match="no such file"):
+        pod.main.exec("/no/such/program")
+    assert time.monotonic() - start < 20
+    # A probe that takes too long is ended, and the container goes on.
+    with pytest.raises(Exception, match="(?i)deadline|timeout"):
+        pod.main.exec("sleep", "1000", timeout=1)
+    assert "sleep 1000" not in pod.main.sh("ps | grep -v grep")
+
+
+def test_names_and_resolver(cri):
+    p = cri.pod("dns", hostname="box.example", dns_config=dict(
+        servers=["10.9.8.7", "10.9.8.6"], searches=["svc.test", "test"], options=["ndots:5"]))
+    k = p.run("main", *LOOP)
+    text = k.sh("cat /etc/resolv.conf; cat /etc/hostname; hostname")
+    assert re.search(r"nameserver 10.9.8.7\nnameserver 10.9.8.6", text), text
+    assert "search svc.test test" in text and "options ndots:5" in text
+    assert text.count("box.example") == 2
+    p.remove()
+
+
+def test_security_context(pod):
+    k = pod.run("secure", "sh", "-c", "id; grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/self/status; "
+                "touch /made; touch /tmp/made", security=dict(
+                    run_as_user=dict(value=1000), run_as_group=dict(value=2000),
+                    supplemental_groups=[3000, 3001], readonly_rootfs=True, no_new_privs=True,
+                    seccomp=dict(profile_type=0)))
+    assert k.wait() != 0
+    text = k.log()
+    assert "uid=1000" in text and "gid=2000" in text
+    assert "3000" in text and "3001" in text
+    assert "Read-only file system" in text
+    assert re.search(r"NoNewPrivs:\s+1", text) and re.search(r"Seccomp:\s+2", text)
+    assert re.search(r"CapEff:\s+0{16}", text)
+
+
+def test_capabilities(pod):
+    def effective(**caps):
+        k = pod.run(f"caps{time.monotonic_ns()}", "grep", "CapEff", "/proc/self/status",
+                    security=dict(capabilities=caps))
+        assert k.wait() == 0
+        bits = int(k.log().split()[1], 16)
+        k.remove()
+        return bits
+
+    NET_ADMIN, CHOWN, SYS_ADMIN = 12, 0, 21
+    base = effective()
+    assert base >> CHOWN & 1 and not base >> NET_ADMIN & 1
+    more = effective(add_capabilities=["NET_ADMIN"], drop_capabilities=["CHOWN"])
+    assert more >> NET_ADMIN & 1 and not more >> CHOWN & 1 and not more >> SYS_ADMIN & 1
+    assert effective(drop_capabilities=["ALL"]) == 0
+
+
+def test_privileged(cri):
+    """It may do anything to the guest, and has the guest's devices, none of the host's."""
+    p = cri.pod("priv", linux=dict(security_context=dict(
+        privileged=True, namespace_options=dict(pid=1))))
+    k = p.run("main", *LOOP, security=dict(privileged=True))
+    k.sh("mount -t tmpfs none /mnt 2>/dev/null || { mkdir -p /mnt && mount -t tmpfs none /mnt; }")
+    k.sh("echo 1 >/proc/sys/kernel/sysrq")
+    bits = int(k.sh("grep CapEff /proc/self/status").split()[1], 16)
+    assert bits >> 21 & 1
+    host_disks = {n for n in os.listdir("/sys/block") if n.startswith(("vd", "sd", "nvme"))}
+    assert not host_disks & set(k.sh("ls /dev").split())
+    p.remove()
+
+
+def test_sysctls(pod):
+    assert pod.main.sh("cat /proc/sys/kernel/shm_rmid_forced") == "1\n"
+
+
+# --- volumes ---
+
+@pytest.fixture
+def volume(daemon):
+    d = pathlib.Path(tempfile.mkdtemp(prefix="vol-", dir=daemon.dir))
+    yield d
+    shutil.rmtree(d, ignore_errors=True)
+
+
+def mount(host, inside, readonly=False):
+    return dict(host_path=str(host), container_path=inside, readonly=readonly)
+
+
+def test_volumes(pod, volume):
+    (volume / "dir").mkdir()
+    (volume / "file").write_text("content")
+    k = pod.run("vol", *LOOP, mounts=[mount(volume / "dir", "/data"),
+                                      mount(volume / "file", "/etc/one", True),
+                                      mount(volume / "dir", "/ro", True)])
+    assert k.sh("cat /etc/one") == "content"
+    k.sh("echo hello >/data/new; chown 1000:2000 /data/new; chmod 640 /data/new")
+    st = (volume / "dir/new").stat()
+    assert (st.st_uid, st.st_gid, st.st_mode & 0o777) == (1000, 2000, 0o640)
+    assert k.exec("touch", "/ro/x")[0] != 0
+    assert k.exec("sh", "-c", "echo x >/etc/one")[0] != 0
+    assert k.sh("cat /ro/new") == "hello\n"
+    k.remove()
+    assert (volume / "dir/new").read_text() == "hello\n"
+
+
+def write_config(volume, name, **files):
+    """As the kubelet does it: a new folder, and a symbolic link that is switched over."""
+    new = volume / f"..{name}"
+    new.mkdir()
+    for key, value in files.items():
+        (new / key).write_text(value)
+        if not (volume / key).is_symlink():
+            (volume / key).symlink_to(f"..data/{key}")
+    (volume / "..data_tmp").symlink_to(new.name)
+    (volume / "..data_tmp").rename(volume / "..data")
+
+
+def test_config_volumes_change(pod, volume):
+    """A config map that changes is seen in the container, all of it at once."""
+    write_config(volume, "one", a="1", b="1")
+    k = pod.run("config", *LOOP, mounts=[mount(volume, "/config", True)])
+    assert k.sh("cat /config/a /config/b; readlink /config/a") == "11..data/a\n"
+    write_config(volume, "two", a="2", b="2", c="2")
+    wait_until(lambda: k.sh("cat /config/a /config/b") == "22", 30, 0.5)
+    assert k.sh("cat /config/c") == "2"
+    k.remove()
+
+
+def test_sub_path_and_nested_mounts(pod, volume):
+    (volume / "a/b").mkdir(parents=True)
+    (volume / "a/b/f").write_text("deep")
+    (volume / "secret").mkdir()
+    (volume / "secret/key").write_text("s3")
+    (volume / "a/secret").mkdir()
+    k = pod.run("nested", *LOOP, mounts=[mount(volume / "a/b", "/sub"), mount(volume / "a", "/a"),
+                                         mount(volume / "secret", "/a/secret", True)])
+    assert k.sh("cat /sub/f /a/b/f /a/secret/key") == "deepdeeps3"
+    k.remove()
+
+
+def test_containers_share_a_volume(pod, volume):
+    server = pod.run("server", "sh", "-c", "nc -lk -p 1 -e true 2>/dev/null & echo from-one >/v/f; "
+                     "touch /v/done; " + LOOP[2], mounts=[mount(volume, "/v")])
+    reader = pod.run("reader", "sh", "-c", "while ! [ -e /v/done ]; do sleep 0.1; done; cat /v/f",
+                     mounts=[mount(volume, "/v")])
+    assert reader.wait() == 0 and reader.log() == "from-one\n"
+    server.remove()
+    reader.remove()
+
+
+def test_init_containers(pod, volume):
+    first = pod.run("init", "sh", "-c", "echo prepared >/v/f", mounts=[mount(volume, "/v")])
+    assert first.wait() == 0
+    k = pod.run("after", "cat", "/v/f", mounts=[mount(volume, "/v", True)])
+    assert k.wait() == 0 and k.log() == "prepared\n"
+    first.remove()
+    k.remove()
+
+
+def test_termination_message(pod, volume):
+    (volume / "message").write_text("")
+    k = pod.run("message", "sh", "-c", "echo why >/dev/termination-log; exit 3",
+                mounts=[mount(volume / "message", "/dev/termination-log")])
+    assert k.wait() == 3
+    assert (volume / "message").read_text() == "why\n"
+    k.remove()
+
+
+# --- lives and ends ---
+
+def test_logs(pod):
+    k = pod.run("logs", "sh", "-c", "echo out; echo err >&2; seq 1 20000; printf end")
+    assert k.wait() == 0
+    assert k.log("stderr") == "err\n"
+    assert k.log("stdout") == "out\n" + "".join(f"{n}\n" for n in range(1, 20001)) + "end"
+    k.remove()
+
+
+def test_log_rotation(cri, pod):
+    k = pod.run("rotate", "sh", "-c", "while :; do date +%s%N; sleep 0.1; done")
+    wait_until(lambda: k.log().count("\n") > 3)
+    k.log_path.rename(k.log_path.with_suffix(".old"))
+    cri.call("ReopenContainerLog", container_id=k.id)
+    wait_until(lambda: k.log().count("\n") > 3)
+    k.stop(0)
+    k.remove()
+
+
+def test_container_restarts(pod):
+    """A container that ended is made anew in the same pod; the virtual machine goes on."""
+    boot = pod.main.sh("cat /proc/sys/kernel/random/boot_id")
+    for attempt in range(3):
+        k = pod.run("again", "sh", "-c", "ls /mark 2>/dev/null; touch /mark; exit 1",
+                    attempt=attempt)
+        assert k.wait() == 1
+        assert k.log() == ""
+        k.remove()
+    assert pod.main.sh("cat /proc/sys/kernel/random/boot_id") == boot
+
+
+def test_all_containers_of_a_pod_may_go(cri):
+    """The pod lives as long as its sandbox, not as its containers."""
+    p = cri.pod("lonely")
+    for attempt in range(2):
+        k = p.run("only", "sh", "-c", "cat /proc/sys/kernel/random/boot_id", attempt=attempt)
+        assert k.wait() == 0
+        if attempt == 0:
+            boot = k.log()
+        assert k.log() == boot
+        k.remove()
+    assert p.ready()
+    p.remove()
+
+
+def test_graceful_stop(pod, volume):
+    """One SIGTERM, time to leave, SIGKILL only after that."""
+    k = pod.run("graceful", "sh", "-c", "trap 'echo term >>/v/f; sleep 1; exit 5' TERM; touch /v/r; "
+                "while :; do sleep 0.1; done", mounts=[mount(volume, "/v")])
+    wait_until((volume / "r").exists)
+    k.stop(30)
+    assert k.status().exit_code == 5
+    assert (volume / "f").read_text() == "term\n"
+    k.remove()
+
+    k = pod.run("stubborn", "sh", "-c", "trap '' TERM; touch /v/s; while :; do sleep 0.1; done",
+                mounts=[mount(volume, "/v")])
+    wait_until((volume / "s").exists)
+    k.stop(1)
+    assert k.status().exit_code == 137
+    k.remove()
+
+
+def test_out_of_memory(pod):
+    k = pod.run("oom", "sh", "-c", "head -c 200m /dev/zero | tail", resources=dict(
+        memory_limit_in_bytes=20 << 20))
+    code = k.wait()
+    status = k.status()
+    assert code != 0
+    assert (status.reason, pod.ready()) == ("OOMKilled", True), status
+    k.remove()
+
+
+def test_shared_pid_namespace(cri):
+    p = cri.pod("pids", linux=dict(security_context=dict(namespace_options=dict(pid=0))))
+    a = p.run("a", "sleep", "1111")
+    b = p.run("b", "sleep", "2222")
+    listed = a.sh("ps")
+    assert "sleep 1111" in listed and "sleep 2222" in listed and "/pause" in listed
+    b.sh("kill -9 $(pgrep -f 'sleep 1111')")
+    assert a.wait() == 137
+    assert b.status().state == c.RUNNING and p.ready()
+    p.remove()
+
+
+def test_ipc_is_the_pods(pod):
+    other = pod.run("ipc", "sh", "-c", "echo mine >/dev/shm/f; " + LOOP[2])
+    wait_until(lambda: pod.main.exec("cat", "/dev/shm/f")[1] == "mine\n")
+    other.remove()
+
+
+def test_a_whole_pod_is_stopped(cri):
+    p = cri.pod("whole")
+    k = p.run("main", *LOOP)
+    k.sh("while ! [ -e /tmp/ready ]; do sleep 0.1; done")
+    p.stop()
+    assert not p.ready()
+    assert k.status().state == c.EXITED
+    p.stop()
+    p.remove()
+    assert p.id not in [x.id for x in cri.call("ListPodSandbox").items]
+
+
+# --- figures ---
+
+def test_statistics(cri, pod):
+    k = pod.run("load", "sh", "-c", "head -c 30m /dev/zero | tail -c 30m >/dev/shm/load; "
+                "echo ready; " + LOOP[2], resources=dict(memory_limit_in_bytes=128 << 20))
+    k.wait_log("ready")
+    mem = k.stats().memory
+    assert 30 << 20 < mem.working_set_bytes.value < 60 << 20
+    assert mem.usage_bytes.value >= mem.working_set_bytes.value
+    first = k.stats().cpu
+    time.sleep(2)
+    second = k.stats().cpu
+    assert second.usage_core_nano_seconds.value >= first.usage_core_nano_seconds.value > 0
+    listed = cri.call("ListContainerStats", filter=dict(pod_sandbox_id=pod.id)).stats
+    assert k.id in [x.attributes.id for x in listed]
+    k.remove()
+
+
+def test_limits_are_changed_in_place(pod):
+    k = pod.run("resize", *LOOP, resources=dict(memory_limit_in_bytes=64 << 20, cpu_period=100000,
+                                                cpu_quota=50000))
+    k.update(memory_limit_in_bytes=96 << 20, cpu_period=100000, cpu_quota=80000)
+    text = k.sh("cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max 2>/dev/null || "
+                "cat /sys/fs/cgroup/memory/memory.limit_in_bytes "
+                "/sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu/cpu.cfs_period_us")
+    assert text.split() == [str(96 << 20), "80000", "100000"]
+    k.remove()
+
+
+# --- failures ---
+
+@pytest.mark.parametrize("victim", ["caisson-shim", "caisson-vmm", "qemu-system-x86"])
+def test_kill_of_a_part(cri, daemon, pod, victim):
+    """Whatever dies, the pod is reported as gone, can be removed, and others go on."""
+    p = cri.pod(f"killed-{victim[:9].strip('-')}")
+    k = p.run("main", *LOOP)
+    mine = [p.shim_pid(), *c.descendants(p.shim_pid())]
+    pids = [x for x in mine if c.comm(x)[:15] == victim[:15]]
+    assert pids, [c.comm(x) for x in mine]
+    os.kill(pids[-1], signal.SIGKILL)
+    wait_until(lambda: k.status().state == c.EXITED and not p.ready(), 40)
+    assert k.status().exit_code in (137, 255)
+    assert pod.ready() and pod.main.sh("echo alive") == "alive\n"
+    p.remove()
+
+
+def test_containerd_is_restarted(cri, daemon, pod):
+    daemon.kill(signal.SIGKILL)
+    daemon.start()
+    cri.connect()
+    wait_until(pod.ready)
+    assert pod.main.status().state == c.RUNNING
+    assert pod.main.sh("echo alive") == "alive\n"
+    k = pod.run("later", "true")
+    assert k.wait() == 0
+    k.remove()

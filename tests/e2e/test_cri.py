@@ -318,7 +318,7 @@ def test_shared_pid_namespace(cri):
     b = p.run("b", "sleep", "2222")
     listed = a.sh("ps")
     assert "sleep 1111" in listed and "sleep 2222" in listed and "/pause" in listed
-    b.sh("kill -9 $(pgrep -f 'sleep 1111')")
+    b.sh("kill -9 $(ps | awk '/[s]leep 1111/ {print $1}')")
     assert a.wait() == 137
     assert b.status().state == c.RUNNING and p.ready()
     p.remove()
@@ -345,7 +345,7 @@ def test_a_whole_pod_is_stopped(cri):
 # --- figures ---
 
 def test_statistics(cri, pod):
-    k = pod.run("load", "sh", "-c", "head -c 30m /dev/zero | tail -c 30m >/dev/shm/load; "
+    k = pod.run("load", "sh", "-c", "dd if=/dev/zero of=/dev/shm/load bs=1M count=30 2>/dev/null; "
                 "echo ready; " + LOOP[2], resources=dict(memory_limit_in_bytes=128 << 20))
     k.wait_log("ready")
     mem = k.stats().memory

@@ -6,14 +6,17 @@ import pathlib
 import re
 import shutil
 import signal
+import socket
 import tempfile
 import time
 
 import pytest
 
 import ctrd as c
+import wsclient as ws
 from conftest import build_image
 from ctrd import Containerd, Cri, wait_until
+from wsclient import Stream
 
 pytestmark = pytest.mark.skipif(c.missing() is not None, reason=str(c.missing()))
 
@@ -398,3 +401,82 @@ def test_containerd_is_restarted(cri, daemon, pod):
     k = pod.run("later", "true")
     assert k.wait() == 0
     k.remove()
+
+
+# --- streams ---
+
+@pytest.fixture
+def stream(cri, daemon):
+    """Opens the stream of an Exec, Attach or PortForward."""
+    def start(method, protocol="v4.channel.k8s.io", query="", **fields):
+        url = cri.call(method, **fields).url
+        return daemon.enter(lambda: Stream(url + query, protocol))
+    return start
+
+
+def test_exec_stream(pod, stream):
+    s = stream("Exec", container_id=pod.main.id, cmd=["sh", "-c", "read x; echo got-$x; echo e >&2; "
+               "exit 3"], stdin=True, stdout=True, stderr=True)
+    s.send(ws.STDIN, b"line\n")
+    got = s.finish()
+    assert got[ws.STDOUT] == b"got-line\n" and got[ws.STDERR] == b"e\n"
+    result = json.loads(got[ws.RESULT])
+    assert result["reason"] == "NonZeroExitCode" and result["details"]["causes"][0]["message"] == "3"
+
+
+def test_exec_on_a_terminal(pod, stream):
+    s = stream("Exec", container_id=pod.main.id, cmd=["sh"], tty=True, stdin=True, stdout=True)
+    s.send(ws.SIZE, json.dumps(dict(Width=91, Height=33)).encode())
+    s.send(ws.STDIN, b"stty size; tty\n")
+    s.wait(ws.STDOUT, b"33 91")
+    s.wait(ws.STDOUT, b"/dev/pts/")
+    s.send(ws.STDIN, b"exit 0\n")
+    assert json.loads(s.finish()[ws.RESULT])["status"] == "Success"
+
+
+def test_attach(pod, stream):
+    k = pod.run("attach", "sh", "-c", "while read x; do echo got-$x; [ $x = end ] && exit 6; done",
+                stdin=True)
+    s = stream("Attach", container_id=k.id, stdin=True, stdout=True, stderr=True)
+    s.send(ws.STDIN, b"one\n")
+    s.wait(ws.STDOUT, b"got-one\n")
+    s.send(ws.STDIN, b"end\n")
+    s.wait(ws.STDOUT, b"got-end\n")
+    s.close()
+    assert k.wait() == 6
+    assert k.log() == "got-one\ngot-end\n"
+    k.remove()
+
+
+# --- network ---
+
+WEB = ("sh", "-c", "mkdir /www; hostname >/www/index.html; httpd -f -p {port} -h /www")
+
+
+def web(port):
+    return [x.format(port=port) for x in WEB]
+
+
+def fetch(address, port, path="/index.html"):
+    with socket.create_connection((address, port), 20) as s:
+        s.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        data = b""
+        while part := s.recv(65536):
+            data += part
+    return data.partition(b"\r\n\r\n")[2].decode()
+
+
+def test_pods_reach_each_other(cri, daemon, pod):
+    p = cri.pod("web", port_mappings=[dict(container_port=80, host_port=18080)])
+    k = p.run("main", *web(80))
+    address = p.status().network.ip
+    assert address.startswith("10.88.7.")
+    assert pod.status().network.ip != address
+    wait_until(lambda: k.exec("wget", "-qO-", "http://127.0.0.1/index.html")[1] == "web\n")
+    assert daemon.enter(lambda: fetch(address, 80)) == "web\n"
+    assert pod.main.sh(f"wget -qO- http://{address}/index.html") == "web\n"
+    # The pod's containers have one loopback.
+    other = p.run("other", *LOOP)
+    assert other.sh("wget -qO- http://127.0.0.1/index.html") == "web\n"
+    assert "eth0" in k.sh("ip addr") and address in k.sh("ip addr")
+    p.remove()

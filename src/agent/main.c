@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "agent/event.h"
+#include "agent/forward.h"
 #include "agent/init.h"
 #include "agent/rpc.h"
 #include "agent/scratch.h"
@@ -62,7 +63,8 @@ static void on_signal(struct ev_watch *w, uint32_t events)
 		if (si.ssi_signo == SIGTERM && agent.opt.native)
 			ev_stop(0);
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
-		rpc_child_ended(pid, status);
+		if (!forward_child_ended(pid))
+			rpc_child_ended(pid, status);
 }
 
 static int signals_init(void)
@@ -129,6 +131,12 @@ static int start_server(struct error *err)
 		r = fd < 0 ? fd : streams_init(fd);
 		if (r < 0)
 			return error_errno(err, r, "listen for stdio streams");
+	}
+	if (!opt->native) {
+		fd = vsock_listen(AGENT_PORT_FORWARD);
+		r = fd < 0 ? fd : forward_init(fd);
+		if (r < 0)
+			return error_errno(err, r, "listen for forwarded connections");
 	}
 	fd = listen_on(AGENT_PORT_TTRPC, opt->listen);
 	r = fd < 0 ? fd : server_listen(fd);

@@ -9,6 +9,7 @@
 #define AGENT_PORT_TTRPC 1024
 #define AGENT_PORT_LOG 1025
 #define AGENT_PORT_STDIO 1027
+#define AGENT_PORT_FORWARD 1028
 #define AGENT_PORT_HELLO 1030
 
 struct agent_options {

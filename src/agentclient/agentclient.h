@@ -19,6 +19,7 @@
 #define AGENT_PORT_LOG     1025u
 #define AGENT_PORT_CONSOLE 1026u
 #define AGENT_PORT_STDIO   1027u
+#define AGENT_PORT_FORWARD 1028u /* starts with a TCP port of the guest, two bytes, big endian */
 #define AGENT_PORT_HELLO   1030u
 
 struct agent_client;

@@ -172,6 +172,16 @@ __must_check int net_watch(struct net *n, int *ret_fd, struct error *err);
 __must_check int net_rescan(struct net *n, bool *ret_changed, unsigned *ret_left,
 			    struct error *err);
 
+/* --- the namespace's loopback --- */
+
+/*
+ * From now on TCP connections to 127.0.0.0/8 in @netns arrive at the non-blocking *ret_listener,
+ * whatever their port, which getsockname() of the accepted socket tells. It ends with *ret_hold,
+ * or with the process. Needs Linux 5.9.
+ */
+__must_check int net_loopback_open(const char *netns, int *ret_listener, int *ret_hold,
+				   struct error *err);
+
 /* --- text --- */
 
 #define NET_IP_TEXT 46

@@ -10,6 +10,7 @@
 
 #include "net/net.h"
 #include "oci/oci.h"
+#include "sandbox/forward.h"
 
 #define RESOLV_CONF "/etc/resolv.conf"
 #define RESOLV_MAX  ((size_t)64 << 10)
@@ -17,6 +18,7 @@
 
 struct network {
 	struct net *net;
+	struct forward *forward; /* NULL: ports of the guest's loopback can't be reached */
 	char **dns;
 	size_t n_dns;
 };
@@ -105,6 +107,12 @@ int network_open(struct sandbox *s, const Grpc__Spec *spec, unsigned queues, str
 		return r;
 	}
 	read_dns(s->network, spec);
+	if (s->is_pod) {
+		struct error e = { 0 };
+
+		if (forward_new(s, path, &s->network->forward, &e) < 0)
+			log_warn("ports cannot be forwarded: %s", error_text(&e));
+	}
 	return 0;
 }
 
@@ -327,6 +335,7 @@ void network_free(struct sandbox *s)
 
 	if (!n)
 		return;
+	forward_free(n->forward);
 	net_free(n->net);
 	for (size_t i = 0; i < n->n_dns; i++)
 		free(n->dns[i]);

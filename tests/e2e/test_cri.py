@@ -480,3 +480,18 @@ def test_pods_reach_each_other(cri, daemon, pod):
     assert other.sh("wget -qO- http://127.0.0.1/index.html") == "web\n"
     assert "eth0" in k.sh("ip addr") and address in k.sh("ip addr")
     p.remove()
+
+
+def test_port_forward(cri, pod, stream):
+    p = pod.run("server", *web(8080))
+    wait_until(lambda: p.exec("wget", "-qO-", "http://127.0.0.1:8080/index.html")[0] == 0)
+    for _ in range(3):
+        s = stream("PortForward", query="?port=8080", pod_sandbox_id=pod.id, port=[8080])
+        s.send(0, b"GET /index.html HTTP/1.0\r\n\r\n")
+        assert b"shared\n" in s.wait(0, b"shared\n")
+        s.close()
+    # Nothing listens there.
+    s = stream("PortForward", query="?port=8081", pod_sandbox_id=pod.id, port=[8081])
+    s.send(0, b"hello")
+    assert len(s.finish().get(0, b"")) <= 2  # the port's number only
+    p.remove()

@@ -2,10 +2,13 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/blkpg.h>
+#include <linux/fs.h>
 #include <linux/netlink.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -15,8 +18,10 @@
 #include "base/log.h"
 #include "base/str.h"
 
-#define RECHECK_NS      10000000u
-#define RECHECKS_REBIND 20u /* then the driver is made to look again */
+#define SECTOR       512u
+#define SHELF_PREFIX "shelf:"
+#define SHELF_SERIAL "caisson-shelf"
+#define SHELF_PARTS  255u
 
 static struct list waiting = LIST_INIT(waiting);
 static struct ev_watch uevents;
@@ -41,34 +46,123 @@ static bool attr_is(int block, const char *dev, const char *attr, const char *va
 	return strcmp(text, value) == 0;
 }
 
-/*
- * 1 and the path, 0 if the device isn't there; -ENOMEDIUM if it may yet be one of the empty
- * devices that are there: the kernel sends no uevent when an empty device is filled.
- */
+/* 1 and the path, 0 if the device isn't there. */
 static int find_serial(const char *serial, char *path)
 {
 	auto_closedir DIR *d = opendir("/sys/block");
 	const struct dirent *e;
-	int ret = 0;
 
-	if (!d)
-		return 0;
-	while ((e = readdir(d))) {
-		if (!str_has_prefix(e->d_name, "vd"))
-			continue;
-		if (attr_is(dirfd(d), e->d_name, "size", "0"))
-			ret = -ENOMEDIUM;
-		else if (attr_is(dirfd(d), e->d_name, "serial", serial))
+	while (d && (e = readdir(d))) {
+		if (str_has_prefix(e->d_name, "vd") &&
+		    attr_is(dirfd(d), e->d_name, "serial", serial))
 			return str_format(path, BLOCKDEV_PATH_MAX, "/dev/%s", e->d_name) < 0 ? 0 :
 											       1;
 	}
-	return ret;
+	return 0;
 }
 
-static int find(const char *name, char *path)
+/* --- parts of the shelf --- */
+
+struct part {
+	uint32_t number;
+	uint64_t start, size;
+	bool read_only;
+};
+
+static int parse_part(const char *name, struct part *ret)
+{
+	char text[64], *rest = text, *word[4];
+	struct part p = { 0 };
+
+	if (str_format(text, sizeof(text), "%s", name) < 0)
+		return -EINVAL;
+	for (size_t i = 0; i < ARRAY_LEN(word); i++)
+		word[i] = strsep(&rest, ":");
+	p.read_only = word[3] && str_eq(word[3], "ro");
+	if (rest || !word[2] || (word[3] && !p.read_only) || str_parse_u32(word[0], &p.number) < 0 ||
+	    str_parse_u64(word[1], &p.start) < 0 || str_parse_u64(word[2], &p.size) < 0 ||
+	    p.number < 1 || p.number > SHELF_PARTS || p.start > INT64_MAX || p.size > INT64_MAX)
+		return -EINVAL;
+	p.size -= p.size % SECTOR;
+	*ret = p;
+	return 0;
+}
+
+static int partition(int disk, int op, const struct part *p)
+{
+	struct blkpg_partition range = {
+		.start = (long long)p->start,
+		.length = (long long)p->size,
+		.pno = (int)p->number,
+	};
+	struct blkpg_ioctl_arg arg = { .op = op, .datalen = sizeof(range), .data = &range };
+
+	return ioctl(disk, BLKPG, &arg) < 0 ? -errno : 0;
+}
+
+static int set_read_only(const char *path)
+{
+	auto_close int fd = open(path, O_RDONLY | O_CLOEXEC);
+	int one = 1;
+
+	return fd < 0 || ioctl(fd, BLKROSET, &one) < 0 ? -errno : 0;
+}
+
+/* Makes it a partition of the shelf: 1 and its path, 0 if there is no shelf yet, or -errno. */
+static int find_part(const char *name, char *path)
+{
+	char shelf[BLOCKDEV_PATH_MAX];
+	auto_close int disk = -1;
+	struct part p;
+	int r = parse_part(name, &p);
+
+	if (r == 0)
+		r = find_serial(SHELF_SERIAL, shelf);
+	if (r != 1)
+		return r;
+	disk = open(shelf, O_RDONLY | O_CLOEXEC);
+	if (disk < 0)
+		return -errno;
+	r = partition(disk, BLKPG_ADD_PARTITION, &p);
+	/* Left over from a disk that was in use when its container went. */
+	if (r == -EBUSY) {
+		r = partition(disk, BLKPG_DEL_PARTITION, &p);
+		if (r == 0)
+			r = partition(disk, BLKPG_ADD_PARTITION, &p);
+	}
+	if (r == 0)
+		r = str_format(path, BLOCKDEV_PATH_MAX, "%s%u", shelf, p.number);
+	if (r >= 0 && p.read_only)
+		r = set_read_only(path);
+	if (r < 0)
+		(void)partition(disk, BLKPG_DEL_PARTITION, &p);
+	return r < 0 ? r : 1;
+}
+
+void blockdev_release(const char *name)
+{
+	char shelf[BLOCKDEV_PATH_MAX];
+	auto_close int disk = -1;
+	struct part p;
+	int r;
+
+	if (!str_has_prefix(name, SHELF_PREFIX) ||
+	    parse_part(name + strlen(SHELF_PREFIX), &p) < 0 || find_serial(SHELF_SERIAL, shelf) != 1)
+		return;
+	disk = open(shelf, O_RDONLY | O_CLOEXEC);
+	r = disk < 0 ? -errno : partition(disk, BLKPG_DEL_PARTITION, &p);
+	if (r < 0)
+		log_info("disk %u stays until nothing uses it: %s", p.number, strerror(-r));
+}
+
+/* --- waiting --- */
+
+int blockdev_find(const char *name, char *path)
 {
 	struct stat st;
 
+	if (str_has_prefix(name, SHELF_PREFIX))
+		return find_part(name + strlen(SHELF_PREFIX), path);
 	if (str_has_prefix(name, "serial:"))
 		return find_serial(name + strlen("serial:"), path);
 	if (stat(name, &st) < 0 || !S_ISBLK(st.st_mode))
@@ -79,76 +173,21 @@ static int find(const char *name, char *path)
 static void finish(struct blockdev_wait *w, const char *path, const struct error *err)
 {
 	ev_timer_stop(&w->timer);
-	ev_timer_stop(&w->recheck);
 	list_remove(&w->node);
 	w->cb(w, path, err);
-}
-
-static bool check(struct blockdev_wait *w);
-
-static void driver_write(const char *file, const char *device)
-{
-	char path[64];
-
-	if (str_format(path, sizeof(path), "/sys/bus/virtio/drivers/virtio_blk/%s", file) == 0 &&
-	    fd_write_existing(AT_FDCWD, path, device) < 0)
-		log_debug("virtio_blk: %s %s failed", file, device);
-}
-
-/*
- * A disk that is filled while the driver starts, after it has read the capacity and before it says
- * that it is ready, is announced to nobody. Empty disks have no users, so their driver can be
- * taken away and given back.
- */
-static void rebind_empty(void)
-{
-	auto_closedir DIR *d = opendir("/sys/block");
-	char names[32][24];
-	const struct dirent *e;
-	size_t n = 0;
-
-	while (d && (e = readdir(d)) && n < ARRAY_LEN(names)) {
-		char path[300], target[256], *slash;
-		ssize_t len;
-
-		if (!str_has_prefix(e->d_name, "vd") || !attr_is(dirfd(d), e->d_name, "size", "0") ||
-		    str_format(path, sizeof(path), "%s/device", e->d_name) < 0)
-			continue;
-		len = readlinkat(dirfd(d), path, target, sizeof(target) - 1);
-		if (len <= 0)
-			continue;
-		target[len] = '\0';
-		slash = strrchr(target, '/');
-		if (slash && str_format(names[n], sizeof(names[n]), "%s", slash + 1) == 0)
-			n++;
-	}
-	for (size_t i = 0; i < n; i++) {
-		driver_write("unbind", names[i]);
-		driver_write("bind", names[i]);
-	}
-}
-
-static void on_recheck(struct ev_timer *t)
-{
-	struct blockdev_wait *w = t->data;
-
-	if (++w->rechecks == RECHECKS_REBIND) {
-		log_info("%s does not appear, asking the driver to look again", w->name);
-		rebind_empty();
-	}
-	(void)check(w);
 }
 
 static bool check(struct blockdev_wait *w)
 {
 	char path[BLOCKDEV_PATH_MAX];
-	int r = find(w->name, path);
+	struct error err = { 0 };
+	int r = blockdev_find(w->name, path);
 
-	if (r == -ENOMEDIUM)
-		ev_timer_start(&w->recheck, RECHECK_NS, on_recheck, w);
-	if (r != 1)
+	if (r == 0)
 		return false;
-	finish(w, path, NULL);
+	if (r < 0)
+		(void)error_errno(&err, r, "block device '%s'", w->name);
+	finish(w, r < 0 ? NULL : path, r < 0 ? &err : NULL);
 	return true;
 }
 
@@ -226,7 +265,6 @@ void blockdev_wait(struct blockdev_wait *w, const char *name, unsigned timeout_m
 		return;
 	r = uevents_open();
 	if (r < 0) {
-		ev_timer_stop(&w->recheck);
 		(void)error_errno(&err, r, "listen to device events");
 		cb(w, NULL, &err);
 		return;
@@ -240,6 +278,5 @@ void blockdev_wait(struct blockdev_wait *w, const char *name, unsigned timeout_m
 void blockdev_cancel(struct blockdev_wait *w)
 {
 	ev_timer_stop(&w->timer);
-	ev_timer_stop(&w->recheck);
 	list_remove(&w->node);
 }

@@ -1,9 +1,12 @@
 /*
- * Block devices that appear by and by. A device is named "serial:S" (virtio-blk's serial, at most
- * 20 bytes) or by its path in /dev. Waiting is on the kernel's uevents.
+ * Block devices of the guest. A device is named
+ *   shelf:PART:START:SIZE[:ro]  a range, in bytes, of the device that holds all later disks; it is
+ *                               made a partition (no table is written), which is there at once
+ *   serial:S                    virtio-blk's serial, at most 20 bytes
+ *   /dev/...                    a node
+ * The last two may appear by and by; waiting is on the kernel's uevents.
  */
 #pragma once
-
 
 #include "agent/event.h"
 #include "base/error.h"
@@ -14,8 +17,6 @@
 struct blockdev_wait {
 	struct list node;
 	struct ev_timer timer;
-	struct ev_timer recheck;
-	unsigned rechecks;
 	char name[64];
 	void (*cb)(struct blockdev_wait *w, const char *path, const struct error *err);
 	void *data;
@@ -29,3 +30,11 @@ void blockdev_wait(struct blockdev_wait *w, const char *name, unsigned timeout_m
 		   void (*cb)(struct blockdev_wait *w, const char *path, const struct error *err),
 		   void *data);
 void blockdev_cancel(struct blockdev_wait *w);
+
+/*
+ * 1 and its path (BLOCKDEV_PATH_MAX bytes) if it is there, 0 if it may yet come, or -errno. A part of
+ * the shelf is given back with blockdev_release().
+ */
+int blockdev_find(const char *name, char *path);
+/* Nothing uses @name any more, which may be of any kind. */
+void blockdev_release(const char *name);

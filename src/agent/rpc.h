@@ -69,6 +69,7 @@ struct guest_container {
 	char *id;
 	struct container *c;            /* NULL while its storages are being mounted */
 	char **mounts;                  /* storages it holds */
+	char **devices;                 /* block devices it was given */
 	struct ev_watch oom;
 	struct create_job *job;         /* until then */
 };

@@ -8,6 +8,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "agent/blockdev.h"
 #include "agent/netdev.h"
 #include "agent/waiter.h"
 #include "base/cleanup.h"
@@ -27,6 +28,9 @@ static void container_free(struct guest_container *gc)
 	ev_del(&gc->oom);
 	list_remove(&gc->node);
 	storage_release(take_ptr(&gc->mounts));
+	for (char **d = gc->devices; d && *d; d++)
+		blockdev_release(*d);
+	strv_free(gc->devices);
 	free(gc->id);
 	free(gc);
 }
@@ -148,15 +152,58 @@ static int map_namespaces(Grpc__Spec *spec, bool share_pid, unsigned *ret_share,
 	return set_string(&ns->type, "pid") < 0 ? error_errno(err, -ENOMEM, "namespaces") : 0;
 }
 
+/* Ours: a device that the container does without where the guest has none. */
+static bool is_optional(const Grpc__Device *d)
+{
+	for (size_t i = 0; i < d->n_options; i++)
+		if (str_eq(d->options[i], "optional"))
+			return true;
+	return false;
+}
+
+static void drop_device(Grpc__Spec *spec, const char *path)
+{
+	Grpc__Linux *l = spec->linux;
+
+	for (size_t i = 0; i < l->n_devices; i++) {
+		if (!str_eq(l->devices[i]->path, path))
+			continue;
+		protobuf_c_message_free_unpacked(&l->devices[i]->base, NULL);
+		memmove(&l->devices[i], &l->devices[i + 1],
+			(l->n_devices - i - 1) * sizeof(l->devices[0]));
+		l->n_devices--;
+		return;
+	}
+}
+
 /* The numbers that a device has in the guest replace those it has on the host. */
-static int map_device(Grpc__Spec *spec, const Grpc__Device *d, struct error *err)
+static int map_device(struct guest_container *gc, Grpc__Spec *spec, const Grpc__Device *d,
+		      struct error *err)
 {
 	Grpc__LinuxResources *res = spec->linux->resources;
+	char node[BLOCKDEV_PATH_MAX];
+	const char *path = d->vm_path;
 	struct stat st;
+	int r;
 
-	if (str_empty(d->vm_path) || stat(d->vm_path, &st) < 0)
+	if (str_has_prefix(path, "shelf:")) {
+		r = blockdev_find(path, node);
+		if (r != 1)
+			return error_errno(err, r < 0 ? r : -ENODEV, "device '%s'", d->container_path);
+		if (strv_append(&gc->devices, path) < 0) {
+			blockdev_release(path);
+			return error_errno(err, -ENOMEM, "device '%s'", d->container_path);
+		}
+		path = node;
+	}
+	if (str_empty(path) || stat(path, &st) < 0) {
+		if (is_optional(d)) {
+			drop_device(spec, d->container_path);
+			return 0;
+		}
 		return error_set(err, -ENODEV, "device '%s': there is no '%s' in the guest",
 				 d->container_path, d->vm_path);
+	}
 	for (size_t i = 0; i < spec->linux->n_devices; i++) {
 		Grpc__LinuxDevice *ld = spec->linux->devices[i];
 		int64_t major = ld->major, minor = ld->minor;
@@ -215,7 +262,7 @@ static int make_container(struct create_job *job, struct error *err)
 	int r = 0, fd;
 
 	for (size_t i = 0; i < rq->n_devices && r == 0; i++)
-		r = map_device(rq->oci, rq->devices[i], err);
+		r = map_device(gc, rq->oci, rq->devices[i], err);
 	if (r == 0)
 		r = rpc_set_user(rq->oci->process, rq->string_user, err);
 	if (r == 0)

@@ -138,7 +138,9 @@ static int copy(const Grpc__CopyFileRequest *rq, struct error *err)
 	dir = beneath_open_parent(root, rel, BENEATH_NO_SYMLINK, &name);
 	if (dir < 0)
 		return error_errno(err, dir, "copy '%s'", rq->path);
-	if (S_ISDIR(rq->file_mode))
+	if (rq->remove)
+		r = fsutil_remove_tree(dir, name);
+	else if (S_ISDIR(rq->file_mode))
 		r = copy_directory(dir, name, rq);
 	else if (S_ISLNK(rq->file_mode))
 		r = copy_symlink(dir, name, rq);

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "agent/mountopt.h"
+#include "base/beneath.h"
 #include "base/buf.h"
 #include "base/fsutil.h"
 #include "base/log.h"
@@ -17,13 +18,15 @@ struct mount_entry {
 	unsigned refs;
 	bool mounted;   /* false: only a directory */
 	bool made;      /* we made the directory */
+	bool is_tree;   /* it goes with all that is in it */
+	char *device;   /* as the host named it; NULL: none */
 	char path[];
 };
 
 static struct list mounts = LIST_INIT(mounts);
 
 const char *const storage_drivers[] = { "blk", "mmioblk", "virtio-blk", "nvdimm", "overlayfs",
-					"virtio-fs", "ephemeral", "local", "bind", NULL };
+					"virtio-fs", "ephemeral", "local", "bind", "nfs", NULL };
 
 static struct mount_entry *entry_find(const char *path)
 {
@@ -46,6 +49,26 @@ static void remove_dirs(char *path)
 	}
 }
 
+/* Under another name at once, then by a child: it may be large. */
+static void remove_tree(const char *path)
+{
+	static unsigned n;
+	auto_free char *gone = str_printf("%s.gone%u", path, n++);
+	pid_t pid;
+
+	if (!gone || rename(path, gone) < 0) {
+		log_warn("remove %s: %s", path, strerror(gone ? errno : ENOMEM));
+		return;
+	}
+	pid = fork();
+	if (pid == 0) {
+		(void)!fsutil_remove_tree(AT_FDCWD, gone);
+		_exit(0);
+	}
+	if (pid < 0)
+		(void)!fsutil_remove_tree(AT_FDCWD, gone);
+}
+
 static void entry_undo(struct mount_entry *m)
 {
 	if (m->mounted && umount2(m->path, UMOUNT_NOFOLLOW) < 0) {
@@ -53,9 +76,14 @@ static void entry_undo(struct mount_entry *m)
 		if (umount2(m->path, MNT_DETACH | UMOUNT_NOFOLLOW) < 0)
 			log_warn("unmount %s: %s", m->path, strerror(errno));
 	}
-	if (m->made)
+	if (m->is_tree && !m->mounted)
+		remove_tree(m->path);
+	else if (m->made)
 		remove_dirs(m->path);
+	if (m->device)
+		blockdev_release(m->device);
 	list_remove(&m->node);
+	free(m->device);
 	free(m);
 }
 
@@ -222,6 +250,32 @@ static int make_local(const Grpc__Storage *st, struct error *err)
 	return 0;
 }
 
+/* Ours: a bind mount of what is beneath the source, which a container may have written. */
+static const char *subpath_of(const Grpc__Storage *st)
+{
+	for (size_t i = 0; i < st->n_driver_options; i++)
+		if (str_has_prefix(st->driver_options[i], "subpath="))
+			return st->driver_options[i] + strlen("subpath=");
+	return NULL;
+}
+
+static int mount_subpath(const Grpc__Storage *st, const char *subpath, struct error *err)
+{
+	auto_close int root = open(st->source, O_PATH | O_DIRECTORY | O_CLOEXEC), fd = -1;
+	char path[40];
+
+	if (root < 0)
+		return error_errno(err, -errno, "open %s", st->source);
+	fd = beneath_open(root, subpath, O_PATH, 0, BENEATH_NO_SYMLINK);
+	if (fd == -ENOENT)
+		fd = beneath_mkdir_p(root, subpath, 0777, BENEATH_NO_SYMLINK);
+	if (fd < 0)
+		return error_errno(err, fd, "subpath '%s' of %s", subpath, st->source);
+	if (str_format(path, sizeof(path), "/proc/self/fd/%d", fd) < 0)
+		return -EINVAL;
+	return do_mount(st, path, NULL, MS_BIND, err);
+}
+
 static bool is_block(const Grpc__Storage *st)
 {
 	static const char *const names[] = { "blk", "virtio-blk", "mmioblk", "scsi", "nvdimm",
@@ -233,9 +287,20 @@ static bool is_block(const Grpc__Storage *st)
 	return false;
 }
 
+/* Ours: what is a container's own goes with it. */
+static bool is_own(const Grpc__Storage *st)
+{
+	for (size_t i = 0; i < st->n_driver_options; i++)
+		if (str_eq(st->driver_options[i], "remove"))
+			return true;
+	return false;
+}
+
 /* These stay until the sandbox ends: a container that is restarted finds its data again. */
 static bool is_lasting(const Grpc__Storage *st)
 {
+	if (is_own(st))
+		return false;
 	return st->shared || str_eq(st->driver, "ephemeral") || str_eq(st->driver, "local");
 }
 
@@ -256,8 +321,12 @@ static int mount_one(const Grpc__Storage *st, const char *device, bool *ret_moun
 		*ret_mounted = false;
 		return make_local(st, err);
 	}
+	if (str_eq(st->driver, "bind") && subpath_of(st))
+		return mount_subpath(st, subpath_of(st), err);
 	if (str_eq(st->driver, "bind") || str_eq(st->driver, "watchable-bind"))
 		return do_mount(st, st->source, NULL, MS_BIND, err);
+	if (str_eq(st->driver, "nfs"))
+		return do_mount(st, st->source, st->fstype, 0, err);
 	return error_set(err, -EOPNOTSUPP, "storage driver '%s' is not supported", st->driver);
 }
 
@@ -274,17 +343,26 @@ static int mount_entry(struct storage_job *job, const Grpc__Storage *st, const c
 			return error_errno(err, -ENOMEM, "mount %s", st->mount_point);
 		memcpy(m->path, st->mount_point, n);
 		list_init(&m->node);
+		if (device) {
+			m->device = strdup(st->source);
+			if (!m->device) {
+				free(m);
+				return error_errno(err, -ENOMEM, "mount %s", st->mount_point);
+			}
+		}
 		r = make_target(st, &m->made, err);
 		if (r == 0)
 			r = mount_one(st, device, &m->mounted, err);
 		if (r < 0) {
 			if (m->made)
 				(void)rmdir(m->path);
+			free(m->device);
 			free(m);
 			return r;
 		}
 		list_push_back(&mounts, &m->node);
 		m->refs = is_lasting(st);
+		m->is_tree = is_own(st) && str_eq(st->driver, "local");
 		r = set_group(st, err);
 		if (r < 0) {
 			entry_undo(m);
@@ -320,6 +398,7 @@ static void on_device(struct blockdev_wait *w, const char *path, const struct er
 		return;
 	}
 	if (mount_entry(job, job->storages[job->i], path, &err) < 0) {
+		blockdev_release(w->name);
 		job_end(job, &err);
 		return;
 	}

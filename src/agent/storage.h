@@ -3,7 +3,8 @@
  * point used by several containers is mounted once and counted.
  *
  * Drivers: blk (also virtio-blk, mmioblk, scsi, nvdimm: a block device), overlayfs, virtio-fs,
- * ephemeral (tmpfs or hugetlbfs), local (a directory), bind.
+ * ephemeral (tmpfs or hugetlbfs), local (a directory), bind. With the driver option "remove" an
+ * ephemeral or local storage is the container's own and goes with it.
  */
 #pragma once
 

@@ -5,13 +5,13 @@
  * agent is asked to make the container. The first failure is the one that is reported.
  */
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "oci/oci.h"
+#include "sandbox/gate.h"
 #include "sandbox/internal.h"
+#include "sandbox/storages.h"
 
 struct container *container_find(struct sandbox *s, const char *id)
 {
@@ -34,29 +34,16 @@ void container_unref(struct container *c)
 	/* Each process holds a reference too: container_drop() has ended them all. */
 	if (!c || --c->refs)
 		return;
-	scratch_free(c->scratch);
-	free(c->shared_root);
 	free(c->shm);
 	free(c->shm_size);
+	rootfs_free(&c->root);
+	for (size_t i = 0; i < c->n_devices; i++)
+		free(c->devices[i].path);
+	free(c->devices);
 	oci_spec_free(c->spec);
 	free(c->id);
 	free(c->bundle);
 	free(c);
-}
-
-static void on_detached(struct vmm *vmm, const struct error *err, void *arg)
-{
-	(void)vmm;
-	(void)arg;
-	if (err)
-		log_warn("detach a disk: %s", err->msg);
-}
-
-static void detach(struct sandbox *s, struct disk *d)
-{
-	if (d->attached && s->vmm && s->state != VM_GONE)
-		(void)!vmm_disk_detach(s->vmm, d->serial, on_detached, NULL);
-	d->attached = false;
 }
 
 void container_drop(struct container *c)
@@ -66,10 +53,8 @@ void container_drop(struct container *c)
 	if (!c->listed)
 		return;
 	c->listed = false;
-	for (size_t i = 0; i < c->n_layers; i++)
-		detach(c->s, &c->layers[i]);
-	detach(c->s, &c->scratch_disk);
-	scratch_free(take_ptr(&c->scratch));
+	rootfs_fini(c);
+	volumes_drop(c);
 	shares_unbind(&c->mounts);
 	list_for_each_safe(p, tmp, &c->processes, node)
 		process_drop(p);
@@ -121,141 +106,17 @@ static void on_container_created(void *arg, const struct error *err,
 
 /* --- what the agent is asked --- */
 
-struct storages {
-	Grpc__Storage item[MAX_LAYERS + 3];
-	Grpc__Storage *ptr[MAX_LAYERS + 3];
-	char *options[MAX_LAYERS + 3][5];
-	size_t n;
-	char *strings[2 * MAX_LAYERS + 8]; /* to free */
-	size_t n_strings;
-};
-
-/* printf into a string that lives as long as @st; NULL without memory. */
-__attribute__((format(printf, 2, 3))) static char *keep(struct storages *st, const char *fmt, ...)
-{
-	va_list ap;
-	char *text;
-
-	va_start(ap, fmt);
-	if (vasprintf(&text, fmt, ap) < 0)
-		text = NULL;
-	va_end(ap);
-	if (text)
-		st->strings[st->n_strings++] = text;
-	return text;
-}
-
-static Grpc__Storage *add_storage(struct storages *st, const char *driver, char *source,
-				  const char *fstype, char *mount_point)
-{
-	Grpc__Storage *g = &st->item[st->n];
-
-	if (!source || !mount_point)
-		return NULL;
-	grpc__storage__init(g);
-	g->driver = (char *)driver;
-	g->source = source;
-	g->fstype = (char *)fstype;
-	g->mount_point = mount_point;
-	g->options = st->options[st->n];
-	st->ptr[st->n++] = g;
-	return g;
-}
-
-static void add_option(Grpc__Storage *g, const char *option)
-{
-	g->options[g->n_options++] = (char *)option;
-}
-
-/* The layers, read-only, and over them what can be written. */
-static int add_layers(struct container *c, struct storages *st, struct buf *lower)
-{
-	Grpc__Storage *g;
-	char *at;
-	int r = 0;
-
-	for (size_t i = 0; i < c->n_layers && r == 0; i++) {
-		at = keep(st, GUEST_CONTAINERS "/%s/layer%zu", c->id, i);
-		g = add_storage(st, "blk", keep(st, "serial:%s", c->layers[i].serial), "erofs", at);
-		if (!g)
-			return -ENOMEM;
-		add_option(g, "ro");
-		r = buf_printf(lower, "%s%s", i ? ":" : "lowerdir=", at);
-	}
-	return r;
-}
-
-/*
- * A read-only root gets a writable layer too, a small one in memory: for the mount points that its
- * image lacks, before it is made read-only.
- */
-static int add_writable(struct container *c, struct storages *st)
-{
-	char *at = keep(st, GUEST_CONTAINERS "/%s/scratch", c->id);
-	Grpc__Storage *g;
-
-	if (!c->scratch) {
-		g = add_storage(st, "ephemeral", (char *)"tmpfs", "tmpfs", at);
-		if (g)
-			add_option(g, "size=1m");
-		return g ? 0 : -ENOMEM;
-	}
-	g = add_storage(st, "blk", keep(st, "serial:%s", c->scratch_disk.serial), "ext4", at);
-	if (!g)
-		return -ENOMEM;
-	add_option(g, "noatime");
-	add_option(g, "noinit_itable");
-	return 0;
-}
-
-static int build_storages(struct container *c, struct storages *st)
-{
-	char *upper = keep(st, "upperdir=" GUEST_CONTAINERS "/%s/scratch/upper", c->id);
-	char *work = keep(st, "workdir=" GUEST_CONTAINERS "/%s/scratch/work", c->id);
-	char *rootfs = keep(st, GUEST_CONTAINERS "/%s/rootfs", c->id);
-	struct buf lower = BUF_INIT(0);
-	char *lowerdir = NULL;
-	Grpc__Storage *g;
-	int r;
-
-	r = add_layers(c, st, &lower);
-	if (r == 0)
-		r = buf_take_str(&lower, &lowerdir);
-	buf_fini(&lower);
-	if (r == 0) {
-		st->strings[st->n_strings++] = lowerdir;
-		r = add_writable(c, st);
-	}
-	if (r < 0)
-		return r;
-	g = add_storage(st, "overlayfs", (char *)"overlay", "overlay", rootfs);
-	if (!g || !upper || !work)
-		return -ENOMEM;
-	add_option(g, lowerdir);
-	add_option(g, upper);
-	add_option(g, work);
-	return 0;
-}
-
-/* The host's file system, writable or not as the host has mounted it. */
-static int build_shared_root(struct container *c, struct storages *st)
-{
-	return add_storage(st, "bind", c->shared_root, "bind",
-			   keep(st, GUEST_CONTAINERS "/%s/rootfs", c->id)) ? 0 : -ENOMEM;
-}
-
 static int build_shm(struct container *c, struct storages *st)
 {
-	Grpc__Storage *g = add_storage(st, "ephemeral", (char *)"shm", "tmpfs", c->shm);
+	Grpc__Storage *g = storages_add(st, "ephemeral", "shm", "tmpfs", c->shm);
+	int r = 0;
 
-	if (!g)
-		return -ENOMEM;
-	add_option(g, "mode=1777");
-	add_option(g, "nosuid");
-	add_option(g, "nodev");
-	add_option(g, "noexec");
-	add_option(g, c->shm_size);
-	return 0;
+	for (size_t i = 0; i < 4 && r == 0; i++) {
+		static const char *const options[] = { "mode=1777", "nosuid", "nodev", "noexec" };
+
+		r = storage_option(g, "%s", options[i]);
+	}
+	return r == 0 ? storage_option(g, "%s", c->shm_size) : r;
 }
 
 static void ask_agent(struct container *c)
@@ -269,7 +130,11 @@ static void ask_agent(struct container *c)
 	c->asked = true;
 	r = spec_for_guest(c, &shared_pidns, &err);
 	if (r == 0) {
-		r = c->shared_root ? build_shared_root(c, &st) : build_storages(c, &st);
+		r = rootfs_add_scratch(c, &st);
+		if (r == 0)
+			r = volumes_storages(c, &st);
+		if (r == 0)
+			r = rootfs_storages(c, &st);
 		if (r == 0 && c->shm)
 			r = build_shm(c, &st);
 		if (r < 0)
@@ -279,8 +144,9 @@ static void ask_agent(struct container *c)
 		req.container_id = c->id;
 		req.exec_id = c->id;
 		req.oci = c->spec;
-		req.storages = st.ptr;
+		req.storages = st.v;
 		req.n_storages = st.n;
+		volumes_devices(c, &req.devices, &req.n_devices);
 		req.sandbox_pidns = shared_pidns;
 		if (c->init->io) {
 			req.stdin_port = stdio_port(c->init->io, STDIO_IN);
@@ -294,8 +160,10 @@ static void ask_agent(struct container *c)
 			container_unref(c);
 		}
 	}
-	for (size_t i = 0; i < st.n_strings; i++)
-		free(st.strings[i]);
+	storages_fini(&st);
+	for (size_t i = 0; i < req.n_devices; i++)
+		protobuf_c_message_free_unpacked(&req.devices[i]->base, NULL);
+	free(req.devices);
 	if (r < 0) {
 		container_fail(c, &err);
 		create_finished(c);
@@ -316,50 +184,51 @@ static void part_done(struct container *c, const struct error *err)
 		ask_agent(c);
 }
 
-static void on_disk_attached(struct vmm *vmm, const struct error *err, void *arg)
+static void on_part_done(void *arg, const struct error *err)
 {
 	struct container *c = arg;
 
-	(void)vmm;
 	part_done(c, err);
 	container_unref(c);
 }
 
-static int attach(struct container *c, struct disk *d, const char *prefix, const char *path,
-		  bool read_only, struct error *err)
+int container_attach(struct container *c, struct disk *d, const char *kind,
+		     const struct vmm_disk *what, struct error *err)
 {
-	const struct vmm_disk disk = { .path = path, .serial = d->serial, .read_only = read_only };
+	int r = disk_attach(c->s, d, kind, what, on_part_done, container_ref(c), err);
+
+	if (r < 0)
+		container_unref(c);
+	else
+		c->pending++;
+	return r;
+}
+
+void container_wait(struct container *c, struct gate *g)
+{
+	c->pending++;
+	gate_wait(g, on_part_done, container_ref(c));
+}
+
+int container_want_scratch(struct container *c, struct error *err)
+{
+	struct sandbox *s = c->s;
 	int r;
 
-	(void)snprintf(d->serial, sizeof(d->serial), "%s%u", prefix, c->s->next_serial++);
-	r = vmm_disk_attach(c->s->vmm, &disk, on_disk_attached, container_ref(c));
-	if (r < 0) {
-		container_unref(c);
-		return error_errno(err, r, "attach '%s'", path);
+	if (c->wants_scratch)
+		return 0;
+	/* One that could not be made may succeed now. */
+	if (s->scratch && scratch_failed(s->scratch))
+		scratch_free(take_ptr(&s->scratch));
+	if (!s->scratch) {
+		r = scratch_new(s, s->config->scratch_size, &s->scratch, err);
+		if (r < 0)
+			return r;
 	}
+	c->wants_scratch = true;
 	c->pending++;
-	d->attached = true;
+	scratch_when_ready(s->scratch, on_part_done, container_ref(c));
 	return 0;
-}
-
-static void on_scratch_ready(void *arg, const struct error *err)
-{
-	struct container *c = arg;
-	struct error e = { 0 };
-
-	if (!err && c->creating && c->s->state != VM_GONE &&
-	    attach(c, &c->scratch_disk, "scratch", scratch_path(c->scratch), false, &e) < 0)
-		err = &e;
-	part_done(c, err);
-	container_unref(c);
-}
-
-static void on_stdio_connected(void *arg, const struct error *err)
-{
-	struct container *c = arg;
-
-	part_done(c, err);
-	container_unref(c);
 }
 
 void container_agent_ready(struct container *c)
@@ -370,7 +239,8 @@ void container_agent_ready(struct container *c)
 	if (!c->creating || !c->waits_for_agent)
 		return;
 	c->waits_for_agent = false;
-	r = stdio_connect(c->init->io, c->s->vsock, on_stdio_connected, container_ref(c));
+	volumes_agent_ready(c);
+	r = stdio_connect(c->init->io, c->s->vsock, on_part_done, container_ref(c));
 	if (r < 0) {
 		(void)error_errno(&err, r, "open the standard streams");
 		container_unref(c);
@@ -394,37 +264,6 @@ void container_vm_gone(struct container *c)
 }
 
 /* --- creation --- */
-
-static int check_rootfs(const struct sandbox_create *q, struct error *err)
-{
-	if (q->n_rootfs == 0)
-		return error_set(err, -EINVAL, "no root file system was given for '%s'", q->id);
-	if (q->n_rootfs > MAX_LAYERS)
-		return error_set(err, -EINVAL, "%zu layers, at most %u are possible", q->n_rootfs,
-				 MAX_LAYERS);
-	for (size_t i = 0; i < q->n_rootfs; i++) {
-		const struct sandbox_rootfs *m = &q->rootfs[i];
-		struct stat st;
-
-		if (!str_eq(m->type, "erofs") && q->n_rootfs == 1 &&
-		    (str_eq(m->type, "overlay") || str_eq(m->type, "bind")))
-			return 0;
-		if (!str_eq(m->type, "erofs"))
-			return error_set(err, -EOPNOTSUPP,
-					 "a root file system of type '%s' cannot be given to the guest",
-					 m->type ? m->type : "");
-		if (str_empty(m->source) || m->source[0] != '/')
-			return error_set(err, -EINVAL, "root file system '%s' is not an absolute path",
-					 m->source ? m->source : "");
-		if (stat(m->source, &st) < 0)
-			return error_errno(err, -errno, "root file system '%s'", m->source);
-		if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
-			return error_set(err, -EINVAL,
-					 "root file system '%s' is neither a file nor a block device",
-					 m->source);
-	}
-	return 0;
-}
 
 static struct container *container_new(struct sandbox *s, const struct sandbox_create *q)
 {
@@ -477,26 +316,17 @@ static int prepare(struct container *c, const struct sandbox_create *q, struct e
 	r = sandbox_boot(s, c->spec, err);
 	if (r < 0)
 		return r;
-	r = shares_bind(&s->shares, c->spec, &c->mounts, err);
+	r = volumes_prepare(c, err);
+	for (size_t i = 0; i < c->spec->n_mounts && r == 0; i++) {
+		Grpc__Mount *m = c->spec->mounts[i];
+		bool ro;
+
+		if (shares_wants(m, &ro) && !volumes_has(c, i))
+			r = shares_bind(&s->shares, m, &c->mounts, err);
+	}
 	if (r < 0)
 		return r;
-	if (!str_eq(q->rootfs[0].type, "erofs"))
-		return shares_mount_root(&s->shares, q->rootfs[0].type, q->rootfs[0].source,
-					 q->rootfs[0].options, q->rootfs[0].n_options, &c->mounts,
-					 &c->shared_root, err);
-	if (!spec_root_readonly(c->spec)) {
-		c->scratch = take_ptr(&s->spare);
-		r = c->scratch ? 0 : scratch_new(s, &c->scratch, err);
-		if (r < 0)
-			return r;
-	}
-	c->n_layers = q->n_rootfs;
-	for (size_t i = 0; i < q->n_rootfs; i++) {
-		r = attach(c, &c->layers[i], "layer", q->rootfs[i].source, true, err);
-		if (r < 0)
-			return r;
-	}
-	return 0;
+	return rootfs_prepare(c, q, err);
 }
 
 void sandbox_create(struct sandbox *s, const struct sandbox_create *q, sandbox_done_fn done,
@@ -514,7 +344,7 @@ void sandbox_create(struct sandbox *s, const struct sandbox_create *q, sandbox_d
 	}
 	r = sandbox_check_alive(s, &err);
 	if (r == 0)
-		r = check_rootfs(q, &err);
+		r = rootfs_check(q, &err);
 	if (r == 0) {
 		c = container_new(s, q);
 		if (!c || !config_json)
@@ -538,10 +368,6 @@ void sandbox_create(struct sandbox *s, const struct sandbox_create *q, sandbox_d
 	container_ref(c);
 	c->pending = 1;
 	r = prepare(c, q, &err);
-	if (r == 0 && c->scratch) {
-		c->pending++;
-		scratch_when_ready(c->scratch, on_scratch_ready, container_ref(c));
-	}
 	if (r == 0) {
 		c->pending++;
 		c->waits_for_agent = true;

@@ -14,13 +14,15 @@
 #include "sandbox/sandbox.h"
 #include "sandbox/shares.h"
 #include "sandbox/streams.h"
+#include "sandbox/volumes.h"
 #include "vmm/vmm.h"
 
 #define GUEST_CONTAINERS "/run/caisson/containers"
 #define GUEST_SHM        "/run/caisson/shm"
 #define EXIT_KILLED      137u
 #define EXIT_UNKNOWN     255u
-#define MAX_LAYERS       8u
+#define GUEST_SCRATCH    "/run/caisson/scratch"
+#define ROOTFS_MAX_DISKS 128u
 
 enum vm_state {
 	VM_NEW,
@@ -37,7 +39,7 @@ struct stop_waiter {
 };
 
 struct network; /* see network.h */
-struct scratch; /* a writable layer being made, see scratch.c */
+struct scratch; /* a disk being made, see scratch.c */
 
 struct sandbox {
 	uv_loop_t *loop;
@@ -66,9 +68,10 @@ struct sandbox {
 	struct list containers;
 	size_t n_containers;
 	unsigned next_serial;
-	struct scratch *spare; /* made at boot for the first container */
+	struct scratch *scratch; /* the disk for what all containers write, NULL until wanted */
 	struct shares shares;
 	struct network *network; /* NULL: none */
+	struct list volumes;   /* see volumes.c */
 };
 
 struct waiter {
@@ -105,9 +108,43 @@ struct process {
 	void *start_arg;
 };
 
+/* A file or block device of the host as a disk of the VM. */
 struct disk {
 	char serial[VMM_SERIAL_MAX + 1];
-	bool attached;
+	bool attached, read_only;
+	struct vmm_place place;
+};
+
+enum rootfs_kind {
+	ROOTFS_LAYERS,
+	ROOTFS_DISK,
+	ROOTFS_SHARED,
+};
+
+/* See rootfs.c. */
+struct rootfs {
+	enum rootfs_kind kind;
+	struct disk disks[ROOTFS_MAX_DISKS];
+	size_t n_disks;
+	struct disk *writable; /* the one of them with a file system of its own, or NULL */
+	char *fstype, **options;
+	char *shared;          /* a root file system of the host, as the guest has it */
+};
+
+struct volume;
+
+/* A mount of a container's spec that is a volume. */
+struct volume_use {
+	struct volume *volume; /* NULL: it is not */
+	char *guest, *subpath;
+};
+
+/* A device of the host that a container's spec names. */
+struct device_use {
+	char *path;     /* in the container */
+	char name[64];  /* of a character device */
+	bool is_block, optional;
+	struct disk disk;
 };
 
 struct container {
@@ -120,13 +157,14 @@ struct container {
 	struct process *init;
 	bool paused, listed, first;
 
-	struct disk layers[MAX_LAYERS];
-	size_t n_layers;
-	struct disk scratch_disk;
-	struct scratch *scratch;
+	struct rootfs root;
+	bool wants_scratch; /* something of it is on the sandbox's scratch disk */
 	struct share_mounts mounts;
 	char *shm, *shm_size; /* /dev/shm that it shares with others of its pod; NULL */
-	char *shared_root; /* a root file system of the host, as the guest has it; NULL */
+	struct volume_use *uses; /* as many as the spec has mounts */
+	size_t n_uses;
+	struct device_use *devices;
+	size_t n_devices;
 
 	/* creation: the agent is asked when `pending` has come down to 0 */
 	unsigned pending;
@@ -186,12 +224,49 @@ static inline const char *process_agent_id(const struct process *p)
 __must_check int spec_for_guest(struct container *c, bool *ret_shared_pidns, struct error *err);
 bool spec_root_readonly(const Grpc__Spec *spec);
 
+/* Part of the creation: it goes on when the disk is there. */
+__must_check int container_attach(struct container *c, struct disk *d, const char *kind,
+				  const struct vmm_disk *what, struct error *err);
+__must_check int container_want_scratch(struct container *c, struct error *err);
+struct gate;
+void container_wait(struct container *c, struct gate *g);
+
+/* --- disks.c --- */
+
+/* @kind begins the disk's serial. @d must live until @done has run. */
+__must_check int disk_attach(struct sandbox *s, struct disk *d, const char *kind,
+			     const struct vmm_disk *what, sandbox_done_fn done, void *arg,
+			     struct error *err);
+/* The guest must not use it any more. Of one that is not attached: nothing. */
+void disk_detach(struct sandbox *s, struct disk *d);
+/* As the agent knows it; the caller frees. NULL without memory. */
+char *disk_name(const struct disk *d);
+
 /* --- scratch.c --- */
 
-/* Starts making a writable layer (a sparse ext4 image with the folders upper and work). */
-__must_check int scratch_new(struct sandbox *s, struct scratch **ret, struct error *err);
-/* @done runs when the image is ready, perhaps from within the call. Once. */
+struct scratch;
+
+/* Starts making a sparse ext4 image of @size bytes, and puts it on the shelf when it is made. */
+__must_check int scratch_new(struct sandbox *s, uint64_t size, struct scratch **ret,
+			     struct error *err);
+/* @done runs when the guest can mount it, perhaps from within the call. Once. */
 void scratch_when_ready(struct scratch *sc, sandbox_done_fn done, void *arg);
-const char *scratch_path(const struct scratch *sc);
-/* Removes the image; a callback that is due runs now, with -ECANCELED. Takes NULL. */
+bool scratch_failed(const struct scratch *sc);
+/* Of a ready one. */
+const struct disk *scratch_disk(const struct scratch *sc);
+/* Removes the image; callbacks that are due run now, with -ECANCELED. Takes NULL. */
 void scratch_free(struct scratch *sc);
+
+/* --- rootfs.c --- */
+
+struct storages;
+
+__must_check int rootfs_check(const struct sandbox_create *q, struct error *err);
+__must_check int rootfs_prepare(struct container *c, const struct sandbox_create *q,
+				struct error *err);
+/* What the agent mounts: the scratch disk, which comes first, and what becomes the root. -ENOMEM. */
+__must_check int rootfs_add_scratch(struct container *c, struct storages *st);
+__must_check int rootfs_storages(struct container *c, struct storages *st);
+/* Takes the disks away. */
+void rootfs_fini(struct container *c);
+void rootfs_free(struct rootfs *root);

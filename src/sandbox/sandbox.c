@@ -442,14 +442,6 @@ static uint32_t vcpus(const struct sandbox *s, const Grpc__Spec *spec)
 	return (uint32_t)MIN_OF(MAX_OF(n, (uint64_t)1), (uint64_t)64);
 }
 
-/* Each slot costs the guest a little at boot; a pod's containers need two each. */
-static uint32_t disk_slots(const struct sandbox *s)
-{
-	if (s->config->disk_slots)
-		return s->config->disk_slots;
-	return s->is_pod ? VMM_MAX_DISKS : str_eq(s->ns, SANDBOX_OWN_NAMESPACE) ? 2 : 3;
-}
-
 /* [A-Za-z0-9_.-], at most VMM_ID_MAX. */
 static char *vm_name(const struct sandbox *s)
 {
@@ -485,7 +477,7 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 		return error_set(err, -ENOMEM, "out of memory");
 
 	/* A pod's later containers may ask for anything; containerd's root may be an overlay. */
-	shares_needed(spec, &ro, &rw);
+	volumes_shared(spec, &ro, &rw);
 	if (s->own_mounts) {
 		ro = ro || s->is_pod;
 		rw = rw || s->is_pod || !str_eq(s->ns, SANDBOX_OWN_NAMESPACE);
@@ -517,7 +509,7 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 	cfg.accel = s->config->accel == CONFIG_ACCEL_KVM ? VMM_ACCEL_KVM :
 		    s->config->accel == CONFIG_ACCEL_TCG ? VMM_ACCEL_TCG :
 							   VMM_ACCEL_AUTO;
-	cfg.n_slots = disk_slots(s);
+	cfg.shelf = true;
 	cfg.shares = shares;
 	cfg.n_shares = shares_for_vmm(&s->shares, shares);
 	cfg.nics = nics;
@@ -541,11 +533,11 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 	if (r < 0)
 		return error_errno(err, r, "start a timer");
 
-	if (spec && !spec_root_readonly(spec) && !s->spare) {
+	if (spec && !spec_root_readonly(spec) && !s->scratch && str_eq(s->ns, SANDBOX_OWN_NAMESPACE)) {
 		struct error e = { 0 };
 
 		/* The container's creation tries again, and reports it. */
-		if (scratch_new(s, &s->spare, &e) < 0)
+		if (scratch_new(s, s->config->scratch_size, &s->scratch, &e) < 0)
 			log_warn("%s", error_text(&e));
 	}
 	return 0;
@@ -623,6 +615,7 @@ int sandbox_new(uv_loop_t *loop, const struct sandbox_options *o, struct sandbox
 	if (!s)
 		return error_set(err, -ENOMEM, "out of memory");
 	list_init(&s->containers);
+	list_init(&s->volumes);
 	s->loop = loop;
 	s->config = o->config;
 	s->log_fd = o->log_fd;
@@ -663,7 +656,8 @@ void sandbox_free(struct sandbox *s)
 		return;
 	list_for_each_safe(c, tmp, &s->containers, node)
 		container_drop(c);
-	scratch_free(s->spare);
+	volumes_fini(s);
+	scratch_free(s->scratch);
 	network_free(s);
 	shares_fini(&s->shares);
 	sandbox_record_fini(&s->record);

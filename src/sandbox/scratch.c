@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Writable layers. mkfs.ext4 fills a sparse file while the VM boots; without a journal, since
- * nothing of it survives the sandbox.
+ * Disks for what containers write: mkfs.ext4 fills a sparse file while the VM boots, without a
+ * journal, since nothing of it survives the sandbox; then it is put on the VM's shelf.
  */
 #include <fcntl.h>
 #include <signal.h>
@@ -10,48 +10,59 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "sandbox/gate.h"
 #include "sandbox/internal.h"
 
 struct scratch {
 	struct sandbox *s;
+	unsigned refs; /* the owner's, and that of an attach under way */
 	char *path;
-	pid_t pid; /* of mkfs.ext4; 0: it has ended */
+	pid_t pid;     /* of mkfs.ext4; 0: it has ended */
 	struct loop_pidfd *watch;
-	struct error failure;
-	sandbox_done_fn done;
-	void *arg;
+	struct disk disk;
+	bool dead;
+	struct gate gate;
 };
 
-static int make_seed(const char *dir, char **ret_seed)
+static void unref(struct scratch *sc)
 {
-	auto_free char *seed = str_join_path(dir, "seed");
-	auto_free char *upper = seed ? str_join_path(seed, "upper") : NULL;
-	auto_free char *work = seed ? str_join_path(seed, "work") : NULL;
-	int r;
-
-	if (!upper || !work)
-		return -ENOMEM;
-	r = fsutil_mkdir_p(upper, 0755);
-	/* The container's root directory takes its mode, which the umask must not narrow. */
-	if (r == 0 && chmod(upper, 0755) < 0)
-		r = -errno;
-	if (r == 0)
-		r = fsutil_mkdir_p(work, 0755);
-	if (r == 0)
-		*ret_seed = take_ptr(&seed);
-	return r;
+	if (--sc->refs)
+		return;
+	free(sc->path);
+	free(sc);
 }
 
-static void reap(struct scratch *sc)
+static void on_attached(void *arg, const struct error *err)
+{
+	struct scratch *sc = arg;
+
+	if (!sc->dead)
+		gate_settle(&sc->gate, err);
+	unref(sc);
+}
+
+static void attach(struct scratch *sc, const struct error *failure)
+{
+	const struct vmm_disk what = { .path = sc->path, .ephemeral = true };
+	struct error err = { 0 };
+
+	sc->refs++;
+	if (!failure && disk_attach(sc->s, &sc->disk, "scratch", &what, on_attached, sc, &err) == 0)
+		return;
+	gate_settle(&sc->gate, failure ? failure : &err);
+	unref(sc);
+}
+
+static void reap(struct scratch *sc, struct error *err)
 {
 	int status = 0, r;
 
 	r = child_wait(sc->pid, &status);
 	sc->pid = 0;
 	if (r < 0)
-		(void)error_errno(&sc->failure, r, "make a writable layer");
+		(void)error_errno(err, r, "make a writable layer");
 	else if (child_exit_code(status) != 0)
-		(void)error_set(&sc->failure, -EIO,
+		(void)error_set(err, -EIO,
 				"mkfs.ext4 could not make the writable layer '%s' (exit status %d)",
 				sc->path, child_exit_code(status));
 }
@@ -59,48 +70,48 @@ static void reap(struct scratch *sc)
 static void on_mkfs_exit(void *arg)
 {
 	struct scratch *sc = arg;
-	sandbox_done_fn done = sc->done;
+	struct error err = { 0 };
 
 	sc->watch = NULL;
-	reap(sc);
-	sc->done = NULL;
-	if (done)
-		done(sc->arg, sc->failure.code ? &sc->failure : NULL);
+	reap(sc, &err);
+	attach(sc, err.code ? &err : NULL);
 }
 
-int scratch_new(struct sandbox *s, struct scratch **ret, struct error *err)
+static int make_file(struct scratch *sc, uint64_t size, struct error *err)
+{
+	auto_close int fd = -1;
+	int r;
+
+	sc->path = str_printf("%s/%u.ext4", sc->s->record.scratch, sc->s->next_serial++);
+	if (!sc->path)
+		return error_set(err, -ENOMEM, "out of memory");
+	r = fsutil_mkdir_p(sc->s->record.scratch, 0700);
+	if (r < 0)
+		return error_errno(err, r, "make '%s'", sc->s->record.scratch);
+	fd = open(sc->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0 || ftruncate(fd, (off_t)size) < 0)
+		return error_errno(err, -errno, "make '%s'", sc->path);
+	return 0;
+}
+
+int scratch_new(struct sandbox *s, uint64_t size, struct scratch **ret, struct error *err)
 {
 	struct scratch *sc = calloc(1, sizeof(*sc));
-	auto_free char *seed = NULL;
-	auto_close int fd = -1;
 	int pidfd = -1, r;
 
 	if (!sc)
 		return error_set(err, -ENOMEM, "out of memory");
+	sc->refs = 1;
 	sc->s = s;
-	sc->path = str_printf("%s/%u.ext4", s->record.scratch, s->next_serial++);
-	if (!sc->path) {
-		r = error_set(err, -ENOMEM, "out of memory");
+	r = make_file(sc, size, err);
+	if (r < 0)
 		goto fail;
-	}
-	r = fsutil_mkdir_p(s->record.scratch, 0700);
-	if (r == 0)
-		r = make_seed(s->record.scratch, &seed);
-	if (r < 0) {
-		(void)error_errno(err, r, "make '%s'", s->record.scratch);
-		goto fail;
-	}
-	fd = open(sc->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	if (fd < 0 || ftruncate(fd, (off_t)s->config->scratch_size) < 0) {
-		r = error_errno(err, -errno, "make '%s'", sc->path);
-		goto fail;
-	}
 
 	const char *const argv[] = {
 		"mkfs.ext4", "-q", "-F", "-m", "0",
 		"-O", "^has_journal,^resize_inode,sparse_super2",
 		"-E", "lazy_itable_init=1,nodiscard,packed_meta_blocks=1,num_backup_sb=0",
-		"-d", seed, sc->path, NULL,
+		sc->path, NULL,
 	};
 	const struct child_options o = { .argv = argv, .cwd_fd = -1, .pdeathsig = SIGKILL };
 
@@ -113,7 +124,8 @@ int scratch_new(struct sandbox *s, struct scratch **ret, struct error *err)
 	r = loop_pidfd_watch(s->loop, pidfd, on_mkfs_exit, sc, &sc->watch);
 	if (r < 0) {
 		(void)close(pidfd);
-		reap(sc);
+		reap(sc, err);
+		attach(sc, err->code ? err : NULL);
 	}
 	*ret = sc;
 	return 0;
@@ -124,17 +136,17 @@ fail:
 
 void scratch_when_ready(struct scratch *sc, sandbox_done_fn done, void *arg)
 {
-	if (sc->pid) {
-		sc->done = done;
-		sc->arg = arg;
-		return;
-	}
-	done(arg, sc->failure.code ? &sc->failure : NULL);
+	gate_wait(&sc->gate, done, arg);
 }
 
-const char *scratch_path(const struct scratch *sc)
+bool scratch_failed(const struct scratch *sc)
 {
-	return sc->path;
+	return gate_failed(&sc->gate);
+}
+
+const struct disk *scratch_disk(const struct scratch *sc)
+{
+	return &sc->disk;
 }
 
 void scratch_free(struct scratch *sc)
@@ -143,17 +155,17 @@ void scratch_free(struct scratch *sc)
 
 	if (!sc)
 		return;
+	sc->dead = true;
 	loop_pidfd_cancel(sc->watch);
 	if (sc->pid) {
 		(void)kill(sc->pid, SIGKILL);
-		reap(sc);
+		reap(sc, &err);
 	}
+	disk_detach(sc->s, &sc->disk);
 	if (sc->path)
 		(void)unlink(sc->path);
-	if (sc->done) {
-		(void)error_set(&err, -ECANCELED, "the container has been given up");
-		sc->done(sc->arg, &err);
-	}
-	free(sc->path);
-	free(sc);
+	err = (struct error){ 0 };
+	(void)error_set(&err, -ECANCELED, "the container has been given up");
+	gate_settle(&sc->gate, &err);
+	unref(sc);
 }

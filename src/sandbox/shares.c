@@ -42,17 +42,10 @@ static int kind_of(const Grpc__Mount *m)
 	return has_option(m, "ro") || has_option(m, "rro") ? SHARE_RO : SHARE_RW;
 }
 
-void shares_needed(const Grpc__Spec *spec, bool *ret_ro, bool *ret_rw)
+bool shares_wants(const Grpc__Mount *m, bool *ret_read_only)
 {
-	*ret_ro = *ret_rw = false;
-	for (size_t i = 0; spec && i < spec->n_mounts; i++) {
-		if (!is_bind(spec->mounts[i]) || is_guests_own(spec->mounts[i]))
-			continue;
-		if (kind_of(spec->mounts[i]) == SHARE_RO)
-			*ret_ro = true;
-		else
-			*ret_rw = true;
-	}
+	*ret_read_only = kind_of(m) == SHARE_RO;
+	return is_bind(m) && !is_guests_own(m);
 }
 
 int shares_init(struct shares *sh, const char *sandbox_dir, bool ro, bool rw, struct error *err)
@@ -135,7 +128,7 @@ static void remove_target(const char *target)
 		(void)unlink(target);
 }
 
-static int bind_one(struct shares *sh, Grpc__Mount *m, struct share_mounts *sm, struct error *err)
+int shares_bind(struct shares *sh, Grpc__Mount *m, struct share_mounts *sm, struct error *err)
 {
 	auto_free char *target = NULL, *guest = NULL;
 	auto_close int fd = open(m->source, O_PATH | O_CLOEXEC);
@@ -166,20 +159,6 @@ static int bind_one(struct shares *sh, Grpc__Mount *m, struct share_mounts *sm, 
 	}
 	if (oci_str_set(&m->type, "bind") < 0 || oci_str_set(&m->source, guest) < 0)
 		return error_set(err, -ENOMEM, "out of memory");
-	return 0;
-}
-
-int shares_bind(struct shares *sh, Grpc__Spec *spec, struct share_mounts *sm, struct error *err)
-{
-	for (size_t i = 0; i < spec->n_mounts; i++) {
-		int r;
-
-		if (!is_bind(spec->mounts[i]) || is_guests_own(spec->mounts[i]))
-			continue;
-		r = bind_one(sh, spec->mounts[i], sm, err);
-		if (r < 0)
-			return r;
-	}
 	return 0;
 }
 

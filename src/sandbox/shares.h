@@ -28,18 +28,18 @@ struct share_mounts {
 	char **targets; /* NULL-terminated */
 };
 
-/* Which shares a spec asks for. */
-void shares_needed(const Grpc__Spec *spec, bool *ret_ro, bool *ret_rw);
+/* Is it a bind mount of the host's, and a read-only one? */
+bool shares_wants(const Grpc__Mount *m, bool *ret_read_only);
 /* Makes the folders beneath @sandbox_dir. Only in a mount namespace of our own. */
 __must_check int shares_init(struct shares *sh, const char *sandbox_dir, bool ro, bool rw,
 			     struct error *err);
 /* Fills in what vmm_spawn() wants; the strings are @sh's. Returns the count. */
 size_t shares_for_vmm(const struct shares *sh, struct vmm_share *out);
 /*
- * Binds the sources of the spec's bind mounts and points the spec at where the guest has them. What
- * has been mounted is in @sm also on failure.
+ * Binds the source of a bind mount that shares_wants(), and points the mount at where the guest has
+ * it. What has been mounted is in @sm also on failure.
  */
-__must_check int shares_bind(struct shares *sh, Grpc__Spec *spec, struct share_mounts *sm,
+__must_check int shares_bind(struct shares *sh, Grpc__Mount *m, struct share_mounts *sm,
 			     struct error *err);
 /* Mounts a root file system of the host; gives its place in the guest, which the caller frees. */
 __must_check int shares_mount_root(struct shares *sh, const char *type, const char *source,

@@ -79,12 +79,15 @@ static bool is_virtual(const char *type)
 }
 
 /* After the bind mounts of the host have been turned into the guest's. */
-static int check_mounts(const Grpc__Spec *spec, struct error *err)
+static int check_mounts(const struct container *c, struct error *err)
 {
+	const Grpc__Spec *spec = c->spec;
+
 	for (size_t i = 0; i < spec->n_mounts; i++) {
 		const Grpc__Mount *m = spec->mounts[i];
 
-		if (is_virtual(m->type) || str_has_prefix(m->source, SHARES_GUEST_DIR "/") ||
+		if (is_virtual(m->type) || volumes_has(c, i) ||
+		    str_has_prefix(m->source, SHARES_GUEST_DIR "/") ||
 		    str_has_prefix(m->source, GUEST_SHM "/"))
 			continue;
 		return error_set(err, -EOPNOTSUPP,
@@ -192,7 +195,7 @@ int spec_for_guest(struct container *c, bool *ret_shared_pidns, struct error *er
 
 	*ret_shared_pidns = false;
 	r = convert_own(c, spec);
-	if (r == 0 && check_mounts(spec, err) < 0)
+	if (r == 0 && check_mounts(c, err) < 0)
 		return err->code;
 	if (r == 0)
 		r = drop_host_only(spec, c->id);

@@ -1,6 +1,7 @@
 /*
- * virtio-blk. Requests are executed one after another in the device's thread, data going straight
- * between the source and guest memory.
+ * virtio-blk. Requests are taken from the queue as long as there is room for them and handed to the
+ * source, data going straight between it and guest memory; each is given back when the source is
+ * done with it, in any order. Nothing of a request is read from guest memory twice.
  */
 #include "virtio/blk.h"
 
@@ -11,8 +12,10 @@
 #include <string.h>
 
 #include "base/cleanup.h"
-#include "base/log.h"
 #include "base/iov.h"
+#include "base/log.h"
+#include "virtio/blk_engine.h"
+#include "virtio/blk_shelf.h"
 
 #define SECTOR 512u
 
@@ -23,21 +26,45 @@
 /* Ranges in one discard or write-zeroes request, and the longest of them. */
 #define MAX_RANGES        16u
 #define MAX_RANGE_SECTORS (4u * 1024u * 1024u)
-/* Completions are announced at least this often while requests keep coming. */
-#define NOTIFY_EVERY 16u
+#define MAX_REQUESTS      BLK_ENGINE_DEPTH
+
+struct blk_dev;
+
+struct blk_req {
+	struct blk_io io;
+	struct blk_dev *blk;
+	struct blk_req *next; /* free ones */
+	uint8_t *status;      /* in guest memory */
+	uint32_t in_len;      /* bytes for the guest if it succeeds, without the status */
+	uint16_t head, queue;
+	uint16_t n_ranges, next_range;
+	struct virtio_blk_discard_write_zeroes ranges[MAX_RANGES];
+	struct iovec iov[MAX_SEGS];
+};
 
 struct blk_dev {
 	struct virtio_dev dev;
+	struct blk_engine *engine;
 	struct blk_source *source;
 	char serial[BLK_SERIAL_MAX]; /* padded with zeros, no end mark when full */
+	struct blk_req *free;
+	unsigned under_way;
+	bool running;                /* in run_queues() */
+	bool stalled;                /* a queue has more than there is room for */
 	struct iovec segs[MAX_SEGS];
-	struct iovec part[MAX_SEGS];
+	/* Touched only as far as the guest ever has requests under way. */
+	struct blk_req reqs[MAX_REQUESTS];
 };
 
 void blk_source_free(struct blk_source *src)
 {
 	if (src)
 		src->ops->free(src);
+}
+
+static struct blk_dev *blk_of(struct virtio_dev *dev)
+{
+	return container_of(dev, struct blk_dev, dev);
 }
 
 static uint64_t sectors(const struct blk_dev *blk)
@@ -57,151 +84,192 @@ static uint8_t status_of(int r)
 	return r == -EOPNOTSUPP ? VIRTIO_BLK_S_UNSUPP : VIRTIO_BLK_S_IOERR;
 }
 
-/* Reads and writes: @iov is the data part, already without header and status. */
-static int transfer(struct blk_dev *blk, bool write, uint64_t sector, const struct iovec *iov,
-		    size_t n, size_t len)
-{
-	struct blk_source *src = blk->source;
+/* --- requests under way --- */
 
-	if (len % SECTOR != 0 || !in_range(blk, sector, len / SECTOR))
-		return -EIO;
-	if (len == 0)
-		return 0;
-	if (!write)
-		return src->ops->readv(src, iov, n, sector * SECTOR);
-	if (src->read_only || !src->ops->writev)
-		return -EROFS;
-	return src->ops->writev(src, iov, n, sector * SECTOR);
+static void finish(struct blk_req *req, int result)
+{
+	struct blk_dev *blk = req->blk;
+
+	*req->status = status_of(result);
+	vq_push(&blk->dev.queues[req->queue], req->head,
+		(result == 0 ? req->in_len : 0) + 1);
+	blk->under_way--;
+	req->next = blk->free;
+	blk->free = req;
 }
 
-static int flush(struct blk_dev *blk)
-{
-	struct blk_source *src = blk->source;
+static void submit(struct blk_req *req, enum blk_op op, uint64_t off, uint64_t len);
 
+static void submit_range(struct blk_req *req)
+{
+	const struct virtio_blk_discard_write_zeroes *range = &req->ranges[req->next_range++];
+
+	req->io.unmap = le32toh(range->flags) & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
+	submit(req, req->io.op, le64toh(range->sector) * SECTOR,
+	       (uint64_t)le32toh(range->num_sectors) * SECTOR);
+}
+
+static void on_done(struct blk_io *io, int result)
+{
+	struct blk_req *req = container_of(io, struct blk_req, io);
+
+	if (result == 0 && req->next_range < req->n_ranges)
+		submit_range(req);
+	else
+		finish(req, result);
+}
+
+static void submit(struct blk_req *req, enum blk_op op, uint64_t off, uint64_t len)
+{
+	struct blk_source *src = req->blk->source;
+
+	req->io.op = op;
+	req->io.off = off;
+	req->io.len = len;
+	req->io.done = on_done;
 	if (!src)
-		return -EIO;
-	return src->read_only || !src->ops->flush ? 0 : src->ops->flush(src);
+		on_done(&req->io, -EIO);
+	else if (len == 0 && op != BLK_FLUSH)
+		on_done(&req->io, 0);
+	else if (src->read_only && op != BLK_READ && op != BLK_FLUSH)
+		on_done(&req->io, -EROFS);
+	else
+		src->ops->submit(src, &req->io);
 }
 
-static int one_range(struct blk_dev *blk, uint32_t type,
-		     const struct virtio_blk_discard_write_zeroes *range)
+/* Reads and writes: the request's list is the data part, without header and status. */
+static void start_transfer(struct blk_req *req, enum blk_op op, uint64_t sector, size_t len)
 {
-	struct blk_source *src = blk->source;
-	uint64_t off = le64toh(range->sector) * SECTOR;
-	uint64_t len = (uint64_t)le32toh(range->num_sectors) * SECTOR;
-
-	if (type == VIRTIO_BLK_T_DISCARD)
-		return src->ops->discard ? src->ops->discard(src, off, len) : -EOPNOTSUPP;
-	if (!src->ops->write_zeroes)
-		return -EOPNOTSUPP;
-	return src->ops->write_zeroes(src, off, len,
-				      le32toh(range->flags) & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP);
+	if (len % SECTOR != 0 || !in_range(req->blk, sector, len / SECTOR))
+		finish(req, -EIO);
+	else
+		submit(req, op, sector * SECTOR, len);
 }
 
-static int ranges(struct blk_dev *blk, uint32_t type, const struct vq_chain *chain)
+/* All ranges are checked before the first is carried out. */
+static int take_ranges(struct blk_req *req, uint32_t type, const struct vq_chain *chain)
 {
-	struct virtio_blk_discard_write_zeroes list[MAX_RANGES];
+	uint32_t allowed = type == VIRTIO_BLK_T_WRITE_ZEROES ? VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP :
+							       0u;
 	size_t len = chain->out_len - sizeof(struct virtio_blk_outhdr);
-	size_t n = len / sizeof(list[0]);
+	size_t n = len / sizeof(req->ranges[0]);
 
-	if (len % sizeof(list[0]) != 0 || n == 0 || n > MAX_RANGES || !blk->source)
+	if (len % sizeof(req->ranges[0]) != 0 || n == 0 || n > MAX_RANGES)
 		return -EIO;
-	if (blk->source->read_only)
-		return -EROFS;
-	iov_to_buf(chain->iov, chain->n_out, sizeof(struct virtio_blk_outhdr), list, len);
-	/* All of them are checked before the first is carried out. */
+	iov_to_buf(chain->iov, chain->n_out, sizeof(struct virtio_blk_outhdr), req->ranges, len);
 	for (size_t i = 0; i < n; i++) {
-		uint32_t flags = le32toh(list[i].flags);
+		uint32_t count = le32toh(req->ranges[i].num_sectors);
 
-		if (flags & ~(type == VIRTIO_BLK_T_WRITE_ZEROES
-				      ? VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP
-				      : 0u))
+		if (le32toh(req->ranges[i].flags) & ~allowed)
 			return -EOPNOTSUPP;
-		if (le32toh(list[i].num_sectors) > MAX_RANGE_SECTORS ||
-		    !in_range(blk, le64toh(list[i].sector), le32toh(list[i].num_sectors)))
+		if (count > MAX_RANGE_SECTORS ||
+		    !in_range(req->blk, le64toh(req->ranges[i].sector), count))
 			return -EIO;
 	}
-	for (size_t i = 0; i < n; i++) {
-		int r = one_range(blk, type, &list[i]);
-
-		if (r < 0)
-			return r;
-	}
+	req->n_ranges = (uint16_t)n;
 	return 0;
 }
 
-/* Executes a request; returns the number of bytes written besides the status. */
-static size_t execute(struct blk_dev *blk, const struct vq_chain *chain, uint8_t *ret_status)
+static void start_ranges(struct blk_req *req, uint32_t type, const struct vq_chain *chain)
+{
+	int r = take_ranges(req, type, chain);
+
+	req->io.op = type == VIRTIO_BLK_T_DISCARD ? BLK_DISCARD : BLK_WRITE_ZEROES;
+	if (r < 0)
+		finish(req, r);
+	else
+		submit_range(req);
+}
+
+static void start_get_id(struct blk_req *req, const struct vq_chain *chain)
+{
+	const struct iovec *in = chain->iov + chain->n_out;
+	size_t room = MIN_OF(chain->in_len - 1, sizeof(req->blk->serial));
+
+	req->in_len = (uint32_t)iov_from_buf(in, chain->n_in, 0, req->blk->serial, room);
+	finish(req, 0);
+}
+
+static void start(struct blk_req *req, const struct vq_chain *chain)
 {
 	const struct iovec *in = chain->iov + chain->n_out;
 	size_t in_data = chain->in_len - 1;
 	struct virtio_blk_outhdr hdr;
-	uint64_t sector;
 	uint32_t type;
-	size_t k;
-	int r;
 
+	if (chain->out_len < sizeof(hdr)) {
+		finish(req, -EIO);
+		return;
+	}
 	iov_to_buf(chain->iov, chain->n_out, 0, &hdr, sizeof(hdr));
 	type = le32toh(hdr.type);
-	sector = le64toh(hdr.sector);
 	switch (type) {
 	case VIRTIO_BLK_T_IN:
-		k = iov_slice(in, chain->n_in, 0, in_data, blk->part);
-		r = transfer(blk, false, sector, blk->part, k, in_data);
-		*ret_status = status_of(r);
-		return r == 0 ? in_data : 0;
+		req->io.n_iov = iov_slice(in, chain->n_in, 0, in_data, req->iov);
+		req->in_len = (uint32_t)in_data;
+		start_transfer(req, BLK_READ, le64toh(hdr.sector), in_data);
+		break;
 	case VIRTIO_BLK_T_OUT:
-		k = iov_slice(chain->iov, chain->n_out, sizeof(hdr), SIZE_MAX, blk->part);
-		r = transfer(blk, true, sector, blk->part, k, chain->out_len - sizeof(hdr));
-		*ret_status = status_of(r);
-		return 0;
+		req->io.n_iov = iov_slice(chain->iov, chain->n_out, sizeof(hdr), SIZE_MAX,
+					  req->iov);
+		start_transfer(req, BLK_WRITE, le64toh(hdr.sector),
+			       chain->out_len - sizeof(hdr));
+		break;
 	case VIRTIO_BLK_T_FLUSH:
-		*ret_status = status_of(flush(blk));
-		return 0;
+		submit(req, BLK_FLUSH, 0, 0);
+		break;
 	case VIRTIO_BLK_T_GET_ID:
-		*ret_status = VIRTIO_BLK_S_OK;
-		return iov_from_buf(in, chain->n_in, 0, blk->serial,
-				    MIN_OF(in_data, sizeof(blk->serial)));
+		start_get_id(req, chain);
+		break;
 	case VIRTIO_BLK_T_DISCARD:
 	case VIRTIO_BLK_T_WRITE_ZEROES:
-		*ret_status = status_of(ranges(blk, type, chain));
-		return 0;
+		start_ranges(req, type, chain);
+		break;
 	default:
-		*ret_status = VIRTIO_BLK_S_UNSUPP;
-		return 0;
+		finish(req, -EOPNOTSUPP);
+		break;
 	}
 }
 
-static void handle(struct blk_dev *blk, const struct vq_chain *chain, struct vq *vq)
+/* The last byte of what the guest lets us write. */
+static uint8_t *status_of_chain(const struct vq_chain *chain)
 {
-	uint8_t status = VIRTIO_BLK_S_IOERR;
-	size_t written = 0;
+	const struct iovec *last = chain->iov + chain->n_out + chain->n_in - 1;
+
+	while (last->iov_len == 0)
+		last--;
+	return (uint8_t *)last->iov_base + last->iov_len - 1;
+}
+
+static void take(struct blk_dev *blk, unsigned q, const struct vq_chain *chain)
+{
+	struct blk_req *req = blk->free;
 
 	/* Without room for a status there is nothing to say. */
 	if (chain->in_len == 0) {
-		vq_push(vq, chain->head, 0);
+		vq_push(&blk->dev.queues[q], chain->head, 0);
 		return;
 	}
-	if (chain->out_len >= sizeof(struct virtio_blk_outhdr))
-		written = execute(blk, chain, &status);
-	iov_from_buf(chain->iov + chain->n_out, chain->n_in, chain->in_len - 1, &status, 1);
-	vq_push(vq, chain->head, (uint32_t)written + 1);
+	blk->free = req->next;
+	blk->under_way++;
+	req->blk = blk;
+	req->io = (struct blk_io){ .iov = req->iov };
+	req->head = chain->head;
+	req->queue = (uint16_t)q;
+	req->n_ranges = req->next_range = 0;
+	req->in_len = 0;
+	req->status = status_of_chain(chain);
+	start(req, chain);
 }
 
-static struct blk_dev *blk_of(struct virtio_dev *dev)
+/* Takes what there is room for; true if something is left over. */
+static bool take_all(struct blk_dev *blk, unsigned q)
 {
-	return container_of(dev, struct blk_dev, dev);
-}
-
-static void blk_kick(struct virtio_dev *dev, unsigned q)
-{
-	struct blk_dev *blk = blk_of(dev);
-	struct vq *vq = &dev->queues[q];
+	struct vq *vq = &blk->dev.queues[q];
 	struct vq_chain chain = { .iov = blk->segs, .iov_cap = MAX_SEGS };
-	unsigned done = 0;
 
 	vq_disable_kick(vq);
-	for (;;) {
+	while (blk->free) {
 		int r = vq_pop(vq, &chain);
 
 		if (r == 0 && vq_enable_kick(vq))
@@ -209,12 +277,88 @@ static void blk_kick(struct virtio_dev *dev, unsigned q)
 		if (r == -EPROTO)
 			log_debug("blk: the guest's queue is malformed");
 		if (r <= 0)
-			break;
-		handle(blk, &chain, vq);
-		if (++done % NOTIFY_EVERY == 0)
-			virtio_dev_notify(dev, q);
+			return false;
+		take(blk, q, &chain);
 	}
-	virtio_dev_notify(dev, q);
+	return true;
+}
+
+/* Requests that are done make room for others, until none is left or all wait for the source. */
+static void run_queues(struct blk_dev *blk)
+{
+	bool more = true;
+
+	if (blk->running)
+		return;
+	blk->running = true;
+	while (more) {
+		blk->stalled = false;
+		for (unsigned q = 0; q < blk->dev.n_queues; q++)
+			if (blk->dev.queues[q].started && take_all(blk, q))
+				blk->stalled = true;
+		if (blk_engine_attached(blk->engine))
+			blk_engine_commit(blk->engine);
+		for (unsigned q = 0; q < blk->dev.n_queues; q++)
+			virtio_dev_notify(&blk->dev, q);
+		more = blk->stalled && blk->free;
+	}
+	blk->running = false;
+}
+
+static void on_batch_end(void *ctx)
+{
+	struct blk_dev *blk = ctx;
+
+	if (blk->running)
+		return;
+	if (blk->stalled) {
+		run_queues(blk);
+		return;
+	}
+	for (unsigned q = 0; q < blk->dev.n_queues; q++)
+		virtio_dev_notify(&blk->dev, q);
+}
+
+static void blk_kick(struct virtio_dev *dev, unsigned q)
+{
+	(void)q;
+	run_queues(blk_of(dev));
+}
+
+static void blk_drain(struct virtio_dev *dev)
+{
+	struct blk_dev *blk = blk_of(dev);
+
+	/* Completions must not take new requests in. */
+	blk->running = true;
+	while (blk->under_way && blk->source)
+		blk->source->ops->drain(blk->source);
+	blk->running = false;
+	for (unsigned q = 0; q < dev->n_queues; q++)
+		virtio_dev_notify(dev, q);
+}
+
+static void blk_queue_state(struct virtio_dev *dev, unsigned q, bool live)
+{
+	(void)q;
+	if (!live)
+		blk_drain(dev);
+}
+
+/* --- the device --- */
+
+static int attach_source(struct blk_dev *blk, struct blk_source *src)
+{
+	return src && blk_engine_attached(blk->engine) ?
+		       src->ops->attach(src, &blk->dev.loop, blk->engine) : 0;
+}
+
+static int blk_attach(struct virtio_dev *dev)
+{
+	struct blk_dev *blk = blk_of(dev);
+	int r = blk_engine_attach(blk->engine, &dev->loop, on_batch_end, blk);
+
+	return r < 0 ? r : attach_source(blk, blk->source);
 }
 
 static void blk_read_config(struct virtio_dev *dev, uint32_t off, void *buf, uint32_t len)
@@ -241,12 +385,16 @@ static void blk_destroy(struct virtio_dev *dev)
 {
 	struct blk_dev *blk = blk_of(dev);
 
-	virtio_dev_fini(dev);
 	blk_source_free(blk->source);
+	blk_engine_free(blk->engine);
+	virtio_dev_fini(dev);
 	free(blk);
 }
 
 static const struct virtio_dev_ops blk_ops = {
+	.attach = blk_attach,
+	.queue_state = blk_queue_state,
+	.drain = blk_drain,
 	.kick = blk_kick,
 	.read_config = blk_read_config,
 	.destroy = blk_destroy,
@@ -263,6 +411,19 @@ static int set_serial(struct blk_dev *blk, const char *serial)
 	return 0;
 }
 
+static void set_features(struct virtio_dev *dev, bool read_only)
+{
+	dev->features = VIRTIO_F_BIT_VERSION_1 | VIRTIO_F_BIT_INDIRECT_DESC |
+			VIRTIO_F_BIT_EVENT_IDX | UINT64_C(1) << VIRTIO_BLK_F_SEG_MAX |
+			UINT64_C(1) << VIRTIO_BLK_F_BLK_SIZE |
+			UINT64_C(1) << VIRTIO_BLK_F_TOPOLOGY | UINT64_C(1) << VIRTIO_BLK_F_FLUSH;
+	if (read_only)
+		dev->features |= UINT64_C(1) << VIRTIO_BLK_F_RO;
+	else
+		dev->features |= UINT64_C(1) << VIRTIO_BLK_F_DISCARD |
+				 UINT64_C(1) << VIRTIO_BLK_F_WRITE_ZEROES;
+}
+
 int blk_dev_new(const struct blk_config *config, struct virtio_dev **ret_dev, struct error *err)
 {
 	struct blk_dev *blk = calloc(1, sizeof(*blk));
@@ -275,28 +436,26 @@ int blk_dev_new(const struct blk_config *config, struct virtio_dev **ret_dev, st
 	blk->source = config->source;
 	blk->dev.config_size = sizeof(struct virtio_blk_config);
 	blk->dev.n_queues = 1;
-	blk->dev.features = VIRTIO_F_BIT_VERSION_1 | VIRTIO_F_BIT_INDIRECT_DESC |
-			    VIRTIO_F_BIT_EVENT_IDX | UINT64_C(1) << VIRTIO_BLK_F_SEG_MAX |
-			    UINT64_C(1) << VIRTIO_BLK_F_BLK_SIZE |
-			    UINT64_C(1) << VIRTIO_BLK_F_TOPOLOGY |
-			    UINT64_C(1) << VIRTIO_BLK_F_FLUSH;
-	if (config->read_only)
-		blk->dev.features |= UINT64_C(1) << VIRTIO_BLK_F_RO;
-	else
-		blk->dev.features |= UINT64_C(1) << VIRTIO_BLK_F_DISCARD |
-				     UINT64_C(1) << VIRTIO_BLK_F_WRITE_ZEROES;
-	r = set_serial(blk, config->serial);
-	if (r < 0) {
-		blk_source_free(blk->source);
-		free(blk);
-		return error_set(err, r, "disk: the serial is longer than %d bytes",
-				 BLK_SERIAL_MAX);
+	for (size_t i = MAX_REQUESTS; i-- > 0;) {
+		blk->reqs[i].next = blk->free;
+		blk->free = &blk->reqs[i];
 	}
-	r = virtio_dev_init(&blk->dev, &blk_ops, "blk");
+	set_features(&blk->dev, config->read_only);
+	r = set_serial(blk, config->serial);
+	if (r < 0)
+		(void)error_set(err, r, "disk: the serial is longer than %d bytes", BLK_SERIAL_MAX);
+	if (r == 0)
+		r = blk_engine_new(config->no_uring, &blk->engine, err);
+	if (r == 0) {
+		r = virtio_dev_init(&blk->dev, &blk_ops, "blk");
+		if (r < 0)
+			(void)error_errno(err, r, "disk: event loop");
+	}
 	if (r < 0) {
 		blk_source_free(blk->source);
+		blk_engine_free(blk->engine);
 		free(blk);
-		return error_errno(err, r, "disk: event loop");
+		return r;
 	}
 	*ret_dev = &blk->dev;
 	return 0;
@@ -311,15 +470,20 @@ struct set_source {
 static int set_source(void *arg)
 {
 	struct set_source *set = arg;
-	int r = set_serial(set->blk, set->serial);
+	struct blk_dev *blk = set->blk;
+	int r = set_serial(blk, set->serial);
 
+	if (r == 0)
+		r = attach_source(blk, set->src);
 	if (r < 0) {
 		blk_source_free(set->src);
 		return r;
 	}
-	blk_source_free(set->blk->source);
-	set->blk->source = set->src;
-	virtio_dev_config_changed(&set->blk->dev);
+	blk_drain(&blk->dev);
+	blk_source_free(blk->source);
+	blk->source = set->src;
+	virtio_dev_config_changed(&blk->dev);
+	run_queues(blk);
 	return 0;
 }
 
@@ -329,8 +493,57 @@ int blk_dev_set_source(struct virtio_dev *dev, struct blk_source *src, const cha
 	struct set_source set = { blk_of(dev), src, serial };
 	int r = evloop_call(&dev->loop, set_source, &set);
 
-	if (r < 0)
+	if (r == -EINVAL)
 		return error_set(err, r, "disk: the serial is longer than %d bytes",
 				 BLK_SERIAL_MAX);
+	return r < 0 ? error_errno(err, r, "disk") : 0;
+}
+
+/* --- shelves --- */
+
+struct shelf_call {
+	struct blk_dev *blk;
+	struct blk_source *src;
+	unsigned part;
+};
+
+static int shelf_put(void *arg)
+{
+	struct shelf_call *call = arg;
+
+	if (!blk_is_shelf(call->blk->source))
+		return -ENOTSUP;
+	return blk_shelf_put(call->blk->source, call->src, &call->part);
+}
+
+static int shelf_take(void *arg)
+{
+	struct shelf_call *call = arg;
+
+	return blk_is_shelf(call->blk->source) ? blk_shelf_take(call->blk->source, call->part) :
+						 -ENOTSUP;
+}
+
+int blk_dev_shelf_put(struct virtio_dev *dev, struct blk_source *src, unsigned *ret_part,
+		      struct error *err)
+{
+	struct shelf_call call = { .blk = blk_of(dev), .src = src };
+	int r = evloop_call(&dev->loop, shelf_put, &call);
+
+	if (r < 0) {
+		blk_source_free(src);
+		if (r == -ENOSPC)
+			return error_set(err, r, "a machine holds at most %u disks",
+					 BLK_SHELF_PARTS);
+		return error_errno(err, r, "disk");
+	}
+	*ret_part = call.part;
 	return 0;
+}
+
+int blk_dev_shelf_take(struct virtio_dev *dev, unsigned part)
+{
+	struct shelf_call call = { .blk = blk_of(dev), .part = part };
+
+	return evloop_call(&dev->loop, shelf_take, &call);
 }

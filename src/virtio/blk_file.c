@@ -3,24 +3,24 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
-#include "virtio/blk.h"
-#include "base/iov.h"
+#include "virtio/blk_engine.h"
 
-#define ZERO_CHUNK 65536u
-/* More than a request has; what comes in longer lists is done in parts. */
-#define IOV_PART 64u
+/* What O_DIRECT asks of addresses, lengths and offsets, whatever the device's own blocks are. */
+#define DIRECT_ALIGN 4096u
 
 struct blk_file {
 	struct blk_source src;
-	int fd;
-	bool is_device;
+	struct blk_engine *engine;
+	int fd, direct_fd;           /* direct_fd: -1 if not wanted or not possible */
+	int index, direct_index;     /* in the engine, -1 until attached */
+	bool is_device, ephemeral;
+	bool dirty;                  /* changed since the last flush */
+	unsigned under_way;
 };
 
 static struct blk_file *file_of(struct blk_source *src)
@@ -28,117 +28,98 @@ static struct blk_file *file_of(struct blk_source *src)
 	return container_of(src, struct blk_file, src);
 }
 
-/* The whole range or an error: a file that has become shorter is one too. */
-static int transfer(int fd, bool write, const struct iovec *iov, size_t n, uint64_t off)
+static int file_attach(struct blk_source *src, struct evloop *loop, struct blk_engine *engine)
 {
-	size_t total = iov_total(iov, n), done = 0;
+	struct blk_file *file = file_of(src);
 
-	while (done < total) {
-		struct iovec part[IOV_PART];
-		size_t first = 0, skip = done, k;
-		ssize_t r;
-
-		while (skip >= iov[first].iov_len)
-			skip -= iov[first++].iov_len;
-		k = MIN_OF(n - first, (size_t)IOV_PART);
-		k = iov_slice(iov + first, k, skip, total, part);
-		r = write ? pwritev(fd, part, (int)k, (off_t)(off + done))
-			  : preadv(fd, part, (int)k, (off_t)(off + done));
-		if (r < 0 && errno == EINTR)
-			continue;
-		if (r < 0)
-			return -errno;
-		if (r == 0)
-			return -EIO;
-		done += (size_t)r;
-	}
+	(void)loop;
+	file->engine = engine;
+	file->index = blk_engine_open(engine, file->fd);
+	if (file->index < 0)
+		return file->index;
+	if (file->direct_fd >= 0)
+		file->direct_index = blk_engine_open(engine, file->direct_fd);
 	return 0;
 }
 
-static int file_readv(struct blk_source *src, const struct iovec *iov, size_t n, uint64_t off)
+static bool is_aligned(const struct blk_io *io)
 {
-	return transfer(file_of(src)->fd, false, iov, n, off);
+	uint64_t bits = io->off;
+
+	for (size_t i = 0; i < io->n_iov; i++)
+		bits |= (uintptr_t)io->iov[i].iov_base | io->iov[i].iov_len;
+	return bits % DIRECT_ALIGN == 0;
 }
 
-static int file_writev(struct blk_source *src, const struct iovec *iov, size_t n, uint64_t off)
+static void file_done(struct blk_io *io, int result)
 {
-	return transfer(file_of(src)->fd, true, iov, n, off);
+	struct blk_file *file = io->owner;
+
+	file->under_way--;
+	if (io->op != BLK_READ && io->op != BLK_FLUSH)
+		file->dirty = true;
+	else if (io->op == BLK_FLUSH && result < 0)
+		file->dirty = true;
+	io->chained(io, result);
 }
 
-static int do_fallocate(int fd, int mode, uint64_t off, uint64_t len)
-{
-	int r;
-
-	if (len == 0)
-		return 0;
-	do {
-		r = fallocate(fd, mode | FALLOC_FL_KEEP_SIZE, (off_t)off, (off_t)len);
-	} while (r < 0 && errno == EINTR);
-	return r < 0 ? -errno : 0;
-}
-
-static int file_discard(struct blk_source *src, uint64_t off, uint64_t len)
+static void file_submit(struct blk_source *src, struct blk_io *io)
 {
 	struct blk_file *file = file_of(src);
-	uint64_t range[2] = { off, len };
+	bool moves = io->op == BLK_READ || io->op == BLK_WRITE;
 
-	if (!file->is_device)
-		return do_fallocate(file->fd, FALLOC_FL_PUNCH_HOLE, off, len);
-	return ioctl(file->fd, BLKDISCARD, range) < 0 ? -errno : 0;
-}
-
-static int write_zeroes_by_hand(int fd, uint64_t off, uint64_t len)
-{
-	static const uint8_t zeros[ZERO_CHUNK];
-
-	while (len > 0) {
-		struct iovec v = { (uint8_t *)(uintptr_t)zeros, 0 };
-		int r;
-
-		v.iov_len = (size_t)MIN_OF(len, (uint64_t)ZERO_CHUNK);
-		r = transfer(fd, true, &v, 1, off);
-		if (r < 0)
-			return r;
-		off += v.iov_len;
-		len -= v.iov_len;
+	if (io->op == BLK_FLUSH && (file->ephemeral || !file->dirty)) {
+		io->done(io, 0);
+		return;
 	}
-	return 0;
+	if (src->read_only && io->op != BLK_READ) {
+		io->done(io, -EROFS);
+		return;
+	}
+	io->engine_file = moves && file->direct_index >= 0 && is_aligned(io) ? file->direct_index :
+									       file->index;
+	io->is_device = file->is_device;
+	if (io->op == BLK_FLUSH)
+		file->dirty = false;
+	io->owner = file;
+	io->chained = io->done;
+	io->done = file_done;
+	file->under_way++;
+	blk_engine_submit(file->engine, io);
 }
 
-static int file_write_zeroes(struct blk_source *src, uint64_t off, uint64_t len, bool unmap)
+static void file_drain(struct blk_source *src)
 {
 	struct blk_file *file = file_of(src);
-	int mode = unmap ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE;
-	int r = do_fallocate(file->fd, mode, off, len);
 
-	return r == -EOPNOTSUPP ? write_zeroes_by_hand(file->fd, off, len) : r;
-}
-
-static int file_flush(struct blk_source *src)
-{
-	return fdatasync(file_of(src)->fd) < 0 ? -errno : 0;
+	while (file->under_way)
+		blk_engine_wait(file->engine);
 }
 
 static void file_free(struct blk_source *src)
 {
 	struct blk_file *file = file_of(src);
 
-	close(file->fd);
+	if (file->engine) {
+		blk_engine_close(file->engine, file->index);
+		blk_engine_close(file->engine, file->direct_index);
+	}
+	cleanup_close_(&file->fd);
+	cleanup_close_(&file->direct_fd);
 	free(file);
 }
 
 static const struct blk_source_ops file_ops = {
-	.readv = file_readv,
-	.writev = file_writev,
-	.discard = file_discard,
-	.write_zeroes = file_write_zeroes,
-	.flush = file_flush,
+	.attach = file_attach,
+	.submit = file_submit,
+	.drain = file_drain,
 	.free = file_free,
 };
 
-int blk_source_new_fd(int fd_in, bool read_only, struct blk_source **ret_src, struct error *err)
+int blk_source_new_fd(int fd_in, const struct blk_file_options *options,
+		      struct blk_source **ret_src, struct error *err)
 {
-	auto_close int fd = fd_in;
+	auto_close int fd = fd_in, direct_fd = options->has_direct ? options->direct_fd : -1;
 	int flags = fcntl(fd, F_GETFL);
 	struct blk_file *file;
 	struct stat st;
@@ -157,8 +138,11 @@ int blk_source_new_fd(int fd_in, bool read_only, struct blk_source **ret_src, st
 		return error_set(err, -ENOMEM, "disk: out of memory");
 	file->src.ops = &file_ops;
 	file->src.size = size;
-	file->src.read_only = read_only || (flags & O_ACCMODE) == O_RDONLY;
+	file->src.read_only = options->read_only || (flags & O_ACCMODE) == O_RDONLY;
 	file->is_device = S_ISBLK(st.st_mode);
+	file->ephemeral = options->ephemeral;
+	file->direct_fd = take_fd(&direct_fd);
+	file->index = file->direct_index = -1;
 	file->fd = take_fd(&fd);
 	*ret_src = &file->src;
 	return 0;

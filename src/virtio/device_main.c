@@ -36,7 +36,7 @@ static int open_source(const char *path, bool ro, struct blk_source **ret_src, s
 	fd = open(path, (ro ? O_RDONLY : O_RDWR) | O_CLOEXEC);
 	if (fd < 0)
 		return error_errno(err, -errno, "open %s", path);
-	return blk_source_new_fd(fd, ro, ret_src, err);
+	return blk_source_new_fd(fd, &(struct blk_file_options){ .read_only = ro }, ret_src, err);
 }
 
 static int new_device(int argc, char **argv, struct virtio_dev **ret_dev, struct error *err)

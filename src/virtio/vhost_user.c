@@ -216,6 +216,9 @@ static int remap_rings(struct vhost_user *vu)
 	for (unsigned i = 0; i < dev->n_queues; i++) {
 		if (vq_remap(&dev->queues[i]) < 0 && dev->ops->queue_state)
 			dev->ops->queue_state(dev, i, false);
+		/* What was held back while the memory changed brings no kick. */
+		if (dev->queues[i].started)
+			dev->ops->kick(dev, i);
 		ring_try_start(&vu->rings[i]);
 	}
 	return 0;
@@ -226,12 +229,19 @@ static int add_region(struct vhost_user *vu, const struct vhu_region *r, int fd)
 	return gmem_add_fd(&vu->dev->mem, r->gpa, r->size, r->uva, fd, r->offset);
 }
 
+static void drain_device(struct vhost_user *vu)
+{
+	if (vu->dev->ops->drain)
+		vu->dev->ops->drain(vu->dev);
+}
+
 static int set_mem_table(struct vhost_user *vu, const struct vhu_msg *m)
 {
 	uint32_t n = m->p.mem.n;
 
 	if (n > VHU_MAX_FDS || n != vu->n_fds || m->hdr.size < 8 + n * sizeof(struct vhu_region))
 		return -EINVAL;
+	drain_device(vu);
 	gmem_fini(&vu->dev->mem);
 	for (uint32_t i = 0; i < n; i++) {
 		int r = add_region(vu, &m->p.mem.regions[i], vu->fds[i]);
@@ -249,6 +259,7 @@ static int mem_reg(struct vhost_user *vu, const struct vhu_msg *m, bool add)
 
 	if (add && vu->n_fds != 1)
 		return -EINVAL;
+	drain_device(vu);
 	ret = add ? add_region(vu, r, vu->fds[0])
 		  : gmem_remove(&vu->dev->mem, r->gpa, r->size, r->uva);
 	return ret < 0 ? ret : remap_rings(vu);

@@ -42,6 +42,8 @@ struct virtio_dev_ops {
 	int (*attach)(struct virtio_dev *dev);
 	/* Queue @q has started (its features are settled) or, @live false, is about to stop. */
 	void (*queue_state)(struct virtio_dev *dev, unsigned q, bool live);
+	/* Guest memory is about to change: finish all that reads or writes it. */
+	void (*drain)(struct virtio_dev *dev);
 	/* The driver made something available on @q, or the queue has just started. */
 	void (*kick)(struct virtio_dev *dev, unsigned q);
 	/* Device configuration space; the range lies within config_size. */

@@ -55,6 +55,7 @@ struct op {
 	struct vmm *vmm;
 	vmm_done_fn done;
 	vmm_text_fn text;
+	vmm_disk_fn disk;
 	void *ctx;
 };
 
@@ -552,14 +553,28 @@ static void op_done(void *arg, const struct ttrpc_result *res)
 			 msg ? msg->data.len : 0, op->ctx);
 		if (msg)
 			protobuf_c_message_free_unpacked(&msg->base, NULL);
+	} else if (op->disk) {
+		Caisson__Vmm__V1__DiskAttachResponse *msg = NULL;
+		struct vmm_place place = { 0 };
+
+		if (r == 0)
+			r = ttrpc_result_unpack(res,
+						&caisson__vmm__v1__disk_attach_response__descriptor,
+						&msg, &err);
+		if (msg) {
+			place = (struct vmm_place){ msg->part, msg->start, msg->size };
+			protobuf_c_message_free_unpacked(&msg->base, NULL);
+		}
+		op->disk(op->vmm, r < 0 ? &err : NULL, r < 0 ? NULL : &place, op->ctx);
 	} else if (op->done) {
 		op->done(op->vmm, r < 0 ? &err : NULL, op->ctx);
 	}
 	free(op);
 }
 
-static int request(struct vmm *v, const char *method, const ProtobufCMessage *msg, vmm_done_fn done,
-		   vmm_text_fn text, void *ctx)
+/* Of @what, only callbacks and context count. */
+static int request(struct vmm *v, const char *method, const ProtobufCMessage *msg,
+		   const struct op *what)
 {
 	struct op *op;
 	int r;
@@ -569,7 +584,8 @@ static int request(struct vmm *v, const char *method, const ProtobufCMessage *ms
 	op = malloc(sizeof(*op));
 	if (!op)
 		return -ENOMEM;
-	*op = (struct op){ .vmm = v, .done = done, .text = text, .ctx = ctx };
+	*op = *what;
+	op->vmm = v;
 	r = ttrpc_client_call_msg(v->client, SPAWN_SERVICE, method, msg, CALL_NS, NULL, op_done, op,
 				  NULL);
 	if (r < 0)
@@ -581,7 +597,7 @@ static int simple(struct vmm *v, const char *method, vmm_done_fn cb, void *ctx)
 {
 	const Caisson__Vmm__V1__Empty empty = CAISSON__VMM__V1__EMPTY__INIT;
 
-	return request(v, method, &empty.base, cb, NULL, ctx);
+	return request(v, method, &empty.base, &(struct op){ .done = cb, .ctx = ctx });
 }
 
 int vmm_pause(struct vmm *v, vmm_done_fn cb, void *ctx)
@@ -603,7 +619,7 @@ int vmm_console(struct vmm *v, vmm_text_fn cb, void *ctx)
 {
 	const Caisson__Vmm__V1__Empty empty = CAISSON__VMM__V1__EMPTY__INIT;
 
-	return request(v, "Console", &empty.base, NULL, cb, ctx);
+	return request(v, "Console", &empty.base, &(struct op){ .text = cb, .ctx = ctx });
 }
 
 void vmm_kill(struct vmm *v)
@@ -636,29 +652,47 @@ static int send_fd(int sock, uint64_t token, int fd)
 	return sendmsg(sock, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
 }
 
-int vmm_disk_attach(struct vmm *v, const struct vmm_disk *disk, vmm_done_fn cb, void *ctx)
+/* Opens the file and sends it ahead of the call that names @ret_token. */
+static int send_file(int sock, const char *path, int flags, uint64_t *ret_token)
+{
+	auto_close int fd = open(path, flags | O_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	/* Only pairs descriptor and call; who can reach the socket may do all this anyway. */
+	if (getrandom(ret_token, sizeof(*ret_token), 0) != (ssize_t)sizeof(*ret_token))
+		return -EIO;
+	return send_fd(sock, *ret_token, fd);
+}
+
+int vmm_disk_attach(struct vmm *v, const struct vmm_disk *disk, vmm_disk_fn cb, void *ctx)
 {
 	Caisson__Vmm__V1__DiskAttachRequest req = CAISSON__VMM__V1__DISK_ATTACH_REQUEST__INIT;
-	auto_close int fd = -1, sock = -1;
-	int r;
+	int flags = disk->read_only ? O_RDONLY : O_RDWR, r;
+	auto_close int sock = -1;
 
 	if (!v->client)
 		return -ECONNRESET;
-	fd = open(disk->path, (disk->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
 	sock = sock_connect_at(v->dirfd, SPAWN_SOCK_FDS, SOCK_DGRAM, NULL);
 	if (sock < 0)
 		return sock;
-	/* Only pairs descriptor and call; who can reach the socket may do all this anyway. */
-	if (getrandom(&req.token, sizeof(req.token), 0) != (ssize_t)sizeof(req.token))
-		return -EIO;
-	r = send_fd(sock, req.token, fd);
+	r = send_file(sock, disk->path, flags, &req.token);
 	if (r < 0)
 		return r;
+	if (disk->direct) {
+		r = send_file(sock, disk->path, flags | O_DIRECT, &req.direct_token);
+		/* A file system that has no O_DIRECT. */
+		if (r == -EINVAL)
+			req.direct_token = 0;
+		else if (r < 0)
+			return r;
+	}
 	req.serial = (char *)disk->serial;
 	req.read_only = disk->read_only;
-	return request(v, "DiskAttach", &req.base, cb, NULL, ctx);
+	req.ephemeral = disk->ephemeral;
+	req.bytes_per_s = disk->bytes_per_s;
+	req.ops_per_s = disk->ops_per_s;
+	return request(v, "DiskAttach", &req.base, &(struct op){ .disk = cb, .ctx = ctx });
 }
 
 int vmm_disk_detach(struct vmm *v, const char *serial, vmm_done_fn cb, void *ctx)
@@ -666,5 +700,5 @@ int vmm_disk_detach(struct vmm *v, const char *serial, vmm_done_fn cb, void *ctx
 	Caisson__Vmm__V1__DiskDetachRequest req = CAISSON__VMM__V1__DISK_DETACH_REQUEST__INIT;
 
 	req.serial = (char *)serial;
-	return request(v, "DiskDetach", &req.base, cb, NULL, ctx);
+	return request(v, "DiskDetach", &req.base, &(struct op){ .done = cb, .ctx = ctx });
 }

@@ -106,9 +106,9 @@ static int check_devices(const struct vmm_config *cfg, struct error *err)
 {
 	int r = 0;
 
-	if (cfg->n_disks > VMM_MAX_DISKS || cfg->n_slots > VMM_MAX_DISKS - cfg->n_disks)
-		return error_set(err, -EINVAL, "%zu disks and %u slots: more than %u",
-				 cfg->n_disks, cfg->n_slots, VMM_MAX_DISKS);
+	if (cfg->n_disks > VMM_MAX_DISKS)
+		return error_set(err, -EINVAL, "%zu disks: more than %u", cfg->n_disks,
+				 VMM_MAX_DISKS);
 	if (cfg->n_shares > VMM_MAX_SHARES)
 		return error_set(err, -EINVAL, "%zu shares: more than %u", cfg->n_shares,
 				 VMM_MAX_SHARES);
@@ -209,7 +209,7 @@ static int check(const struct vmm_config *cfg, struct error *err)
 
 static int settle_machine(const struct vmm_config *cfg, enum vmm_machine *ret, struct error *err)
 {
-	size_t n = qemu_mmio_slots(1 + cfg->n_disks + cfg->n_slots + cfg->n_shares +
+	size_t n = qemu_mmio_slots(1 + cfg->n_disks + cfg->shelf + cfg->n_shares +
 				   cfg->n_nics);
 	bool fits = n <= QEMU_MICROVM_SLOTS && !cfg->root_image;
 
@@ -283,12 +283,15 @@ static int pack(const struct vmm_config *cfg, enum vmm_machine machine, enum vmm
 	msg.qemu = text_or_empty(qemu);
 	msg.debug = cfg->debug;
 	msg.tsc_khz = tsc_khz;
-	msg.n_slots = cfg->n_slots;
+	msg.shelf = cfg->shelf;
 	for (size_t i = 0; i < cfg->n_disks; i++) {
 		caisson__vmm__v1__disk__init(&disks[i]);
 		disks[i].path = text_or_empty(cfg->disks[i].path);
 		disks[i].serial = text_or_empty(cfg->disks[i].serial);
 		disks[i].read_only = cfg->disks[i].read_only;
+		disks[i].ephemeral = cfg->disks[i].ephemeral;
+		disks[i].bytes_per_s = cfg->disks[i].bytes_per_s;
+		disks[i].ops_per_s = cfg->disks[i].ops_per_s;
 		disk_at[i] = &disks[i];
 	}
 	msg.n_disks = cfg->n_disks;
@@ -335,7 +338,7 @@ static int check_cmdline(const struct vmm_config *cfg, enum vmm_machine machine,
 		.machine = machine,
 		.root_image = cfg->root_image,
 		.cmdline_extra = cfg->cmdline_extra,
-		.n_devices = 1 + cfg->n_disks + cfg->n_slots + cfg->n_shares,
+		.n_devices = 1 + cfg->n_disks + cfg->shelf + cfg->n_shares,
 		.n_nics = cfg->n_nics,
 		.accel = VMM_ACCEL_TCG,
 		.tsc_khz = UINT32_MAX,

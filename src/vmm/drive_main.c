@@ -75,6 +75,20 @@ static void on_done(struct vmm *vmm, const struct error *err, void *ctx)
 		say("done", "");
 }
 
+static void on_attached(struct vmm *vmm, const struct error *err, const struct vmm_place *place,
+			void *ctx)
+{
+	(void)vmm;
+	(void)ctx;
+	if (err) {
+		say("failed", error_text(err));
+		return;
+	}
+	printf("done %u %llu %llu\n", place->part, (unsigned long long)place->start,
+	       (unsigned long long)place->size);
+	fflush(stdout);
+}
+
 static void on_console(struct vmm *vmm, const struct error *err, const char *data, size_t len,
 		       void *ctx)
 {
@@ -110,7 +124,7 @@ static void command(struct drive *d, char *line)
 	} else if (str_eq(word, "attach") && one && two) {
 		const struct vmm_disk disk = { .path = one, .serial = two };
 
-		r = vmm_disk_attach(d->vmm, &disk, on_done, d);
+		r = vmm_disk_attach(d->vmm, &disk, on_attached, d);
 	} else if (str_eq(word, "detach") && one) {
 		r = vmm_disk_detach(d->vmm, one, on_done, d);
 	} else if (str_eq(word, "close")) {
@@ -172,7 +186,7 @@ int main(int argc, char **argv)
 {
 	static const struct option options[] = {
 		{ "dir", 1, NULL, 'd' },    { "kernel", 1, NULL, 'k' },  { "initrd", 1, NULL, 'i' },
-		{ "append", 1, NULL, 'a' }, { "disk", 1, NULL, 'D' },    { "slots", 1, NULL, 's' },
+		{ "append", 1, NULL, 'a' }, { "disk", 1, NULL, 'D' },    { "shelf", 0, NULL, 's' },
 		{ "memory", 1, NULL, 'm' }, { "vcpus", 1, NULL, 'c' },   { "machine", 1, NULL, 'M' },
 		{ "accel", 1, NULL, 'A' },  { "console", 1, NULL, 'C' }, { "program", 1, NULL, 'p' },
 		{ "debug", 0, NULL, 'v' },  { "attach", 0, NULL, 't' },  { "reclaim", 0, NULL, 'r' },
@@ -200,7 +214,7 @@ int main(int argc, char **argv)
 		case 'a': cfg.cmdline_extra = optarg; break;
 		case 'D': add_disk(&disks[cfg.n_disks++], optarg); break;
 		case 'S': add_share(&shares[cfg.n_shares++], optarg); break;
-		case 's': cfg.n_slots = (uint32_t)atoi(optarg); break;
+		case 's': cfg.shelf = true; break;
 		case 'm': cfg.memory_mib = (uint32_t)atoi(optarg); break;
 		case 'c': cfg.vcpus = (uint32_t)atoi(optarg); break;
 		case 'M': cfg.machine = str_eq(optarg, "q35") ? VMM_MACHINE_Q35 : VMM_MACHINE_MICROVM; break;

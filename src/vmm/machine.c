@@ -34,10 +34,10 @@
 	(CAP(CAP_CHOWN) | CAP(CAP_DAC_OVERRIDE) | CAP(CAP_FOWNER) | CAP(CAP_FSETID) |   \
 	 CAP(CAP_SETUID) | CAP(CAP_SETGID) | CAP(CAP_MKNOD))
 
-struct slot {
-	struct virtio_dev *dev;         /* for calls across threads, until its back-end stops */
-	char serial[VMM_SERIAL_MAX + 1]; /* "" if the slot is empty */
-	bool spare;                     /* may be filled and emptied */
+/* A disk on the shelf. */
+struct shelved {
+	unsigned part;          /* 0: none */
+	char serial[VMM_SERIAL_MAX + 1];
 };
 
 struct machine {
@@ -46,8 +46,8 @@ struct machine {
 	struct qemu *qemu;
 	struct vhost_user *backends[QEMU_MAX_DEVICES];
 	size_t n_backends;
-	struct slot slots[VMM_MAX_DISKS];
-	size_t n_slots;
+	struct virtio_dev *shelf; /* for calls across threads, until its back-end stops; or NULL */
+	struct shelved shelved[BLK_SHELF_PARTS];
 	struct console console;
 	int console_fd;
 	bool stopping;
@@ -95,31 +95,54 @@ static int pending_add(struct pending *p, enum qemu_device_kind kind, const char
 	return 0;
 }
 
-static int add_slot(struct machine *m, struct pending *p, const Caisson__Vmm__V1__Disk *disk,
-		    struct error *err)
+/* Takes @fd and @direct_fd (-1: none) in every case. */
+static int disk_source(int fd, int direct_fd, bool read_only, bool ephemeral,
+		       const struct blk_limit *limit, struct blk_source **ret, struct error *err)
 {
-	struct blk_config config = { .serial = disk ? disk->serial : NULL };
-	struct slot *slot = &m->slots[m->n_slots];
+	const struct blk_file_options options = {
+		.read_only = read_only,
+		.ephemeral = ephemeral,
+		.has_direct = direct_fd >= 0,
+		.direct_fd = direct_fd,
+	};
+	struct blk_source *source = NULL;
+	int r = blk_source_new_fd(fd, &options, &source, err);
+
+	if (r == 0 && (limit->bytes_per_s || limit->ops_per_s))
+		r = blk_source_new_limit(source, limit, &source, err);
+	if (r == 0)
+		*ret = source;
+	return r;
+}
+
+static int add_disk(struct pending *p, const Caisson__Vmm__V1__Disk *disk, struct error *err)
+{
+	const struct blk_limit limit = { disk->bytes_per_s, disk->ops_per_s };
+	struct blk_config config = { .serial = disk->serial, .read_only = disk->read_only };
+	int fd = open(disk->path, (disk->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC);
 	struct virtio_dev *dev = NULL;
 	int r;
 
-	if (disk) {
-		int fd = open(disk->path, (disk->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC);
-
-		if (fd < 0)
-			return error_errno(err, -errno, "open the disk '%s'", disk->path);
-		config.read_only = disk->read_only;
-		r = blk_source_new_fd(fd, disk->read_only, &config.source, err);
-		if (r < 0)
-			return error_prefix(err, r, "disk '%s'", disk->path);
-	}
+	if (fd < 0)
+		return error_errno(err, -errno, "open the disk '%s'", disk->path);
+	r = disk_source(fd, -1, disk->read_only, disk->ephemeral, &limit, &config.source, err);
+	if (r < 0)
+		return error_prefix(err, r, "disk '%s'", disk->path);
 	r = blk_dev_new(&config, &dev, err);
+	return r < 0 ? r : pending_add(p, QEMU_DEVICE_BLK, NULL, dev, err);
+}
+
+static int add_shelf(struct machine *m, struct pending *p, struct error *err)
+{
+	struct blk_config config = { .serial = VMM_SHELF_SERIAL };
+	struct virtio_dev *dev = NULL;
+	int r = blk_shelf_new(&config.source, err);
+
+	if (r == 0)
+		r = blk_dev_new(&config, &dev, err);
 	if (r < 0)
 		return r;
-	slot->dev = dev;
-	slot->spare = !disk;
-	(void)!str_format(slot->serial, sizeof(slot->serial), "%s", disk ? disk->serial : "");
-	m->n_slots++;
+	m->shelf = dev;
 	return pending_add(p, QEMU_DEVICE_BLK, NULL, dev, err);
 }
 
@@ -178,9 +201,9 @@ static int add_devices(struct machine *m, struct pending *p,
 	if (r == 0)
 		r = pending_add(p, QEMU_DEVICE_VSOCK, NULL, dev, err);
 	for (size_t i = 0; i < config->n_disks && r == 0; i++)
-		r = add_slot(m, p, config->disks[i], err);
-	for (size_t i = 0; i < config->n_slots && r == 0; i++)
-		r = add_slot(m, p, NULL, err);
+		r = add_disk(p, config->disks[i], err);
+	if (config->shelf && r == 0)
+		r = add_shelf(m, p, err);
 	return r;
 }
 
@@ -210,7 +233,7 @@ static void stop_backends(struct machine *m)
 	for (size_t i = 0; i < m->n_backends; i++)
 		vhost_user_stop(m->backends[i]);
 	m->n_backends = 0;
-	m->n_slots = 0;
+	m->shelf = NULL;
 }
 
 /* The last line of @text that isn't empty, without QEMU's own name before it. */
@@ -475,54 +498,69 @@ void machine_stop(struct machine *m)
 	qemu_kill(m->qemu);
 }
 
-static struct slot *find_slot(struct machine *m, const char *serial)
+static struct shelved *find_shelved(struct machine *m, const char *serial)
 {
-	for (size_t i = 0; i < m->n_slots; i++)
-		if (str_eq(m->slots[i].serial, serial))
-			return &m->slots[i];
+	for (size_t i = 0; i < ARRAY_LEN(m->shelved); i++)
+		if (m->shelved[i].part && str_eq(m->shelved[i].serial, serial))
+			return &m->shelved[i];
 	return NULL;
 }
 
-int machine_attach_disk(struct machine *m, int fd, const char *serial, bool read_only,
-			struct error *err)
+static int check_attach(struct machine *m, const char *serial, struct error *err)
 {
-	struct blk_source *source = NULL;
-	struct slot *slot = NULL;
-	int r = 0;
-
+	if (!m->shelf)
+		return error_set(err, -EOPNOTSUPP, "the machine takes no more disks");
 	if (str_empty(serial) || strlen(serial) > VMM_SERIAL_MAX)
-		r = error_set(err, -EINVAL, "a disk's serial has 1 to %u bytes", VMM_SERIAL_MAX);
-	else if (find_slot(m, serial))
-		r = error_set(err, -EEXIST, "the machine has a disk '%s' already", serial);
-	for (size_t i = 0; i < m->n_slots && r == 0 && !slot; i++)
-		if (m->slots[i].spare && !*m->slots[i].serial)
-			slot = &m->slots[i];
-	if (r == 0 && !slot)
-		r = error_set(err, -ENOSPC, "the machine has no empty disk slot");
+		return error_set(err, -EINVAL, "a disk's serial has 1 to %u bytes", VMM_SERIAL_MAX);
+	if (find_shelved(m, serial))
+		return error_set(err, -EEXIST, "the machine has a disk '%s' already", serial);
+	return 0;
+}
+
+int machine_attach_disk(struct machine *m, int fd, int direct_fd,
+			const Caisson__Vmm__V1__DiskAttachRequest *disk,
+			struct vmm_place *ret_place, struct error *err)
+{
+	const struct blk_limit limit = { disk->bytes_per_s, disk->ops_per_s };
+	struct blk_source *source = NULL;
+	struct shelved *at = m->shelved;
+	uint64_t size;
+	unsigned part = 0;
+	int r = check_attach(m, disk->serial, err);
+
 	if (r < 0) {
-		(void)close(fd);
+		cleanup_close_(&fd);
+		cleanup_close_(&direct_fd);
 		return r;
 	}
-	r = blk_source_new_fd(fd, read_only, &source, err);
-	if (r == 0)
-		r = blk_dev_set_source(slot->dev, source, serial, err);
+	r = disk_source(fd, direct_fd, disk->read_only, disk->ephemeral, &limit, &source, err);
 	if (r < 0)
-		return error_prefix(err, r, "disk '%s'", serial);
-	(void)!str_format(slot->serial, sizeof(slot->serial), "%s", serial);
+		return error_prefix(err, r, "disk '%s'", disk->serial);
+	size = source->size;
+	r = blk_dev_shelf_put(m->shelf, source, &part, err);
+	if (r < 0)
+		return error_prefix(err, r, "disk '%s'", disk->serial);
+	/* There are as many entries as places. */
+	while (at->part)
+		at++;
+	at->part = part;
+	(void)!str_format(at->serial, sizeof(at->serial), "%s", disk->serial);
+	*ret_place = (struct vmm_place){ part, part * BLK_SHELF_STRIDE, size };
 	return 0;
 }
 
 int machine_detach_disk(struct machine *m, const char *serial, struct error *err)
 {
-	struct slot *slot = str_empty(serial) ? NULL : find_slot(m, serial);
+	struct shelved *at = m->shelf && !str_empty(serial) ? find_shelved(m, serial) : NULL;
 	int r;
 
-	if (!slot || !slot->spare)
-		return error_set(err, -ENOENT, "the machine has no disk '%s' in a slot", serial);
-	r = blk_dev_set_source(slot->dev, NULL, NULL, err);
-	if (r == 0)
-		slot->serial[0] = '\0';
-	return r;
+	if (!at)
+		return error_set(err, -ENOENT, "the machine has no disk '%s' on its shelf", serial);
+	r = blk_dev_shelf_take(m->shelf, at->part);
+	if (r < 0)
+		return error_errno(err, r, "disk '%s'", serial);
+	at->part = 0;
+	return 0;
 }
 
 pid_t machine_qemu_pid(const struct machine *m)

@@ -40,9 +40,13 @@ int machine_resume(struct machine *m, machine_done_fn cb, void *ctx);
 /* The end of the machine is then reported as VMM_EXIT_STOPPED. */
 void machine_stop(struct machine *m);
 
-/* Takes @fd in every case. -ENOSPC: no empty slot; -EEXIST: the serial is in use. */
-int machine_attach_disk(struct machine *m, int fd, const char *serial, bool read_only,
-			struct error *err);
+/*
+ * Takes @fd and @direct_fd (-1: none) in every case. -ENOSPC: the shelf is full; -EEXIST: the
+ * serial is in use.
+ */
+int machine_attach_disk(struct machine *m, int fd, int direct_fd,
+			const Caisson__Vmm__V1__DiskAttachRequest *disk,
+			struct vmm_place *ret_place, struct error *err);
 int machine_detach_disk(struct machine *m, const char *serial, struct error *err);
 
 pid_t machine_qemu_pid(const struct machine *m);

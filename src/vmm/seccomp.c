@@ -31,7 +31,7 @@ static const uint16_t allowed[] = {
 	SYS_fallocate, SYS_lseek, SYS_fstat, SYS_newfstatat, SYS_ioctl, SYS_fcntl, SYS_poll,
 	SYS_ppoll, SYS_shutdown, SYS_socket, SYS_connect, SYS_accept4, SYS_accept, SYS_getsockopt,
 	SYS_setsockopt, SYS_getsockname, SYS_getpeername, SYS_socketpair, SYS_dup, SYS_dup3,
-	SYS_eventfd2, SYS_pipe2, SYS_epoll_create1, SYS_timerfd_create, SYS_timerfd_settime,
+	SYS_io_uring_enter, SYS_io_uring_register, SYS_eventfd2, SYS_pipe2, SYS_epoll_create1, SYS_timerfd_create, SYS_timerfd_settime,
 	SYS_ftruncate,
 	/* memory */
 	SYS_mmap, SYS_munmap, SYS_mprotect, SYS_mremap, SYS_madvise, SYS_brk,
@@ -59,7 +59,7 @@ static const uint16_t allowed_files[] = {
 };
 
 /* Answered with ENOSYS: libc has another way, or the process ends in an orderly manner. */
-static const uint16_t refused[] = { SYS_clone3, SYS_openat, SYS_open };
+static const uint16_t refused[] = { SYS_clone3, SYS_openat, SYS_open, SYS_io_uring_setup };
 
 enum {
 	MAX_INSTRUCTIONS =

@@ -231,22 +231,31 @@ static void on_disk_attach(void *ctx, struct ttrpc_call *call, const uint8_t *da
 {
 	struct service *s = ctx;
 	Caisson__Vmm__V1__DiskAttachRequest *req;
+	Caisson__Vmm__V1__DiskAttachResponse res = CAISSON__VMM__V1__DISK_ATTACH_RESPONSE__INIT;
+	auto_close int fd = -1, direct_fd = -1;
+	struct vmm_place place = { 0 };
 	struct error err = { 0 };
-	int fd;
 
 	req = ttrpc_call_unpack(call, &caisson__vmm__v1__disk_attach_request__descriptor, data,
 				len);
 	if (!req)
 		return;
 	fd = claim_fd(s, req->token);
-	if (fd < 0)
+	if (req->direct_token)
+		direct_fd = claim_fd(s, req->direct_token);
+	if (fd < 0) {
 		ttrpc_call_fail(call, TTRPC_INVALID_ARGUMENT, "no descriptor came for the disk");
-	else if (!usable(s, call))
-		(void)close(fd);
-	else if (machine_attach_disk(s->machine, fd, req->serial, req->read_only, &err) < 0)
+	} else if (!usable(s, call)) {
+		/* The call has been answered. */
+	} else if (machine_attach_disk(s->machine, take_fd(&fd), take_fd(&direct_fd), req, &place,
+				       &err) < 0) {
 		ttrpc_call_fail_error(call, &err);
-	else
-		ttrpc_reply_empty(call);
+	} else {
+		res.part = place.part;
+		res.start = place.start;
+		res.size = place.size;
+		ttrpc_reply_msg(call, &res.base);
+	}
 	protobuf_c_message_free_unpacked(&req->base, NULL);
 }
 

@@ -34,7 +34,8 @@
 
 #include "base/error.h"
 
-#define VMM_MAX_DISKS  16u          /* disks[] and spare slots together */
+#define VMM_MAX_DISKS  16u          /* disks[]: those with a device of their own */
+#define VMM_SHELF_SERIAL "caisson-shelf"
 #define VMM_MAX_SHARES 4u
 #define VMM_MAX_NICS   8u
 #define VMM_MAX_QUEUES 8u          /* of one NIC */
@@ -59,8 +60,18 @@ enum vmm_accel {
 
 struct vmm_disk {
 	const char *path;           /* absolute; regular file or block device */
-	const char *serial;         /* 1..20 bytes, unique in the VM; the guest finds it by this */
+	const char *serial;         /* 1..20 bytes, unique in the VM */
 	bool read_only;
+	/* Of no use after the VM's end: what the guest flushes need not be on stable storage. */
+	bool ephemeral;
+	bool direct;                /* past the host's page cache; vmm_disk_attach() only */
+	uint64_t bytes_per_s, ops_per_s; /* limits, 0: none */
+};
+
+/* Where an attached disk is on the device with the serial VMM_SHELF_SERIAL, in bytes. */
+struct vmm_place {
+	unsigned part;              /* a number of its own, 1..255: the guest's partition */
+	uint64_t start, size;
 };
 
 /* A directory given to the guest as a virtio-fs device. */
@@ -105,7 +116,7 @@ struct vmm_config {
 
 	const struct vmm_disk *disks;
 	size_t n_disks;
-	uint32_t n_slots;           /* empty disks that vmm_disk_attach() can fill later */
+	bool shelf;                 /* the device that vmm_disk_attach() puts disks on */
 	const struct vmm_share *shares;
 	size_t n_shares;
 	const struct vmm_nic *nics;
@@ -161,6 +172,9 @@ struct vmm_events {
 
 /* @err is NULL on success, else holds code and text; valid during the call. */
 typedef void (*vmm_done_fn)(struct vmm *vmm, const struct error *err, void *ctx);
+/* @place is NULL on failure. */
+typedef void (*vmm_disk_fn)(struct vmm *vmm, const struct error *err, const struct vmm_place *place,
+			    void *ctx);
 typedef void (*vmm_text_fn)(struct vmm *vmm, const struct error *err, const char *data, size_t len,
 			    void *ctx);
 
@@ -191,9 +205,12 @@ int vmm_shutdown(struct vmm *vmm, vmm_done_fn cb, void *ctx);
 /* SIGKILL to everything of this VM; exited() follows. Cannot fail, may be repeated. */
 void vmm_kill(struct vmm *vmm);
 
-/* Puts a disk in a free spare slot; the guest sees it under its serial. -ENOSPC: none is free. */
-int vmm_disk_attach(struct vmm *vmm, const struct vmm_disk *disk, vmm_done_fn cb, void *ctx);
-/* Empties the slot that holds @serial. The guest must have unmounted it. */
+/*
+ * Puts a disk on the shelf, where the guest can use it from when @cb runs: it is told the place and
+ * makes a partition there. Nothing is announced, so there is nothing to wait for.
+ */
+int vmm_disk_attach(struct vmm *vmm, const struct vmm_disk *disk, vmm_disk_fn cb, void *ctx);
+/* Takes @serial from the shelf. The guest must have unmounted it. */
 int vmm_disk_detach(struct vmm *vmm, const char *serial, vmm_done_fn cb, void *ctx);
 
 /* The last VMM_CONSOLE_RING bytes of the guest's console, raw. */

@@ -5,6 +5,7 @@
  *   hello    connects to the host's port 1030, sends "hello <words>\n"
  *   serve    on that connection: "ping" -> "pong"; "disks" -> "<serial>:<sectors> ..." ;
  *            "read SERIAL" -> first line of the disk; "write SERIAL TEXT" -> "ok";
+ *            "part N START SIZE" -> makes it a partition of the shelf, "ok"; "read part:N" etc.;
  *            "list TAG" -> mounts the share, names in it; "end" -> the next word
  *   flood    writes to the console without end
  *   hang     sleeps for ever
@@ -14,10 +15,12 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/blkpg.h>
 #include <linux/vm_sockets.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/socket.h>
@@ -38,8 +41,14 @@ static void read_line(const char *path, char *dst, size_t size)
 
 static int find_disk(const char *serial, char *dst, size_t size)
 {
-	char path[300], have[64];
+	char path[300], have[64], shelf[32];
 
+	if (strncmp(serial, "part:", 5) == 0) {
+		if (find_disk("caisson-shelf", shelf, sizeof(shelf)) < 0)
+			return -1;
+		snprintf(dst, size, "%s%s", shelf, serial + 5);
+		return 0;
+	}
 	for (char c = 'a'; c <= 'p'; c++) {
 		snprintf(path, sizeof(path), "/sys/block/vd%c/serial", c);
 		read_line(path, have, sizeof(have));
@@ -65,6 +74,25 @@ static void list_disks(FILE *out)
 		fprintf(out, "%s:%s ", serial, sectors);
 	}
 	fprintf(out, "\n");
+}
+
+static void part_disk(FILE *out, int op, const char *text)
+{
+	struct blkpg_partition range = { 0 };
+	struct blkpg_ioctl_arg arg = { .op = op, .datalen = sizeof(range), .data = &range };
+	char dev[32];
+	int fd, r;
+
+	if (sscanf(text, "%d %lld %lld", &range.pno, &range.start, &range.length) < 1 ||
+	    find_disk("caisson-shelf", dev, sizeof(dev)) < 0) {
+		fprintf(out, "no disk\n");
+		return;
+	}
+	fd = open(dev, O_RDONLY | O_CLOEXEC);
+	r = fd < 0 ? -1 : ioctl(fd, BLKPG, &arg);
+	fprintf(out, r == 0 ? "ok\n" : "error %d\n", errno);
+	if (fd >= 0)
+		close(fd);
 }
 
 static void read_disk(FILE *out, const char *serial)
@@ -124,7 +152,7 @@ static void list_share(FILE *out, const char *tag)
 
 static void serve(FILE *out, FILE *in)
 {
-	char line[1024];
+	char line[1024], all[128];
 
 	while (fgets(line, sizeof(line), in)) {
 		char *word, *one, *two;
@@ -145,6 +173,11 @@ static void serve(FILE *out, FILE *in)
 			read_disk(out, one);
 		else if (strcmp(word, "write") == 0 && one && two)
 			write_disk(out, one, two);
+		else if (strcmp(word, "part") == 0 && one && two) {
+			snprintf(all, sizeof(all), "%s %s", one, two);
+			part_disk(out, BLKPG_ADD_PARTITION, all);
+		} else if (strcmp(word, "unpart") == 0 && one)
+			part_disk(out, BLKPG_DEL_PARTITION, one);
 		else if (strcmp(word, "list") == 0 && one)
 			list_share(out, one);
 		else

@@ -167,24 +167,32 @@ def test_talks_pauses_and_takes_disks(vm, tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).write_bytes(f"disk {name}\n".encode().ljust(1 << 20, b"\0"))
     vm.listen()
-    vm.start("hello,serve,off", "--disk", f"{tmp_path}/one:root:ro", "--slots", 2)
+    vm.start("hello,serve,off", "--disk", f"{tmp_path}/one:root:ro", "--shelf")
     vm.hello()
     assert vm.ask("ping") == "pong"
-    assert vm.ask("disks") == "root:2048 :0 :0"
+    assert vm.ask("disks") == f"root:2048 caisson-shelf:{1 << 43}"
     assert vm.ask("read root") == "disk one"
     assert vm.ask("write root x").startswith("error")
 
+    assert vm.ask("read caisson-shelf") == "caisson shelf"
     vm.tell(f"attach {tmp_path}/two second")
-    vm.expect("done")
-    assert vm.ask("read second") == "disk two"
-    assert vm.ask("write second changed") == "ok"
+    place = vm.expect("done").removeprefix("done ")
+    assert place == f"1 {1 << 44} {1 << 20}"
+    assert vm.ask(f"part {place}") == "ok"
+    assert vm.ask("read part:1") == "disk two"
+    assert vm.ask("write part:1 changed") == "ok"
     vm.tell(f"attach {tmp_path}/two second")
     assert "already" in vm.expect("failed")
     vm.tell("detach root")
     assert "no disk 'root'" in vm.expect("failed")
     vm.tell("detach second")
     vm.expect("done")
-    assert vm.ask("disks") == "root:2048 :0 :0"
+    assert vm.ask("write part:1 lost").startswith("error")
+    assert vm.ask("unpart 1") == "ok"
+    for i in range(2, 23):
+        vm.tell(f"attach {tmp_path}/one d{i}")
+        assert vm.ask("part " + vm.expect("done").removeprefix("done ")) == "ok"
+        assert vm.ask(f"read part:{i}") == "disk one"
     assert (tmp_path / "two").read_bytes().startswith(b"changed\n")
 
     vm.tell("pause")
@@ -382,7 +390,7 @@ def test_qemu_that_is_none(vm, tmp_path):
 def test_q35(vm, tmp_path):
     (tmp_path / "one").write_bytes(b"disk one\n".ljust(1 << 20, b"\0"))
     vm.listen()
-    vm.start("hello,serve,off", "--machine", "q35", "--disk", f"{tmp_path}/one:root:ro", "--slots", 9)
+    vm.start("hello,serve,off", "--machine", "q35", "--disk", f"{tmp_path}/one:root:ro", "--shelf")
     vm.hello()
     assert vm.ask("read root") == "disk one"
     vm.stream.write("end\n")

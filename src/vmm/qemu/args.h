@@ -12,7 +12,7 @@
 #define QEMU_MICROVM_STEP  512u
 #define QEMU_MICROVM_IRQ   5u
 
-#define QEMU_MAX_DEVICES   (1 + VMM_MAX_DISKS + VMM_MAX_SHARES)
+#define QEMU_MAX_DEVICES   (2 + VMM_MAX_DISKS + VMM_MAX_SHARES)
 
 enum qemu_device_kind {
 	QEMU_DEVICE_VSOCK,

@@ -16,6 +16,9 @@
 
 #define DISK (1024 * 1024)
 
+/* All tests run twice: over io_uring, if this host has it, and with worker threads. */
+static bool no_uring;
+
 struct fixture {
 	struct virtio_dev *dev;
 	struct guest guest;
@@ -49,17 +52,27 @@ static int new_disk(void)
 	return fd;
 }
 
+static struct blk_source *new_source(int fd, bool ro)
+{
+	const struct blk_file_options options = { .read_only = ro };
+	struct blk_source *src = NULL;
+
+	assert_int_equal(blk_source_new_fd(dup(fd), &options, &src, NULL), 0);
+	return src;
+}
+
 static int setup_with(void **state, bool ro, bool empty)
 {
 	struct fixture *f = test_calloc(1, sizeof(*f));
-	struct blk_config config = { .serial = "disk-0", .read_only = ro };
+	struct blk_config config = { .serial = "disk-0", .read_only = ro, .no_uring = no_uring };
 
 	f->fd = new_disk();
 	if (!empty)
-		assert_int_equal(blk_source_new_fd(dup(f->fd), ro, &config.source, NULL), 0);
+		config.source = new_source(f->fd, ro);
 	assert_int_equal(blk_dev_new(&config, &f->dev, NULL), 0);
 	f->dev->transport = f;
 	f->dev->transport_ops = &transport_ops;
+	assert_int_equal(f->dev->ops->attach(f->dev), 0);
 	guest_init(&f->guest, &f->dev->mem);
 	guest_ring_init(&f->ring, &f->guest, &f->dev->queues[0], 128);
 	assert_int_equal(vq_start(&f->dev->queues[0], 0), 0);
@@ -89,11 +102,23 @@ static int teardown(void **state)
 {
 	struct fixture *f = *state;
 
+	f->dev->ops->drain(f->dev);
 	virtio_dev_free(f->dev);
 	guest_fini(&f->guest);
 	close(f->fd);
 	test_free(f);
 	return 0;
+}
+
+/* Lets the device's loop run until a request is answered. */
+static void wait_used(struct fixture *f, uint32_t *ret_id, uint32_t *ret_len)
+{
+	for (int i = 0; i < 500; i++) {
+		if (guest_ring_used(&f->ring, ret_id, ret_len))
+			return;
+		evloop_step(&f->dev->loop, 10);
+	}
+	fail_msg("no answer");
 }
 
 /* The status, and the number of bytes that the device says it wrote. */
@@ -105,7 +130,7 @@ static int submit(struct fixture *f, const struct guest_seg *seg, size_t n, uint
 	*status = 0xee;
 	guest_ring_add(&f->ring, seg, n);
 	f->dev->ops->kick(f->dev, 0);
-	assert_true(guest_ring_used(&f->ring, &id, ret_len));
+	wait_used(f, &id, ret_len);
 	return *status;
 }
 
@@ -292,7 +317,7 @@ static void slot_is_filled_and_emptied(void **state)
 	assert_int_equal(request(f, VIRTIO_BLK_T_OUT, 0, 512), VIRTIO_BLK_S_IOERR);
 	assert_int_equal(request(f, VIRTIO_BLK_T_FLUSH, 0, 0), VIRTIO_BLK_S_IOERR);
 	assert_int_equal(ranges(f, VIRTIO_BLK_T_DISCARD, 0, 1, 0), VIRTIO_BLK_S_IOERR);
-	assert_int_equal(blk_source_new_fd(dup(f->fd), false, &src, &err), 0);
+	src = new_source(f->fd, false);
 	assert_int_equal(blk_dev_set_source(f->dev, src, "late", &err), 0);
 	assert_int_equal(f->config_changes, 1);
 	assert_int_equal(capacity(f), DISK / 512);
@@ -301,27 +326,230 @@ static void slot_is_filled_and_emptied(void **state)
 	assert_string_equal(guest_at(&f->guest, f->data), "late");
 	assert_int_equal(blk_dev_set_source(f->dev, NULL, NULL, &err), 0);
 	assert_int_equal(capacity(f), 0);
-	assert_int_equal(blk_source_new_fd(dup(f->fd), false, &src, &err), 0);
+	src = new_source(f->fd, false);
 	assert_int_equal(blk_dev_set_source(f->dev, src, "123456789012345678901", &err), -EINVAL);
 	assert_int_equal(capacity(f), 0);
 }
 
 static void bad_sources(void **state)
 {
+	const struct blk_file_options rw = { 0 };
 	struct blk_source *src = NULL;
 	struct error err = { 0 };
 	int pipefd[2];
 
 	(void)state;
 	assert_int_equal(pipe(pipefd), 0);
-	assert_int_equal(blk_source_new_fd(pipefd[0], false, &src, &err), -EINVAL);
+	assert_int_equal(blk_source_new_fd(pipefd[0], &rw, &src, &err), -EINVAL);
 	assert_int_equal(close(pipefd[0]), -1); /* it was taken */
 	close(pipefd[1]);
-	assert_int_equal(blk_source_new_fd(-1, false, &src, &err), -EBADF);
+	assert_int_equal(blk_source_new_fd(-1, &rw, &src, &err), -EBADF);
 	assert_null(src);
-	assert_int_equal(blk_source_new_fd(open("/proc/self/exe", O_RDONLY), false, &src, &err), 0);
+	assert_int_equal(blk_source_new_fd(open("/proc/self/exe", O_RDONLY), &rw, &src, &err), 0);
 	assert_true(src->read_only);
 	blk_source_free(src);
+}
+
+/* More than the device takes at a time, of all sizes, all answered with what was asked for. */
+static void many_at_once(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t content[DISK];
+	uint64_t hdrs = guest_alloc(&f->guest, 100 * 16, 16);
+	uint64_t statuses = guest_alloc(&f->guest, 100, 1);
+	uint32_t id, len;
+
+	for (size_t i = 0; i < DISK; i++)
+		content[i] = (uint8_t)(i / 512 * 7 + i);
+	assert_int_equal(pwrite(f->fd, content, DISK, 0), DISK);
+	for (int round = 0; round < 3; round++) {
+		for (uint32_t i = 0; i < 40; i++) {
+			struct virtio_blk_outhdr hdr = { .type = VIRTIO_BLK_T_IN, .sector = i * 40 };
+			struct guest_seg seg[] = { { hdrs + i * 16, 16, false },
+						   { f->data + i * 4096, 512 * (1 + i % 8), true },
+						   { statuses + i, 1, true } };
+
+			memcpy(guest_at(&f->guest, hdrs + i * 16), &hdr, sizeof(hdr));
+			*(uint8_t *)guest_at(&f->guest, statuses + i) = 0xee;
+			guest_ring_add(&f->ring, seg, 3);
+		}
+		f->dev->ops->kick(f->dev, 0);
+		for (uint32_t i = 0; i < 40; i++)
+			wait_used(f, &id, &len);
+		for (uint32_t i = 0; i < 40; i++) {
+			assert_int_equal(*(uint8_t *)guest_at(&f->guest, statuses + i), 0);
+			assert_memory_equal(guest_at(&f->guest, f->data + i * 4096),
+					    content + (size_t)i * 40 * 512, 512 * (1 + i % 8));
+		}
+	}
+}
+
+/* A queue that stops, and memory that goes, find nothing under way. */
+static void stop_waits_for_requests(void **state)
+{
+	struct fixture *f = *state;
+	struct virtio_blk_outhdr hdr = { .type = VIRTIO_BLK_T_OUT, .sector = 0 };
+	struct guest_seg seg[] = { { f->hdr, sizeof(hdr), false },
+				   { f->data, 256 * 1024, false },
+				   { f->status, 1, true } };
+	uint32_t id, len;
+
+	memcpy(guest_at(&f->guest, f->hdr), &hdr, sizeof(hdr));
+	for (int i = 0; i < 8; i++)
+		guest_ring_add(&f->ring, seg, 3);
+	f->dev->ops->kick(f->dev, 0);
+	f->dev->ops->queue_state(f->dev, 0, false);
+	for (int i = 0; i < 8; i++)
+		assert_true(guest_ring_used(&f->ring, &id, &len));
+}
+
+static void limits_hold(void **state)
+{
+	struct fixture *f = *state;
+	const struct blk_limit limit = { .ops_per_s = 50 };
+	struct blk_source *src = new_source(f->fd, false);
+	struct error err = { 0 };
+	uint64_t start;
+
+	assert_int_equal(blk_source_new_limit(src, &limit, &src, &err), 0);
+	assert_int_equal(blk_dev_set_source(f->dev, src, "slow", &err), 0);
+	start = evloop_now_ns();
+	/* The first 50 are free, the other 25 take half a second. */
+	for (int i = 0; i < 75; i++)
+		assert_int_equal(request(f, VIRTIO_BLK_T_IN, 0, 512), VIRTIO_BLK_S_OK);
+	assert_true(evloop_now_ns() - start > 400000000u);
+	/* Nobody waits for a bucket to fill when the source goes. */
+	assert_int_equal(blk_dev_set_source(f->dev, NULL, NULL, &err), 0);
+}
+
+#define PLACE(n) ((n) * (BLK_SHELF_STRIDE / 512))
+
+static void shelf(void **state)
+{
+	struct fixture *f = *state;
+	struct error err = { 0 };
+	struct blk_source *src;
+	unsigned part = 0;
+	int other = new_disk();
+
+	assert_int_equal(pwrite(f->fd, "one", 3, 512), 3);
+	assert_int_equal(pwrite(other, "two", 3, 512), 3);
+	assert_int_equal(blk_dev_shelf_put(f->dev, new_source(f->fd, false), &part, &err), -ENOTSUP);
+	assert_int_equal(blk_shelf_new(&src, &err), 0);
+	assert_int_equal(blk_dev_set_source(f->dev, src, "shelf", &err), 0);
+	assert_int_equal(capacity(f), PLACE(BLK_SHELF_PARTS + 1));
+	assert_int_equal(blk_dev_shelf_put(f->dev, new_source(f->fd, false), &part, &err), 0);
+	assert_int_equal(part, 1);
+	assert_int_equal(blk_dev_shelf_put(f->dev, new_source(other, true), &part, &err), 0);
+	assert_int_equal(part, 2);
+
+	assert_int_equal(request(f, VIRTIO_BLK_T_IN, 0, 4096), VIRTIO_BLK_S_OK);
+	assert_memory_equal(guest_at(&f->guest, f->data), BLK_SHELF_LABEL, strlen(BLK_SHELF_LABEL));
+	assert_int_equal(request(f, VIRTIO_BLK_T_OUT, 0, 512), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(request(f, VIRTIO_BLK_T_IN, 8, 512), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(request(f, VIRTIO_BLK_T_IN, PLACE(1) + 1, 512), VIRTIO_BLK_S_OK);
+	assert_string_equal(guest_at(&f->guest, f->data), "one");
+	assert_int_equal(request(f, VIRTIO_BLK_T_IN, PLACE(2) + 1, 512), VIRTIO_BLK_S_OK);
+	assert_string_equal(guest_at(&f->guest, f->data), "two");
+	/* Ends, gaps, and a part that is read-only. */
+	assert_int_equal(request(f, VIRTIO_BLK_T_IN, PLACE(1) + DISK / 512 - 1, 512),
+			 VIRTIO_BLK_S_OK);
+	assert_int_equal(request(f, VIRTIO_BLK_T_IN, PLACE(1) + DISK / 512 - 1, 1024),
+			 VIRTIO_BLK_S_IOERR);
+	assert_int_equal(request(f, VIRTIO_BLK_T_IN, PLACE(2) - 1, 1024), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(request(f, VIRTIO_BLK_T_IN, PLACE(3), 512), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(request(f, VIRTIO_BLK_T_IN, PLACE(255), 512), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(request(f, VIRTIO_BLK_T_IN, PLACE(256) - 1, 512), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(request(f, VIRTIO_BLK_T_OUT, PLACE(2), 512), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(ranges(f, VIRTIO_BLK_T_DISCARD, PLACE(2), 8, 0), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(request(f, VIRTIO_BLK_T_OUT, PLACE(1), 512), VIRTIO_BLK_S_OK);
+	assert_int_equal(request(f, VIRTIO_BLK_T_FLUSH, 0, 0), VIRTIO_BLK_S_OK);
+
+	assert_int_equal(blk_dev_shelf_take(f->dev, 1), 0);
+	assert_int_equal(blk_dev_shelf_take(f->dev, 1), -ENOENT);
+	assert_int_equal(blk_dev_shelf_take(f->dev, 0), -ENOENT);
+	assert_int_equal(blk_dev_shelf_take(f->dev, 256), -ENOENT);
+	assert_int_equal(request(f, VIRTIO_BLK_T_IN, PLACE(1), 512), VIRTIO_BLK_S_IOERR);
+	/* Another place than the one that has just been emptied, until the end of the shelf. */
+	for (unsigned i = 3; i <= BLK_SHELF_PARTS + 1; i++) {
+		assert_int_equal(blk_dev_shelf_put(f->dev, new_source(other, true), &part, &err), 0);
+		assert_int_equal(part, i <= BLK_SHELF_PARTS ? i : 1);
+	}
+	assert_int_equal(blk_dev_shelf_put(f->dev, new_source(other, true), &part, &err), -ENOSPC);
+	close(other);
+}
+
+/* A source that fails late, and in another order than it was asked. */
+struct odd {
+	struct blk_source src;
+	struct blk_io *held[4];
+	size_t n;
+	bool freed;
+};
+
+static int odd_attach(struct blk_source *src, struct evloop *loop, struct blk_engine *engine)
+{
+	(void)src;
+	(void)loop;
+	(void)engine;
+	return 0;
+}
+
+static void odd_submit(struct blk_source *src, struct blk_io *io)
+{
+	struct odd *odd = (struct odd *)src;
+
+	odd->held[odd->n++] = io;
+}
+
+static void odd_drain(struct blk_source *src)
+{
+	struct odd *odd = (struct odd *)src;
+
+	while (odd->n) {
+		struct blk_io *io = odd->held[--odd->n];
+
+		io->done(io, odd->n == 1 ? -ETIMEDOUT : 0);
+	}
+}
+
+static void odd_free(struct blk_source *src)
+{
+	((struct odd *)src)->freed = true;
+}
+
+static void errors_of_a_source_reach_the_guest(void **state)
+{
+	static const struct blk_source_ops ops = { odd_attach, odd_submit, odd_drain, odd_free };
+	struct fixture *f = *state;
+	struct odd odd = { .src = { .ops = &ops, .size = DISK } };
+	uint64_t statuses = guest_alloc(&f->guest, 4, 1);
+	struct virtio_blk_outhdr hdr = { .type = VIRTIO_BLK_T_IN };
+	struct error err = { 0 };
+	uint32_t id, len;
+	uint16_t heads[3];
+
+	assert_int_equal(blk_dev_set_source(f->dev, &odd.src, "odd", &err), 0);
+	memcpy(guest_at(&f->guest, f->hdr), &hdr, sizeof(hdr));
+	for (uint32_t i = 0; i < 3; i++) {
+		struct guest_seg seg[] = { { f->hdr, 16, false }, { f->data + i * 512, 512, true },
+					   { statuses + i, 1, true } };
+
+		heads[i] = guest_ring_add(&f->ring, seg, 3);
+	}
+	f->dev->ops->kick(f->dev, 0);
+	assert_int_equal(odd.n, 3);
+	assert_false(guest_ring_used(&f->ring, &id, &len));
+	f->dev->ops->drain(f->dev);
+	for (int i = 2; i >= 0; i--) {
+		assert_true(guest_ring_used(&f->ring, &id, &len));
+		assert_int_equal(id, heads[i]);
+		assert_int_equal(len, i == 1 ? 1 : 513);
+		assert_int_equal(*(uint8_t *)guest_at(&f->guest, statuses + (uint32_t)i),
+				 i == 1 ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK);
+	}
+	assert_int_equal(blk_dev_set_source(f->dev, NULL, NULL, &err), 0);
+	assert_true(odd.freed);
 }
 
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -336,10 +564,18 @@ int main(void)
 		T(serial_number),
 		T(discard_and_zeroes),
 		T(hostile_shapes),
+		T(many_at_once),
+		T(stop_waits_for_requests),
+		T(limits_hold),
+		T(shelf),
+		T(errors_of_a_source_reach_the_guest),
 		cmocka_unit_test_setup_teardown(read_only_disk, setup_ro, teardown),
 		cmocka_unit_test_setup_teardown(slot_is_filled_and_emptied, setup_empty, teardown),
 		cmocka_unit_test(bad_sources),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	int failed = cmocka_run_group_tests_name("io_uring", tests, NULL, NULL);
+
+	no_uring = true;
+	return failed + cmocka_run_group_tests_name("threads", tests, NULL, NULL);
 }

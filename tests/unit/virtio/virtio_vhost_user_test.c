@@ -40,7 +40,7 @@ static int setup(void **state)
 
 	assert_int_equal(ftruncate(disk, 65536), 0);
 	assert_int_equal(pwrite(disk, "sector one", 10, 512), 10);
-	assert_int_equal(blk_source_new_fd(disk, false, &config.source, &err), 0);
+	assert_int_equal(blk_source_new_fd(disk, &(struct blk_file_options){ 0 }, &config.source, &err), 0);
 	assert_int_equal(blk_dev_new(&config, &dev, &err), 0);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv), 0);
 	f->dev = dev;

@@ -91,7 +91,17 @@ static void auto_takes_q35_for_many(void **state)
 	Caisson__Vmm__V1__VmConfig *msg = NULL;
 	struct fixture *f = *state;
 
-	f->cfg.n_slots = 8;
+	struct vmm_disk disks[6];
+	char serial[6][2];
+
+	for (size_t i = 0; i < 6; i++) {
+		serial[i][0] = (char)('a' + i);
+		serial[i][1] = '\0';
+		disks[i] = (struct vmm_disk){ .path = f->disk, .serial = serial[i] };
+	}
+	f->cfg.disks = disks;
+	f->cfg.n_disks = 6;
+	f->cfg.shelf = true;
 	assert_int_equal(pack(f, &msg, NULL), 0);
 	assert_int_equal(msg->machine, VMM_MACHINE_Q35);
 	caisson__vmm__v1__vm_config__free_unpacked(msg, NULL);
@@ -122,7 +132,7 @@ static void bad_values(void **state)
 	BAD(f->cfg.cmdline_extra = "a\nb", -EINVAL, "control");
 	BAD(f->cfg.machine = (enum vmm_machine)9, -EINVAL, "machine");
 	BAD(f->cfg.accel = (enum vmm_accel)9, -EINVAL, "accelerator");
-	BAD(f->cfg.n_slots = 17, -EINVAL, "17 slots");
+	BAD(f->cfg.n_disks = 17, -EINVAL, "17 disks");
 #undef BAD
 }
 

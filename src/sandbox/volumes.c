@@ -1,0 +1,523 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* See volumes.h. */
+#include "sandbox/volumes.h"
+
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include "oci/oci.h"
+#include "sandbox/gate.h"
+#include "sandbox/internal.h"
+#include "sandbox/mirror.h"
+#include "sandbox/storages.h"
+#include "sandbox/volsource.h"
+
+#define GUEST_VOLUMES "/run/caisson/volumes"
+
+struct volume {
+	struct list node;
+	struct sandbox *s;
+	enum volsource_kind kind;
+	char *source;
+	char *guest;      /* where the guest has it */
+	char *fstype, *device;
+	char **options;
+	struct stat st;   /* of the source, for kinds that take owner and mode from it */
+	uint64_t size;    /* limit, 0: none */
+	uint64_t page;    /* of huge pages */
+	bool read_only;
+	struct disk disk;
+	struct mirror *mirror;
+	bool mirror_started;
+	struct gate gate; /* disk attached, mirror complete */
+};
+
+static void volume_free(struct volume *v)
+{
+	mirror_free(v->mirror);
+	disk_detach(v->s, &v->disk);
+	list_remove(&v->node);
+	free(v->source);
+	free(v->guest);
+	free(v->fstype);
+	free(v->device);
+	strv_free(v->options);
+	free(v);
+}
+
+static struct volume *volume_find(struct sandbox *s, const struct volsource *src)
+{
+	struct volume *v;
+
+	list_for_each(v, &s->volumes, node)
+		if (v->kind == src->kind && str_eq(v->source, src->source) && !gate_failed(&v->gate))
+			return v;
+	return NULL;
+}
+
+static void on_attached(void *arg, const struct error *err)
+{
+	gate_settle(&((struct volume *)arg)->gate, err);
+}
+
+static void on_mirrored(void *arg, const struct error *err)
+{
+	gate_settle(&((struct volume *)arg)->gate, err);
+}
+
+static void start_mirror(struct volume *v)
+{
+	if (!v->mirror || v->mirror_started || v->s->state != VM_READY)
+		return;
+	v->mirror_started = true;
+	mirror_start(v->mirror, v->s->agent, on_mirrored, v);
+}
+
+static int start(struct volume *v, struct error *err)
+{
+	auto_free char *name = NULL;
+
+	switch (v->kind) {
+	case VOLSOURCE_DISK: {
+		const struct vmm_disk what = { .path = v->device, .read_only = v->read_only };
+
+		return disk_attach(v->s, &v->disk, "vol", &what, on_attached, v, err);
+	}
+	case VOLSOURCE_WATCHED:
+		name = str_printf("watched-%u", v->s->next_serial++);
+		free(v->guest);
+		v->guest = name ? str_printf(MIRROR_ROOT "/%s", name) : NULL;
+		if (!v->guest)
+			return error_set(err, -ENOMEM, "out of memory");
+		if (mirror_new(v->s->loop, v->source, name, &v->mirror, err) < 0)
+			return err->code;
+		start_mirror(v);
+		return 0;
+	case VOLSOURCE_NONE:
+	case VOLSOURCE_GUEST:
+	case VOLSOURCE_MEMORY:
+	case VOLSOURCE_HUGE:
+	case VOLSOURCE_SCRATCH:
+	case VOLSOURCE_NETWORK:
+	default:
+		gate_settle(&v->gate, NULL);
+		return 0;
+	}
+}
+
+static int volume_new(struct sandbox *s, struct volsource *src, struct volume **ret,
+		      struct error *err)
+{
+	struct volume *v = calloc(1, sizeof(*v));
+	int r;
+
+	if (!v)
+		return error_set(err, -ENOMEM, "out of memory");
+	list_init(&v->node);
+	v->s = s;
+	v->kind = src->kind;
+	v->source = take_ptr(&src->source);
+	v->device = take_ptr(&src->device);
+	v->fstype = take_ptr(&src->fstype);
+	v->options = take_ptr(&src->options);
+	v->st = src->st;
+	v->size = src->size;
+	v->page = src->page;
+	v->read_only = src->read_only;
+	v->guest = src->kind == VOLSOURCE_GUEST ?
+			   strdup(v->source) :
+			   str_printf("%s/%u", src->kind == VOLSOURCE_SCRATCH ?
+						       GUEST_SCRATCH "/volumes" : GUEST_VOLUMES,
+				      s->next_serial++);
+	if (!v->guest) {
+		volume_free(v);
+		return error_set(err, -ENOMEM, "out of memory");
+	}
+	list_push_back(&s->volumes, &v->node);
+	r = start(v, err);
+	if (r < 0) {
+		volume_free(v);
+		return r;
+	}
+	*ret = v;
+	return 0;
+}
+
+/* --- a container's mounts --- */
+
+bool volumes_has(const struct container *c, size_t i)
+{
+	return i < c->n_uses && c->uses[i].volume;
+}
+
+void volumes_shared(const Grpc__Spec *spec, bool *ret_ro, bool *ret_rw)
+{
+	*ret_ro = *ret_rw = false;
+	for (size_t i = 0; spec && i < spec->n_mounts; i++) {
+		struct volsource src = { 0 };
+		bool ro;
+
+		if (!shares_wants(spec->mounts[i], &ro))
+			continue;
+		if (volsource_classify(spec->mounts[i], &src, NULL) == 0 &&
+		    src.kind == VOLSOURCE_NONE)
+			*(ro ? ret_ro : ret_rw) = true;
+		volsource_fini(&src);
+	}
+}
+
+/* What a bind mount of the volume in the container still has to say. */
+static int set_bind(Grpc__Mount *m, const char *source)
+{
+	static const char *const kept[] = { "ro",	"rro",	    "nosuid",	"nodev",    "noexec",
+					    "private",	"rprivate", "slave",	"rslave",   "shared",
+					    "rshared",	"noatime" };
+	const char *options[ARRAY_LEN(kept) + 1];
+	size_t n = 0;
+
+	options[n++] = "rbind";
+	for (size_t i = 0; i < ARRAY_LEN(kept); i++)
+		for (size_t k = 0; k < m->n_options; k++)
+			if (str_eq(m->options[k], kept[i])) {
+				options[n++] = kept[i];
+				break;
+			}
+	if (oci_strv_set(&m->options, &m->n_options, options, n) < 0 ||
+	    oci_str_set(&m->type, "bind") < 0 || oci_str_set(&m->source, source) < 0)
+		return -ENOMEM;
+	return 0;
+}
+
+static int use(struct container *c, size_t i, struct volsource *src, struct error *err)
+{
+	struct volume_use *u = &c->uses[i];
+	struct sandbox *s = c->s;
+	struct volume *v = volume_find(s, src);
+	int r = 0;
+
+	if (src->kind == VOLSOURCE_SCRATCH)
+		r = container_want_scratch(c, err);
+	if (r == 0 && !v)
+		r = volume_new(s, src, &v, err);
+	if (r < 0)
+		return r;
+	u->volume = v;
+	if (src->subpath) {
+		u->subpath = take_ptr(&src->subpath);
+		u->guest = str_printf(GUEST_CONTAINERS "/%s/sub%zu", c->id, i);
+	} else {
+		u->guest = strdup(v->guest);
+	}
+	if (!u->guest || set_bind(c->spec->mounts[i], u->guest) < 0)
+		return error_set(err, -ENOMEM, "out of memory");
+	container_wait(c, &v->gate);
+	return 0;
+}
+
+static int prepare_devices(struct container *c, struct error *err);
+
+int volumes_prepare(struct container *c, struct error *err)
+{
+	int r = prepare_devices(c, err);
+
+	if (r < 0 || c->spec->n_mounts == 0)
+		return r;
+	c->uses = calloc(c->spec->n_mounts, sizeof(*c->uses));
+	if (!c->uses)
+		return error_set(err, -ENOMEM, "out of memory");
+	c->n_uses = c->spec->n_mounts;
+	for (size_t i = 0; i < c->n_uses && r == 0; i++) {
+		struct volsource src = { 0 };
+
+		r = volsource_classify(c->spec->mounts[i], &src, err);
+		if (r == 0 && src.kind != VOLSOURCE_NONE)
+			r = use(c, i, &src, err);
+		volsource_fini(&src);
+	}
+	return r;
+}
+
+void volumes_agent_ready(struct container *c)
+{
+	for (size_t i = 0; i < c->n_uses; i++)
+		if (c->uses[i].volume)
+			start_mirror(c->uses[i].volume);
+}
+
+/* --- what the agent mounts --- */
+
+static int set_group(Grpc__Storage *g, const struct stat *st)
+{
+	Grpc__FSGroup *group;
+
+	if (!st->st_gid)
+		return 0;
+	group = malloc(sizeof(*group));
+	if (!group)
+		return -ENOMEM;
+	grpc__fsgroup__init(group);
+	group->group_id = st->st_gid;
+	group->group_change_policy = TYPES__FSGROUP_CHANGE_POLICY__Always;
+	g->fs_group = group;
+	return 0;
+}
+
+static int add_options(Grpc__Storage *g, char *const *options)
+{
+	int r = 0;
+
+	for (; options && *options && r == 0; options++)
+		r = storage_option(g, "%s", *options);
+	return r;
+}
+
+static int add_memory(const struct volume *v, struct storages *st)
+{
+	bool huge = v->kind == VOLSOURCE_HUGE;
+	const char *type = huge ? "hugetlbfs" : "tmpfs";
+	Grpc__Storage *g = storages_add(st, "ephemeral", type, type, v->guest);
+	int r = storage_option(g, "mode=%04o", v->st.st_mode & 07777);
+
+	if (r == 0 && huge)
+		r = storage_option(g, "pagesize=%llu", (unsigned long long)v->page);
+	if (r == 0 && v->size)
+		r = storage_option(g, "size=%llu", (unsigned long long)v->size);
+	if (r == 0)
+		r = set_group(g, &v->st);
+	return r;
+}
+
+static int add_disk(const struct volume *v, struct storages *st)
+{
+	auto_free char *name = disk_name(&v->disk);
+	Grpc__Storage *g = storages_add(st, "blk", name, v->fstype, v->guest);
+	int r = g && v->read_only ? storage_option(g, "ro") : g ? 0 : -ENOMEM;
+
+	if (r == 0 && str_eq(v->fstype, "xfs"))
+		r = storage_option(g, "nouuid");
+	if (r == 0)
+		r = add_options(g, v->options);
+	if (r == 0)
+		r = set_group(g, &v->st);
+	return r;
+}
+
+static int add_volume(const struct volume *v, struct storages *st)
+{
+	size_t n = st->n;
+	Grpc__Storage *g;
+	int r = 0;
+
+	switch (v->kind) {
+	case VOLSOURCE_MEMORY:
+	case VOLSOURCE_HUGE:
+		r = add_memory(v, st);
+		break;
+	case VOLSOURCE_SCRATCH:
+		g = storages_add(st, "local", "local", "local", v->guest);
+		r = storage_option(g, "mode=%04o", v->st.st_mode & 0777);
+		if (r == 0)
+			r = set_group(g, &v->st);
+		break;
+	case VOLSOURCE_DISK:
+		r = add_disk(v, st);
+		break;
+	case VOLSOURCE_NETWORK:
+		g = storages_add(st, "nfs", v->source, v->fstype, v->guest);
+		r = g ? add_options(g, v->options) : -ENOMEM;
+		break;
+	case VOLSOURCE_NONE:
+	case VOLSOURCE_GUEST:
+	case VOLSOURCE_WATCHED:
+	default:
+		break;
+	}
+	if (r == 0 && st->n > n)
+		st->v[n]->shared = true;
+	return r;
+}
+
+int volumes_storages(struct container *c, struct storages *st)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < c->n_uses && r == 0; i++) {
+		const struct volume_use *u = &c->uses[i];
+		Grpc__Storage *g;
+
+		if (!u->volume)
+			continue;
+		r = add_volume(u->volume, st);
+		if (r < 0 || !u->subpath)
+			continue;
+		g = storages_add(st, "bind", u->volume->guest, "bind", u->guest);
+		r = storage_option(g, "rbind");
+		if (r == 0) {
+			auto_free char *text = str_printf("subpath=%s", u->subpath);
+
+			r = text ? storage_driver_option(g, text) : -ENOMEM;
+		}
+	}
+	return r;
+}
+
+/* --- devices --- */
+
+static bool allows_all(const Grpc__LinuxResources *res)
+{
+	for (size_t i = 0; res && i < res->n_devices; i++) {
+		const Grpc__LinuxDeviceCgroup *d = res->devices[i];
+
+		if (d->allow && (str_empty(d->type) || str_eq(d->type, "a")) && d->major <= 0 &&
+		    d->minor <= 0 && (str_empty(d->access) || strchr(d->access, 'w')))
+			return true;
+	}
+	return false;
+}
+
+static bool is_writable(const Grpc__LinuxResources *res, const Grpc__LinuxDevice *dev)
+{
+	for (size_t i = 0; res && i < res->n_devices; i++) {
+		const Grpc__LinuxDeviceCgroup *d = res->devices[i];
+
+		if (d->allow && str_eq(d->type, "b") && d->major == dev->major &&
+		    d->minor == dev->minor)
+			return strchr(d->access, 'w');
+	}
+	return true;
+}
+
+/* The kernel's name of a device of the host, "" if it has none. */
+static void device_name(const Grpc__LinuxDevice *d, char *dst, size_t size)
+{
+	char path[80];
+	auto_free char *text = NULL;
+	char *name, *end;
+
+	dst[0] = '\0';
+	if (str_format(path, sizeof(path), "/sys/dev/%s/%lld:%lld/uevent",
+		       str_eq(d->type, "b") ? "block" : "char", (long long)d->major,
+		       (long long)d->minor) < 0 ||
+	    fd_read_file(AT_FDCWD, path, 4096, &text, NULL) < 0)
+		return;
+	name = strstr(text, "DEVNAME=");
+	if (!name)
+		return;
+	name += strlen("DEVNAME=");
+	end = strchr(name, '\n');
+	if (end)
+		*end = '\0';
+	if (str_format(dst, size, "%s", name) < 0)
+		dst[0] = '\0';
+}
+
+/* Opened by a node of our own: the host's may be anywhere. */
+static int attach_block(struct container *c, struct disk *disk, const Grpc__LinuxDevice *d,
+			bool writable, struct error *err)
+{
+	auto_free char *node = str_printf("%s/dev-%lld-%lld", c->s->dir, (long long)d->major,
+					  (long long)d->minor);
+	const struct vmm_disk what = { .path = node, .read_only = !writable, .direct = true };
+	int r;
+
+	if (!node)
+		return error_set(err, -ENOMEM, "out of memory");
+	(void)unlink(node);
+	if (mknod(node, S_IFBLK | 0600, makedev((unsigned)d->major, (unsigned)d->minor)) < 0)
+		return error_errno(err, -errno, "device '%s'", d->path);
+	r = container_attach(c, disk, "dev", &what, err);
+	(void)unlink(node);
+	return r < 0 ? error_prefix(err, r, "device '%s'", d->path) : 0;
+}
+
+static int prepare_devices(struct container *c, struct error *err)
+{
+	const Grpc__Linux *l = c->spec->linux;
+	bool privileged = l && allows_all(l->resources);
+	int r = 0;
+
+	if (!l || !l->n_devices)
+		return 0;
+	c->devices = calloc(l->n_devices, sizeof(*c->devices));
+	if (!c->devices)
+		return error_set(err, -ENOMEM, "out of memory");
+	for (size_t i = 0; i < l->n_devices && r == 0; i++) {
+		const Grpc__LinuxDevice *d = l->devices[i];
+		struct device_use *u = &c->devices[c->n_devices];
+
+		if (!str_eq(d->type, "b") && !str_eq(d->type, "c") && !str_eq(d->type, "u"))
+			continue;
+		u->path = strdup(d->path);
+		if (!u->path)
+			return error_set(err, -ENOMEM, "out of memory");
+		c->n_devices++;
+		/* "All devices" are the guest's, not whatever the host has. */
+		u->optional = privileged;
+		u->is_block = str_eq(d->type, "b");
+		if (u->is_block && !privileged)
+			r = attach_block(c, &u->disk, d, is_writable(l->resources, d), err);
+		else if (!u->is_block)
+			device_name(d, u->name, sizeof(u->name));
+	}
+	return r;
+}
+
+static int fill_device(const struct device_use *u, Grpc__Device *g)
+{
+	auto_free char *guest = u->disk.attached ? disk_name(&u->disk) :
+						   str_printf("/dev/%s", u->name);
+
+	if (!guest || oci_str_set(&g->id, u->path) < 0 ||
+	    oci_str_set(&g->type, u->is_block ? "blk" : "char") < 0 ||
+	    oci_str_set(&g->vm_path, guest) < 0 || oci_str_set(&g->container_path, u->path) < 0)
+		return -ENOMEM;
+	return u->optional ? oci_strv_append(&g->options, &g->n_options, "optional") : 0;
+}
+
+void volumes_devices(struct container *c, Grpc__Device ***ret_v, size_t *ret_n)
+{
+	Grpc__Device **v = calloc(c->n_devices + 1, sizeof(*v));
+	size_t n = 0;
+
+	for (size_t i = 0; v && i < c->n_devices; i++) {
+		v[n] = malloc(sizeof(*v[n]));
+		if (!v[n])
+			break;
+		grpc__device__init(v[n]);
+		n++;
+		if (fill_device(&c->devices[i], v[n - 1]) < 0)
+			break;
+	}
+	*ret_v = v;
+	*ret_n = n;
+}
+
+/* --- ends --- */
+
+void volumes_drop(struct container *c)
+{
+	for (size_t i = 0; i < c->n_uses; i++) {
+		free(c->uses[i].guest);
+		free(c->uses[i].subpath);
+	}
+	free(c->uses);
+	c->uses = NULL;
+	c->n_uses = 0;
+	for (size_t i = 0; i < c->n_devices; i++)
+		disk_detach(c->s, &c->devices[i].disk);
+}
+
+void volumes_fini(struct sandbox *s)
+{
+	struct volume *v, *tmp;
+
+	list_for_each_safe(v, tmp, &s->volumes, node)
+		volume_free(v);
+}

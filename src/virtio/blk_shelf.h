@@ -1,0 +1,9 @@
+/* The parts of a shelf (blk.h); all in the device's thread. Private to virtio. */
+#pragma once
+
+#include "virtio/blk.h"
+
+bool blk_is_shelf(const struct blk_source *src);
+/* Takes @src on success. -ENOSPC, or what the source's attach() says. */
+int blk_shelf_put(struct blk_source *shelf, struct blk_source *src, unsigned *ret_part);
+int blk_shelf_take(struct blk_source *shelf, unsigned part);

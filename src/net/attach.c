@@ -94,6 +94,7 @@ static int open_fds(struct net *n, struct net_link *l, int tap_index, struct err
 	r = macvtap ? tap_open_macvtap(l->tap, tap_index, l->n_fds, l->fds, err) :
 		      tap_open(l->tap, l->n_fds, l->fds, err);
 	ns_leave(back);
+	l->made = r == 0;
 	return r;
 }
 
@@ -136,8 +137,7 @@ static int attach_tap(struct net *n, struct net_link *l, const struct net_hold *
 {
 	int index, r = 0;
 
-	/* A spare one that found its link is open already. */
-	if (l->fds[0] < 0)
+	if (!l->made)
 		r = open_fds(n, l, 0, err);
 	if (r < 0)
 		return r;
@@ -192,7 +192,7 @@ int net_attach(struct net *n, struct error *err)
 		now[i] = true;
 		for (size_t k = 0; k <= i; k++)
 			if (now[k]) {
-				n->state.links[k].attached = false;
+				n->state.links[k].attached = n->state.links[k].made = false;
 				close_fds(&n->state.links[k]);
 				release_hold(&n->rt, &n->hold[k]);
 			}

@@ -74,6 +74,12 @@ void tc_remove_redirect(struct rtnl *rt, int index);
 __must_check int tc_add_rate(struct rtnl *rt, int index, uint64_t rate);
 void tc_remove_root(struct rtnl *rt, int index);
 
+/* --- net.c --- */
+
+/* What must be freed once @l is tied to its tap. @sl: the link as it was read; NULL of a spare. */
+void net_plan_hold(const struct net *n, const struct scan_link *sl, const struct net_link *l,
+		   struct net_hold *ret_hold);
+
 /* --- links, in attach.c --- */
 
 /* 0 if there is no such link. */

@@ -5,6 +5,10 @@
 
 #include "net/internal.h"
 
+#define WATCH_GROUPS                                                                       \
+	(RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_IPV4_ROUTE |       \
+	 RTMGRP_IPV6_ROUTE)
+
 static void random_mac(uint8_t mac[static 6])
 {
 	if (getrandom(mac, 6, 0) != 6)
@@ -47,9 +51,8 @@ static int plan_rates(const struct net *n, const struct scan_link *sl, struct er
 	return 0;
 }
 
-/* How a link is tied to its tap, and what must be freed for that. */
-static void plan_hold(const struct net *n, const struct scan_link *sl, const struct net_link *l,
-		      struct net_hold *h)
+void net_plan_hold(const struct net *n, const struct scan_link *sl, const struct net_link *l,
+		   struct net_hold *h)
 {
 	*h = (struct net_hold){ 0 };
 	(void)!str_format(h->link, sizeof(h->link), "%s", l->name);
@@ -92,7 +95,7 @@ static int plan_link(struct net *n, struct scan_link *sl, struct error *err)
 		(void)!str_format(l->tap, sizeof(l->tap), "%s", l->name);
 	else
 		(void)!str_format(l->tap, sizeof(l->tap), TAP_NAME, l->index);
-	plan_hold(n, sl, l, &n->hold[n->state.n_links]);
+	net_plan_hold(n, sl, l, &n->hold[n->state.n_links]);
 	n->state.n_links++;
 	return 0;
 }
@@ -104,7 +107,7 @@ static void plan_spare(struct net *n, unsigned i)
 	random_mac(l->card_mac);
 	memcpy(l->mac, l->card_mac, sizeof(l->mac));
 	(void)!str_format(l->tap, sizeof(l->tap), SPARE_NAME, i);
-	plan_hold(n, NULL, l, &n->hold[n->state.n_links]);
+	net_plan_hold(n, NULL, l, &n->hold[n->state.n_links]);
 	n->state.n_links++;
 }
 
@@ -113,7 +116,10 @@ static int open_sockets(struct net *n, struct error *err)
 	int back = -1, r = ns_enter(n->ns.fd, &back);
 
 	if (r == 0) {
-		r = rtnl_open(&n->rt, 0);
+		/* Before anything is read, so that no change is missed. */
+		r = rtnl_open(&n->watch, WATCH_GROUPS);
+		if (r == 0)
+			r = rtnl_open(&n->rt, 0);
 		ns_leave(back);
 	}
 	return r < 0 ? error_errno(err, r, "enter the network namespace '%s'", n->path) : 0;

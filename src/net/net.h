@@ -87,7 +87,9 @@ struct net_link {
 	char tap[IFNAMSIZ];        /* the tap's own name in the namespace */
 	int fds[NET_MAX_QUEUES];   /* one a queue, once attached */
 	unsigned n_fds;
+	bool made;                 /* the tap is there, here or with the VM */
 	bool attached;
+	bool gone;                 /* the link went away, the card is a spare one */
 };
 
 struct net_route {
@@ -162,8 +164,13 @@ __must_check int net_release(const struct net_holds *holds, struct error *err);
 
 /* --- links that come later --- */
 
-/* A descriptor to poll for reading: something in the namespace may have changed. */
+/*
+ * A descriptor to poll for reading: something in the namespace may have changed since net_open().
+ * It belongs to @n.
+ */
 __must_check int net_watch(struct net *n, int *ret_fd, struct error *err);
+/* Empties the watch, so that it polls as readable only after the next change. */
+void net_watch_clear(struct net *n);
 /*
  * Reads the watch until it is empty, and the namespace anew. A new link takes a spare tap (and is
  * left alone if there is none: *ret_left counts those). *ret_changed tells whether anything that

@@ -16,11 +16,16 @@
 #define RESOLV_MAX  ((size_t)64 << 10)
 #define DNS_MAX     64u
 
+#define SETTLE_MS   20u /* changes come in bursts */
+
 struct network {
 	struct net *net;
 	struct forward *forward; /* NULL: ports of the guest's loopback can't be reached */
 	char **dns;
 	size_t n_dns;
+	uv_poll_t poll;           /* of the namespace's changes */
+	struct loop_timer *timer; /* until they have settled */
+	bool watching, closing;
 };
 
 /* --- before the VM --- */
@@ -225,6 +230,21 @@ struct route_msg {
 	char dst[NET_IP_TEXT + 4], gateway[NET_IP_TEXT], source[NET_IP_TEXT];
 };
 
+/* What the card of a link that has gone is left with: no address. */
+static int send_gone(struct sandbox *s, const struct net_link *l)
+{
+	Grpc__UpdateInterfaceRequest req = GRPC__UPDATE_INTERFACE_REQUEST__INIT;
+	Types__Interface itf = TYPES__INTERFACE__INIT;
+	char card[18], mac[18];
+
+	net_mac_format(l->card_mac, card);
+	net_mac_format(l->mac, mac);
+	itf.hwaddr = mac;
+	itf.set_hwaddr = card;
+	req.interface = &itf;
+	return agent_update_interface(s->agent, &req, on_interface, s);
+}
+
 static int send_routes(struct sandbox *s, const struct net_state *st)
 {
 	Grpc__UpdateRoutesRequest req = GRPC__UPDATE_ROUTES_REQUEST__INIT;
@@ -300,18 +320,23 @@ static int send_neighbors(struct sandbox *s, const struct net_state *st)
 	return agent_add_arpneighbors(s->agent, &req, on_neighbors, s);
 }
 
-void network_configure(struct sandbox *s)
+static void tell_agent(struct sandbox *s)
 {
-	const struct net_state *st = s->network ? net_state(s->network->net) : NULL;
+	const struct net_state *st = net_state(s->network->net);
 	struct error err = { 0 };
 	int r = 0;
 
-	for (size_t i = 0; st && i < st->n_links && r == 0; i++)
+	if (!st->n_links)
+		return;
+	for (size_t i = 0; i < st->n_links && r == 0; i++) {
 		if (st->links[i].index)
 			r = send_interface(s, &st->links[i]);
-	if (st && r == 0 && st->n_links)
+		else if (st->links[i].gone)
+			r = send_gone(s, &st->links[i]);
+	}
+	if (r == 0)
 		r = send_routes(s, st);
-	if (st && r == 0)
+	if (r == 0)
 		r = send_neighbors(s, st);
 	if (r < 0) {
 		(void)error_errno(&err, r, "talk to the agent");
@@ -319,13 +344,109 @@ void network_configure(struct sandbox *s)
 	}
 }
 
+/* --- what changes later --- */
+
+static void on_settled(void *arg)
+{
+	struct sandbox *s = arg;
+	struct network *n = s->network;
+	struct error err = { 0 };
+	bool changed = false;
+	unsigned left = 0;
+	int r;
+
+	n->timer = NULL;
+	if (s->state != VM_READY || s->stopping)
+		return;
+	r = net_rescan(n->net, &changed, &left, &err);
+	if (r == 0 && left)
+		log_warn("the network has %u links more than the virtual machine has cards for "
+			 "(network.slots in the configuration)", left);
+	if (r == 0 && changed) {
+		r = write_record(s, &err);
+		if (r == 0)
+			r = net_attach(n->net, &err);
+		if (r == 0) {
+			log_debug("the network has changed");
+			tell_agent(s);
+		}
+	}
+	/* The pod goes on with what it had. */
+	if (r < 0)
+		log_warn("%s", error_text(&err));
+}
+
+static void on_change(uv_poll_t *poll, int status, int events)
+{
+	struct sandbox *s = poll->data;
+	struct network *n = s->network;
+
+	(void)events;
+	if (status < 0) {
+		(void)uv_poll_stop(poll);
+		return;
+	}
+	net_watch_clear(n->net);
+	if (!n->timer)
+		(void)!loop_timer_start(s->loop, SETTLE_MS, on_settled, s, &n->timer);
+}
+
+static void watch(struct sandbox *s)
+{
+	struct network *n = s->network;
+	struct error err = { 0 };
+	int fd;
+
+	if (n->watching || net_watch(n->net, &fd, &err) < 0 || uv_poll_init(s->loop, &n->poll, fd) < 0)
+		return;
+	n->poll.data = s;
+	n->watching = true;
+	(void)uv_poll_start(&n->poll, UV_READABLE, on_change);
+}
+
+void network_configure(struct sandbox *s)
+{
+	if (!s->network)
+		return;
+	tell_agent(s);
+	watch(s);
+}
+
 /* --- the end --- */
+
+static void network_destroy(struct network *n)
+{
+	net_free(n->net);
+	for (size_t i = 0; i < n->n_dns; i++)
+		free(n->dns[i]);
+	free(n->dns);
+	free(n);
+}
+
+static void on_poll_closed(uv_handle_t *handle)
+{
+	struct network *n = container_of((uv_poll_t *)handle, struct network, poll);
+
+	n->watching = false;
+	if (n->closing)
+		network_destroy(n);
+}
+
+static void stop_watching(struct network *n)
+{
+	loop_timer_cancel(take_ptr(&n->timer));
+	if (n->watching && !uv_is_closing((uv_handle_t *)&n->poll))
+		uv_close((uv_handle_t *)&n->poll, on_poll_closed);
+}
 
 void network_vm_gone(struct sandbox *s)
 {
 	struct error err = { 0 };
 
-	if (s->network && s->record.net && net_release(s->record.net, &err) < 0)
+	if (!s->network)
+		return;
+	stop_watching(s->network);
+	if (s->record.net && net_release(s->record.net, &err) < 0)
 		log_warn("%s", error_text(&err));
 }
 
@@ -336,9 +457,8 @@ void network_free(struct sandbox *s)
 	if (!n)
 		return;
 	forward_free(n->forward);
-	net_free(n->net);
-	for (size_t i = 0; i < n->n_dns; i++)
-		free(n->dns[i]);
-	free(n->dns);
-	free(n);
+	stop_watching(n);
+	n->closing = true;
+	if (!n->watching)
+		network_destroy(n);
 }

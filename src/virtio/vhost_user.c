@@ -4,7 +4,8 @@
  * One thread owns the device, its queues and the front-end's socket. A message is collected from the
  * non-blocking socket into `msg` together with its descriptors, then handled whole; replies are small
  * and written at once. A queue starts when it has a layout, a kick descriptor and (if protocol
- * features were negotiated) was enabled; it stops at GET_VRING_BASE. A message that makes no sense
+ * features were negotiated) was enabled; it stops at GET_VRING_BASE. Queues may have threads of their
+ * own (virtio_dev.queue_loops), which only take kicks. A message that makes no sense
  * ends the connection: the front-end is our own QEMU, and going on in an unknown state would be worse.
  */
 #include "virtio/vhost_user.h"
@@ -26,10 +27,15 @@
 
 #define THREAD_STACK (256u * 1024u)
 
+struct vhu_kick {
+	struct evsource src;
+	struct vhu_ring *ring;
+};
+
 struct vhu_ring {
 	struct vhost_user *vu;
 	unsigned index;
-	struct evsource kick;
+	struct vhu_kick kicks[VIRTIO_QUEUE_THREADS]; /* one for each thread of the queue */
 	int kick_fd;
 	int call_fd;
 	uint16_t base;
@@ -68,6 +74,15 @@ static void close_fd(int *fd)
 
 /* --- rings --- */
 
+/* A full counter is a notification that is still pending. */
+static void raise_eventfd(int fd)
+{
+	uint64_t one = 1;
+
+	if (write(fd, &one, sizeof(one)) < 0)
+		return;
+}
+
 static void drain_eventfd(int fd)
 {
 	uint64_t n;
@@ -76,15 +91,69 @@ static void drain_eventfd(int fd)
 		return;
 }
 
+static bool has_threads(const struct vhu_ring *ring)
+{
+	return ring->vu->dev->queue_loops[ring->index][0] != NULL;
+}
+
 static void on_kick(struct evsource *src, uint32_t events)
 {
-	struct vhu_ring *ring = container_of(src, struct vhu_ring, kick);
+	struct vhu_ring *ring = container_of(src, struct vhu_kick, src)->ring;
 	struct virtio_dev *dev = ring->vu->dev;
+	bool shared = has_threads(ring);
 
 	(void)events;
 	drain_eventfd(src->fd);
+	if (shared)
+		(void)pthread_rwlock_rdlock(&dev->lock);
 	if (dev->queues[ring->index].started)
 		dev->ops->kick(dev, ring->index);
+	if (shared)
+		(void)pthread_rwlock_unlock(&dev->lock);
+}
+
+/* Around changes to what queues with threads of their own use. */
+static void begin_change(struct vhost_user *vu)
+{
+	(void)pthread_rwlock_wrlock(&vu->dev->lock);
+}
+
+static void end_change(struct vhost_user *vu)
+{
+	(void)pthread_rwlock_unlock(&vu->dev->lock);
+}
+
+struct listen_call {
+	struct vhu_kick *kick;
+	struct evloop *loop;
+	int fd;                /* -1: no longer */
+	uint32_t events;
+};
+
+static int listen_in_loop(void *arg)
+{
+	struct listen_call *c = arg;
+
+	evloop_del(c->loop, &c->kick->src);
+	return c->fd < 0 ? 0 : evloop_add(c->loop, &c->kick->src, c->fd, c->events, on_kick);
+}
+
+/* Takes kicks from @fd, or with -1 from nowhere; in each thread of the queue. Not within a change. */
+static int ring_listen(struct vhu_ring *ring, int fd)
+{
+	struct virtio_dev *dev = ring->vu->dev;
+	struct evloop **loops = dev->queue_loops[ring->index];
+	struct listen_call own = { &ring->kicks[0], &dev->loop, fd, EPOLLIN };
+	int r = 0;
+
+	if (!has_threads(ring))
+		return listen_in_loop(&own);
+	for (unsigned i = 0; i < VIRTIO_QUEUE_THREADS && loops[i] && r == 0; i++) {
+		struct listen_call c = { &ring->kicks[i], loops[i], fd, EPOLLIN | EPOLLEXCLUSIVE };
+
+		r = evloop_call(loops[i], listen_in_loop, &c);
+	}
+	return r;
 }
 
 static void ring_stop(struct vhu_ring *ring)
@@ -117,15 +186,26 @@ static void ring_try_start(struct vhu_ring *ring)
 	if (dev->ops->queue_state)
 		dev->ops->queue_state(dev, ring->index, true);
 	/* What was made available before we were listening brings no kick. */
-	dev->ops->kick(dev, ring->index);
+	if (has_threads(ring))
+		raise_eventfd(ring->kick_fd);
+	else
+		dev->ops->kick(dev, ring->index);
+}
+
+/* Ends the queue and lets go of its descriptors. */
+static void ring_close(struct vhu_ring *ring)
+{
+	begin_change(ring->vu);
+	ring_stop(ring);
+	close_fd(&ring->call_fd);
+	end_change(ring->vu);
+	(void)ring_listen(ring, -1);
+	close_fd(&ring->kick_fd);
 }
 
 static void ring_reset(struct vhu_ring *ring)
 {
-	ring_stop(ring);
-	evloop_del(&ring->vu->dev->loop, &ring->kick);
-	close_fd(&ring->kick_fd);
-	close_fd(&ring->call_fd);
+	ring_close(ring);
 	ring->base = 0;
 	ring->has_addr = false;
 	ring->enabled = false;
@@ -134,13 +214,9 @@ static void ring_reset(struct vhu_ring *ring)
 static void notify(void *transport, unsigned q)
 {
 	struct vhost_user *vu = transport;
-	uint64_t one = 1;
 
-	if (vu->rings[q].call_fd < 0)
-		return;
-	/* A full counter is a notification that is still pending. */
-	if (write(vu->rings[q].call_fd, &one, sizeof(one)) < 0)
-		return;
+	if (vu->rings[q].call_fd >= 0)
+		raise_eventfd(vu->rings[q].call_fd);
 }
 
 static void config_changed(void *transport)
@@ -238,18 +314,19 @@ static void drain_device(struct vhost_user *vu)
 static int set_mem_table(struct vhost_user *vu, const struct vhu_msg *m)
 {
 	uint32_t n = m->p.mem.n;
+	int r = 0;
 
 	if (n > VHU_MAX_FDS || n != vu->n_fds || m->hdr.size < 8 + n * sizeof(struct vhu_region))
 		return -EINVAL;
 	drain_device(vu);
+	begin_change(vu);
 	gmem_fini(&vu->dev->mem);
-	for (uint32_t i = 0; i < n; i++) {
-		int r = add_region(vu, &m->p.mem.regions[i], vu->fds[i]);
-
-		if (r < 0)
-			return r;
-	}
-	return remap_rings(vu);
+	for (uint32_t i = 0; i < n && r == 0; i++)
+		r = add_region(vu, &m->p.mem.regions[i], vu->fds[i]);
+	if (r == 0)
+		r = remap_rings(vu);
+	end_change(vu);
+	return r;
 }
 
 static int mem_reg(struct vhost_user *vu, const struct vhu_msg *m, bool add)
@@ -260,9 +337,13 @@ static int mem_reg(struct vhost_user *vu, const struct vhu_msg *m, bool add)
 	if (add && vu->n_fds != 1)
 		return -EINVAL;
 	drain_device(vu);
+	begin_change(vu);
 	ret = add ? add_region(vu, r, vu->fds[0])
 		  : gmem_remove(&vu->dev->mem, r->gpa, r->size, r->uva);
-	return ret < 0 ? ret : remap_rings(vu);
+	if (ret == 0)
+		ret = remap_rings(vu);
+	end_change(vu);
+	return ret;
 }
 
 static struct vhu_ring *ring_of(struct vhost_user *vu, uint64_t index)
@@ -286,18 +367,22 @@ static int set_vring_addr(struct vhost_user *vu, const struct vhu_msg *m)
 {
 	struct vhu_ring *ring = ring_of(vu, m->p.addr.index);
 	struct vq *vq;
+	int r = 0;
 
 	if (!ring)
 		return -EINVAL;
+	begin_change(vu);
 	vq = &vu->dev->queues[ring->index];
 	vq->desc_addr = m->p.addr.desc;
 	vq->avail_addr = m->p.addr.avail;
 	vq->used_addr = m->p.addr.used;
 	ring->has_addr = true;
 	if (vq->started)
-		return vq_remap(vq);
-	ring_try_start(ring);
-	return 0;
+		r = vq_remap(vq);
+	else
+		ring_try_start(ring);
+	end_change(vu);
+	return r;
 }
 
 static int set_vring_base(struct vhost_user *vu, const struct vhu_msg *m)
@@ -317,10 +402,7 @@ static int get_vring_base(struct vhost_user *vu, const struct vhu_msg *m)
 
 	if (!ring)
 		return -EINVAL;
-	ring_stop(ring);
-	evloop_del(&vu->dev->loop, &ring->kick);
-	close_fd(&ring->kick_fd);
-	close_fd(&ring->call_fd);
+	ring_close(ring);
 	out.p.state.num = ring->base;
 	return reply(vu, &out.p, sizeof(out.p.state));
 }
@@ -346,23 +428,27 @@ static int set_vring_fd(struct vhost_user *vu, const struct vhu_msg *m)
 		}
 	}
 	if (m->hdr.request == VHU_SET_VRING_CALL) {
+		begin_change(vu);
 		close_fd(&ring->call_fd);
 		ring->call_fd = fd;
 		/* An interrupt may have been lost while there was no descriptor. */
 		if (vu->dev->queues[ring->index].started)
 			notify(vu, ring->index);
+		end_change(vu);
 		return 0;
 	}
 	/* Without a descriptor the queue would have to be polled. */
 	if (fd < 0)
 		return -EOPNOTSUPP;
-	evloop_del(&vu->dev->loop, &ring->kick);
+	(void)ring_listen(ring, -1);
 	close_fd(&ring->kick_fd);
 	ring->kick_fd = fd;
-	r = evloop_add(&vu->dev->loop, &ring->kick, fd, EPOLLIN, on_kick);
+	r = ring_listen(ring, fd);
 	if (r < 0)
 		return r;
+	begin_change(vu);
 	ring_try_start(ring);
+	end_change(vu);
 	return 0;
 }
 
@@ -372,11 +458,13 @@ static int set_vring_enable(struct vhost_user *vu, const struct vhu_msg *m)
 
 	if (!ring)
 		return -EINVAL;
+	begin_change(vu);
 	ring->enabled = m->p.state.num != 0;
 	if (ring->enabled)
 		ring_try_start(ring);
 	else
 		ring_stop(ring);
+	end_change(vu);
 	return 0;
 }
 
@@ -407,9 +495,11 @@ static void reset_device(struct vhost_user *vu)
 {
 	for (unsigned i = 0; i < vu->dev->n_queues; i++)
 		ring_reset(&vu->rings[i]);
+	begin_change(vu);
 	vu->dev->acked = 0;
 	if (vu->dev->ops->reset)
 		vu->dev->ops->reset(vu->dev);
+	end_change(vu);
 }
 
 static int set_backend_req_fd(struct vhost_user *vu)
@@ -627,7 +717,9 @@ static void disconnect(struct vhost_user *vu)
 		return;
 	evloop_del(&vu->dev->loop, &vu->conn);
 	reset_device(vu);
+	begin_change(vu);
 	gmem_fini(&vu->dev->mem);
+	end_change(vu);
 	drop_fds(vu);
 	vu->msg_len = 0;
 	memset(&vu->msg, 0, sizeof(vu->msg));
@@ -729,6 +821,15 @@ static void vu_free(struct vhost_user *vu)
 	free(vu);
 }
 
+static void init_ring(struct vhost_user *vu, unsigned i)
+{
+	struct vhu_ring *ring = &vu->rings[i];
+
+	*ring = (struct vhu_ring){ .vu = vu, .index = i, .kick_fd = -1, .call_fd = -1 };
+	for (unsigned k = 0; k < VIRTIO_QUEUE_THREADS; k++)
+		ring->kicks[k] = (struct vhu_kick){ .src.fd = -1, .ring = ring };
+}
+
 int vhost_user_start(struct virtio_dev **dev, int fd, enum vhost_user_fd kind,
 		     struct vhost_user **ret_vu, struct error *err)
 {
@@ -745,8 +846,7 @@ int vhost_user_start(struct virtio_dev **dev, int fd, enum vhost_user_fd kind,
 	vu->listen_fd = vu->conn_fd = vu->backend_fd = -1;
 	vu->listener.fd = vu->conn.fd = -1;
 	for (unsigned i = 0; i < VIRTIO_MAX_QUEUES; i++)
-		vu->rings[i] = (struct vhu_ring){ .vu = vu, .index = i, .kick.fd = -1,
-						  .kick_fd = -1, .call_fd = -1 };
+		init_ring(vu, i);
 	d->transport = vu;
 	d->transport_ops = &transport_ops;
 	if (kind == VHOST_USER_CONNECTED) {

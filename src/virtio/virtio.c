@@ -5,6 +5,13 @@
 
 int virtio_dev_init(struct virtio_dev *dev, const struct virtio_dev_ops *ops, const char *name)
 {
+	pthread_rwlockattr_t attr;
+
+	/* Its readers come back at once: a writer that had to wait for none of them would starve. */
+	(void)pthread_rwlockattr_init(&attr);
+	(void)pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	(void)pthread_rwlock_init(&dev->lock, &attr);
+	(void)pthread_rwlockattr_destroy(&attr);
 	dev->ops = ops;
 	dev->name = name;
 	for (unsigned i = 0; i < VIRTIO_MAX_QUEUES; i++)
@@ -16,6 +23,7 @@ void virtio_dev_fini(struct virtio_dev *dev)
 {
 	gmem_fini(&dev->mem);
 	evloop_fini(&dev->loop);
+	(void)pthread_rwlock_destroy(&dev->lock);
 }
 
 void virtio_dev_free(struct virtio_dev *dev)

@@ -33,10 +33,15 @@
 #define VIRTIO_F_BIT_VERSION_1     (UINT64_C(1) << 32)
 
 #define VIRTIO_MAX_QUEUES 16
+/* Threads that may share a queue. */
+#define VIRTIO_QUEUE_THREADS 2
 
 struct virtio_dev;
 
-/* Called in the device's thread. Only @kick is mandatory. */
+/*
+ * Called in the device's thread, but for kicks of queues with threads of their own. Only @kick is
+ * mandatory.
+ */
 struct virtio_dev_ops {
 	/* Once, in the new thread, before anything else: register file descriptors, set the thread up. */
 	int (*attach)(struct virtio_dev *dev);
@@ -71,6 +76,14 @@ struct virtio_dev {
 	struct vq queues[VIRTIO_MAX_QUEUES];
 	struct gmem mem;
 	struct evloop loop;    /* the loop of the device's thread */
+	/*
+	 * A queue may have threads of its own, which the device starts and ends: its kicks are handled
+	 * in these loops, by whichever thread is free, with @lock held for reading. The transport
+	 * changes queues, memory and descriptors, and calls queue_state and reset, with it held for
+	 * writing. Set before the device is given to its transport. NULL: the device's thread.
+	 */
+	struct evloop *queue_loops[VIRTIO_MAX_QUEUES][VIRTIO_QUEUE_THREADS];
+	pthread_rwlock_t lock;
 	const struct virtio_transport_ops *transport_ops;
 	void *transport;
 };

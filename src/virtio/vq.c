@@ -220,6 +220,16 @@ int vq_pop(struct vq *vq, struct vq_chain *chain)
 	if ((uint16_t)(avail - vq->next_avail) > vq->size)
 		return vq_fail(vq);
 	head = load16(vq->avail + 4 + 2u * (vq->next_avail & (vq->size - 1u)));
+	if (vq_again(vq, head, chain) < 0)
+		return -EPROTO;
+	vq->next_avail++;
+	return 1;
+}
+
+int vq_again(struct vq *vq, uint16_t head, struct vq_chain *chain)
+{
+	if (!vq->started || vq->broken)
+		return -EPROTO;
 	if (head >= vq->size)
 		return vq_fail(vq);
 	chain->head = head;
@@ -227,10 +237,7 @@ int vq_pop(struct vq *vq, struct vq_chain *chain)
 	chain->n_in = 0;
 	chain->out_len = 0;
 	chain->in_len = 0;
-	if (walk(vq, chain) < 0)
-		return vq_fail(vq);
-	vq->next_avail++;
-	return 1;
+	return walk(vq, chain) < 0 ? vq_fail(vq) : 0;
 }
 
 void vq_unpop(struct vq *vq)

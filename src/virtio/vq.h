@@ -67,6 +67,11 @@ uint16_t vq_stop(struct vq *vq);
 int vq_pop(struct vq *vq, struct vq_chain *chain);
 /* Puts back the chain that vq_pop() gave last, as if it had not been taken. */
 void vq_unpop(struct vq *vq);
+/*
+ * Fills @chain again, for a chain taken before and not given back yet; its memory may have moved.
+ * Returns 0, or -EPROTO as vq_pop().
+ */
+int vq_again(struct vq *vq, uint16_t head, struct vq_chain *chain);
 /* Gives the chain back with @len bytes written. */
 void vq_push(struct vq *vq, uint16_t head, uint32_t len);
 /* Whether the driver wants an interrupt for what was pushed since the last time this said yes. */

@@ -20,26 +20,26 @@ struct dents {
 	_Alignas(8) char buf[DENTS_MAX];
 };
 
-ssize_t fs_op_opendir(struct fs_export *fs, struct fs_req *req)
+ssize_t fs_op_opendir(struct fs_req *req)
 {
-	const struct fs_node *node = fs_node_get(fs, req->hdr.nodeid);
 	struct fuse_open_out out = { 0 };
+	const struct fs_node *node;
 	ssize_t n;
-	int fd, r;
+	int fd, r = fs_req_dir(req, &node);
 
-	if (!node)
-		return -ESTALE;
-	if (node->type != S_IFDIR)
-		return -ENOTDIR;
-	fd = fs_node_open(fs, node, O_RDONLY | O_DIRECTORY);
-	if (fd < 0)
-		return fd;
-	r = fs_file_new(fs, fd, true, node->id, &out.fh);
 	if (r < 0)
 		return r;
+	fd = fs_node_open(req->fs, node, O_RDONLY | O_DIRECTORY);
+	if (fd < 0)
+		return fd;
+	r = fs_file_new(req->fs, fd, true, node->id, &out.fh);
+	if (r < 0)
+		return r;
+	if (req->fs->cache == FS_CACHE_ALWAYS)
+		out.open_flags = FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR;
 	n = fs_put(req, &out, sizeof(out));
 	if (n < 0)
-		fs_file_free(fs, out.fh, true);
+		fs_file_release(req->fs, out.fh, true);
 	return n;
 }
 
@@ -58,12 +58,11 @@ static ssize_t put_entry(struct fs_export *fs, const struct fs_node *dir,
 	size_t head = plus ? FUSE_NAME_OFFSET_DIRENTPLUS : FUSE_NAME_OFFSET;
 	size_t name_len = strlen(de->d_name), len = FUSE_DIRENT_ALIGN(head + name_len);
 	struct fuse_direntplus e = { 0 };
-	struct fs_node *node;
 
 	if (len > room)
 		return 0;
 	if (plus && !is_dots(de->d_name)) {
-		int r = fs_lookup_at(fs, dir, de->d_name, &e.entry_out, &node);
+		int r = fs_lookup_at(fs, dir, de->d_name, &e.entry_out);
 
 		if (r < 0)
 			return r;
@@ -81,28 +80,16 @@ static ssize_t put_entry(struct fs_export *fs, const struct fs_node *dir,
 	return (ssize_t)len;
 }
 
-static ssize_t read_entries(struct fs_export *fs, struct fs_req *req, bool plus)
+static ssize_t read_entries(struct fs_req *req, struct fs_file *h, const struct fuse_read_in *in,
+			    bool plus)
 {
-	const struct fs_node *dir;
-	struct fuse_read_in in;
-	struct fs_file *h;
 	struct dents dents;
-	size_t room, used = 0;
-	int r = fs_take_args(req, &in, sizeof(in));
+	size_t room = MIN_OF(req->reply_max, (size_t)in->size), used = 0;
 
-	if (r < 0)
-		return r;
-	h = fs_file_get(fs, in.fh, true);
-	if (!h)
-		return -EBADF;
-	dir = fs_node_get(fs, h->node);
-	if (!dir)
-		return -ESTALE;
-	room = MIN_OF(req->reply_max, (size_t)in.size);
-	if ((off_t)in.offset != h->dir_pos) {
-		if (lseek(h->fd, (off_t)in.offset, SEEK_SET) < 0)
+	if ((off_t)in->offset != h->dir_pos) {
+		if (lseek(h->fd, (off_t)in->offset, SEEK_SET) < 0)
 			return -errno;
-		h->dir_pos = (off_t)in.offset;
+		h->dir_pos = (off_t)in->offset;
 	}
 	for (;;) {
 		ssize_t n = getdents64(h->fd, dents.buf, sizeof(dents.buf));
@@ -114,7 +101,8 @@ static ssize_t read_entries(struct fs_export *fs, struct fs_req *req, bool plus)
 			return (ssize_t)used;
 		while (at < n) {
 			const struct dirent64 *de = (const void *)(dents.buf + at);
-			ssize_t k = put_entry(fs, dir, de, plus, req->reply + used, room - used);
+			ssize_t k = put_entry(req->fs, h->node, de, plus, req->reply + used,
+					      room - used);
 
 			if (k == 0 || (k < 0 && k != -ENOENT)) {
 				/* What was not handed out is read again next time. */
@@ -131,36 +119,53 @@ static ssize_t read_entries(struct fs_export *fs, struct fs_req *req, bool plus)
 	}
 }
 
-ssize_t fs_op_readdir(struct fs_export *fs, struct fs_req *req)
+static ssize_t read_dir(struct fs_req *req, bool plus)
 {
-	return read_entries(fs, req, false);
+	struct fuse_read_in in;
+	struct fs_file *h;
+	ssize_t n;
+	int r = fs_take_args(req, &in, sizeof(in));
+
+	if (r == 0)
+		r = fs_req_file(req, in.fh, true, &h);
+	if (r < 0)
+		return r;
+	/* The descriptor has one position; a node with open files keeps its descriptor. */
+	(void)pthread_mutex_lock(&h->pos_lock);
+	n = read_entries(req, h, &in, plus);
+	(void)pthread_mutex_unlock(&h->pos_lock);
+	return n;
 }
 
-ssize_t fs_op_readdirplus(struct fs_export *fs, struct fs_req *req)
+ssize_t fs_op_readdir(struct fs_req *req)
 {
-	return read_entries(fs, req, true);
+	return read_dir(req, false);
 }
 
-ssize_t fs_op_releasedir(struct fs_export *fs, struct fs_req *req)
+ssize_t fs_op_readdirplus(struct fs_req *req)
+{
+	return read_dir(req, true);
+}
+
+ssize_t fs_op_releasedir(struct fs_req *req)
 {
 	struct fuse_release_in in;
 	int r = fs_take_args(req, &in, sizeof(in));
 
 	if (r == 0)
-		fs_file_free(fs, in.fh, true);
+		fs_file_release(req->fs, in.fh, true);
 	return r;
 }
 
-ssize_t fs_op_fsyncdir(struct fs_export *fs, struct fs_req *req)
+ssize_t fs_op_fsyncdir(struct fs_req *req)
 {
-	const struct fs_file *h;
 	struct fuse_fsync_in in;
+	struct fs_file *h;
 	int r = fs_take_args(req, &in, sizeof(in));
 
+	if (r == 0)
+		r = fs_req_file(req, in.fh, true, &h);
 	if (r < 0)
 		return r;
-	h = fs_file_get(fs, in.fh, true);
-	if (!h)
-		return -EBADF;
 	return fsync(h->fd) < 0 ? -errno : 0;
 }

@@ -3,7 +3,10 @@
  *
  *	caisson-vhost-device --socket PATH | --fd N  vsock PATH CID
  *	caisson-vhost-device --socket PATH | --fd N  blk FILE|- SERIAL [ro]
- *	caisson-vhost-device --socket PATH | --fd N  fs DIR [ro]
+ *	caisson-vhost-device --socket PATH | --fd N  fs DIR [OPTION...]
+ *
+ * Options of fs: ro, cache=auto|never|always, writeback, locks, noacl, direct, xattrmap, handles,
+ * queues=N, fds=N.
  *
  * For a block device, lines on standard input change the source while the guest runs: "attach FILE
  * SERIAL", "detach". Ends on SIGTERM, SIGINT or the end of standard input.
@@ -13,6 +16,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -39,6 +43,60 @@ static int open_source(const char *path, bool ro, struct blk_source **ret_src, s
 	return blk_source_new_fd(fd, &(struct blk_file_options){ .read_only = ro }, ret_src, err);
 }
 
+static int fs_option(struct fs_config *c, const char *o, uint32_t *queues, struct error *err)
+{
+	int r = 0;
+
+	if (str_eq(o, "ro"))
+		c->read_only = true;
+	else if (str_eq(o, "cache=never"))
+		c->cache = FS_CACHE_NEVER;
+	else if (str_eq(o, "cache=always"))
+		c->cache = FS_CACHE_ALWAYS;
+	else if (str_eq(o, "writeback"))
+		c->writeback = true;
+	else if (str_eq(o, "locks"))
+		c->locks = true;
+	else if (str_eq(o, "noacl"))
+		c->no_acl = true;
+	else if (str_eq(o, "direct"))
+		c->direct_io = true;
+	else if (str_eq(o, "xattrmap"))
+		c->xattr_prefix = "user.caisson.";
+	else if (str_eq(o, "handles"))
+		c->file_handles = true;
+	else if (str_has_prefix(o, "queues="))
+		r = str_parse_u32(o + strlen("queues="), queues);
+	else if (str_has_prefix(o, "fds="))
+		r = str_parse_u32(o + strlen("fds="), &c->max_fds);
+	else if (!str_eq(o, "cache=auto"))
+		r = -EINVAL;
+	return r < 0 ? error_set(err, r, "unknown option '%s'", o) : 0;
+}
+
+static int new_fs(int argc, char **argv, struct virtio_dev **ret_dev, struct error *err)
+{
+	struct fs_config config = { 0 };
+	struct rlimit limit;
+	struct fs_export *fs;
+	uint32_t queues = 1;
+	int r = 0;
+
+	for (int i = 2; i < argc && r == 0; i++)
+		r = fs_option(&config, argv[i], &queues, err);
+	if (r < 0)
+		return r;
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+		limit.rlim_cur = limit.rlim_max;
+		(void)setrlimit(RLIMIT_NOFILE, &limit);
+	}
+	config.root_fd = open(argv[1], O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (config.root_fd < 0)
+		return error_errno(err, -errno, "open %s", argv[1]);
+	r = fs_export_new(&config, &fs, err);
+	return r < 0 ? r : fs_dev_new(fs, queues, ret_dev, err);
+}
+
 static int new_device(int argc, char **argv, struct virtio_dev **ret_dev, struct error *err)
 {
 	const char *kind = argc > 0 ? argv[0] : "";
@@ -58,19 +116,10 @@ static int new_device(int argc, char **argv, struct virtio_dev **ret_dev, struct
 		r = open_source(argv[1], config.read_only, &config.source, err);
 		return r < 0 ? r : blk_dev_new(&config, ret_dev, err);
 	}
-	if (str_eq(kind, "fs") && argc >= 2) {
-		struct fs_config config = { .read_only = argc > 2 && str_eq(argv[2], "ro") };
-		struct fs_export *fs;
-		int r;
-
-		config.root_fd = open(argv[1], O_PATH | O_DIRECTORY | O_CLOEXEC);
-		if (config.root_fd < 0)
-			return error_errno(err, -errno, "open %s", argv[1]);
-		r = fs_export_new(&config, &fs, err);
-		return r < 0 ? r : fs_dev_new(fs, ret_dev, err);
-	}
+	if (str_eq(kind, "fs") && argc >= 2)
+		return new_fs(argc, argv, ret_dev, err);
 	return error_set(err, -EINVAL, "usage: caisson-vhost-device --socket PATH|--fd N "
-				       "vsock PATH CID | blk FILE|- SERIAL [ro] | fs DIR [ro]");
+				       "vsock PATH CID | blk FILE|- SERIAL [ro] | fs DIR [OPTION...]");
 }
 
 static void command(struct virtio_dev *dev, bool is_blk, char *line)

@@ -1,7 +1,6 @@
 #include "vmm/machine.h"
 
 #include <fcntl.h>
-#include <linux/capability.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -27,12 +26,6 @@
 /* Connections of the vsock, disks, shares. */
 #define MAX_FDS    8192u
 #define MAX_FDS_SHARES 262144u
-
-/* What serving a directory for all users of a guest takes. */
-#define CAP(x) (1ULL << (x))
-#define SHARE_CAPS                                                                      \
-	(CAP(CAP_CHOWN) | CAP(CAP_DAC_OVERRIDE) | CAP(CAP_FOWNER) | CAP(CAP_FSETID) |   \
-	 CAP(CAP_SETUID) | CAP(CAP_SETGID) | CAP(CAP_MKNOD))
 
 /* A disk on the shelf. */
 struct shelved {
@@ -88,7 +81,7 @@ static int pending_add(struct pending *p, enum qemu_device_kind kind, const char
 		return error_set(err, -EMFILE, "too many devices");
 	}
 	p->devices[p->n++] = (struct pending_device){
-		.qemu = { .kind = kind, .fd = fds[1], .tag = tag },
+		.qemu = { .kind = kind, .fd = fds[1], .tag = tag, .queues = dev->n_queues },
 		.fd = fds[0],
 		.dev = dev,
 	};
@@ -158,6 +151,12 @@ static int open_shares(const Caisson__Vmm__V1__VmConfig *config, int *fds, struc
 	return 0;
 }
 
+/* One for each processor of the guest, within reason. */
+static unsigned share_queues(const Caisson__Vmm__V1__VmConfig *config)
+{
+	return MAX_OF(1u, MIN_OF(config->vcpus, FS_DEV_MAX_QUEUES));
+}
+
 /* In the jail, with its /proc. Takes the descriptors it uses. */
 static int add_shares(struct pending *p, const Caisson__Vmm__V1__VmConfig *config, int *fds,
 		      struct error *err)
@@ -178,7 +177,7 @@ static int add_shares(struct pending *p, const Caisson__Vmm__V1__VmConfig *confi
 
 		r = fs_export_new(&fs_config, &fs, err);
 		if (r == 0)
-			r = fs_dev_new(fs, &dev, err);
+			r = fs_dev_new(fs, share_queues(config), &dev, err);
 		if (r == 0)
 			r = pending_add(p, QEMU_DEVICE_FS, config->shares[i]->tag, dev, err);
 	}
@@ -454,7 +453,7 @@ int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
 	for (size_t i = 0; i < VMM_MAX_SHARES; i++)
 		cleanup_close_(&shares[i]);
 	if (r == 0) {
-		r = jail_drop_caps(config->n_shares ? SHARE_CAPS : 0);
+		r = jail_drop_caps(config->n_shares ? FS_CAPABILITIES : 0);
 		if (r < 0)
 			(void)error_errno(err, r, "close the jail");
 	}

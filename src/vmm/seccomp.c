@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "fs/fs.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define SANITIZED 1
@@ -44,19 +45,8 @@ static const uint16_t allowed[] = {
 	SYS_exit, SYS_exit_group,
 };
 
-/* What a shared directory needs besides. */
-static const uint16_t allowed_files[] = {
-	SYS_openat, SYS_openat2, SYS_getdents64, SYS_statx, SYS_fstatfs, SYS_statfs, SYS_linkat,
-	SYS_mkdirat, SYS_mknodat, SYS_unlinkat, SYS_renameat2, SYS_renameat, SYS_symlinkat,
-	SYS_readlinkat, SYS_readlink, SYS_fchownat, SYS_fchown, SYS_fchmodat, SYS_fchmod,
-	SYS_utimensat, SYS_faccessat, SYS_faccessat2, SYS_fsetxattr, SYS_fgetxattr, SYS_flistxattr,
-	SYS_fremovexattr, SYS_setxattr, SYS_getxattr, SYS_listxattr, SYS_removexattr,
-	SYS_copy_file_range, SYS_syncfs, SYS_flock, SYS_setfsuid, SYS_setfsgid, SYS_umask,
-	SYS_geteuid, SYS_getegid,
-	SYS_unshare, SYS_truncate,
-	/* for giving these up */
-	SYS_seccomp, SYS_capset,
-};
+/* What a shared directory needs besides; and for giving these up. */
+static const uint16_t allowed_files[] = { FS_SYSCALLS, SYS_seccomp };
 
 /* Answered with ENOSYS: libc has another way, or the process ends in an orderly manner. */
 static const uint16_t refused[] = { SYS_clone3, SYS_openat, SYS_open, SYS_io_uring_setup };

@@ -238,8 +238,10 @@ static int add_devices(struct argv *a, const struct qemu_plan *plan)
 
 			if (!tag)
 				return -ENOMEM;
-			r |= argv_opt(a, "-device", "vhost-user-fs-%s,chardev=vu%zu,tag=%s,queue-size=512%s",
-				      suffix, i, tag, bus);
+			r |= argv_opt(a, "-device",
+				      "vhost-user-fs-%s,chardev=vu%zu,tag=%s,queue-size=512,"
+				      "num-request-queues=%u%s",
+				      suffix, i, tag, d->queues > 1 ? d->queues - 1 : 1, bus);
 			break;
 		}
 		}

@@ -25,6 +25,7 @@ struct qemu_device {
 	enum qemu_device_kind kind;
 	int fd;
 	const char *tag;                /* FS only */
+	unsigned queues;                /* FS: all of them, with the one of high priority */
 };
 
 struct qemu_nic {

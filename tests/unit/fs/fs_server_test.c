@@ -1,165 +1,13 @@
-#include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <sched.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mount.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <cmocka.h>
-
-#include "fs/fs_priv.h"
-
-#define MAX_FDS 40
-
-struct fixture {
-	char dir[64];
-	int outside; /* O_PATH of the directory that holds the shared one */
-	struct fs_export *fs;
-	uint8_t reply[128 * 1024];
-	size_t reply_room;
-	size_t reply_len;
-};
-
-static void init(struct fixture *f);
-
-static int setup_with(void **state, bool ro)
-{
-	struct fixture *f = test_calloc(1, sizeof(*f));
-	struct error err = { 0 };
-	char path[100];
-	int fd;
-
-	strcpy(f->dir, "/tmp/fs-test-XXXXXX");
-	assert_non_null(mkdtemp(f->dir));
-	f->outside = open(f->dir, O_PATH | O_DIRECTORY);
-	assert_int_equal(mkdirat(f->outside, "share", 0755), 0);
-	fd = openat(f->outside, "share/file", O_CREAT | O_WRONLY, 0644);
-	assert_int_equal(write(fd, "content", 7), 7);
-	close(fd);
-	fd = openat(f->outside, "secret", O_CREAT | O_WRONLY, 0644);
-	close(fd);
-	assert_int_equal(mkdirat(f->outside, "share/dir", 0755), 0);
-	assert_int_equal(symlinkat("../secret", f->outside, "share/link"), 0);
-	assert_int_equal(symlinkat("..", f->outside, "share/uplink"), 0);
-	assert_int_equal(mkfifoat(f->outside, "share/fifo", 0644), 0);
-	(void)snprintf(path, sizeof(path), "%s/share", f->dir);
-	assert_int_equal(fs_export_new(&(struct fs_config){ .root_fd = open(path, O_PATH),
-							    .read_only = ro, .max_fds = MAX_FDS },
-				       &f->fs, &err), 0);
-	f->reply_room = sizeof(f->reply);
-	init(f);
-	*state = f;
-	return 0;
-}
+#include "fixture.h"
 
 static int setup(void **state)
 {
-	return setup_with(state, false);
+	return setup_with(state, (struct fs_config){ 0 });
 }
 
 static int setup_ro(void **state)
 {
-	return setup_with(state, true);
-}
-
-static int teardown(void **state)
-{
-	struct fixture *f = *state;
-	char cmd[100];
-
-	fs_export_free(f->fs);
-	close(f->outside);
-	(void)snprintf(cmd, sizeof(cmd), "rm -rf %s", f->dir);
-	assert_int_equal(system(cmd), 0);
-	test_free(f);
-	return 0;
-}
-
-/* The error of the answer (0 or negative); the data lies in f->reply + 16, f->reply_len of it. */
-static int request(struct fixture *f, uint32_t opcode, uint64_t node, const void *args, size_t len)
-{
-	static uint8_t out[256 * 1024];
-	struct fuse_in_header hdr = { .len = (uint32_t)(sizeof(hdr) + len), .opcode = opcode,
-				      .unique = 99, .nodeid = node, .uid = geteuid(),
-				      .gid = getegid() };
-	/* In pieces that do not respect any structure. */
-	struct iovec iov[] = { { out, 13 }, { out + 13, sizeof(hdr) + len - 13 } };
-	struct iovec in[] = { { f->reply, 7 }, { f->reply + 7, f->reply_room - 7 } };
-	struct fuse_out_header answer;
-	size_t n;
-
-	memcpy(out, &hdr, sizeof(hdr));
-	memcpy(out + sizeof(hdr), args, len);
-	n = fs_handle(f->fs, iov, 2, in, 2);
-	if (n == 0)
-		return 1;
-	memcpy(&answer, f->reply, sizeof(answer));
-	assert_int_equal(answer.len, n);
-	assert_int_equal(answer.unique, 99);
-	assert_true(answer.error <= 0);
-	if (answer.error)
-		assert_int_equal(n, sizeof(answer));
-	f->reply_len = n - sizeof(answer);
-	return answer.error;
-}
-
-#define DATA(f) ((const void *)((f)->reply + sizeof(struct fuse_out_header)))
-
-static void init(struct fixture *f)
-{
-	struct fuse_init_in in = { .major = 7, .minor = 38, .max_readahead = 131072,
-				   .flags = UINT32_MAX, .flags2 = UINT32_MAX };
-	const struct fuse_init_out *out = DATA(f);
-
-	assert_int_equal(request(f, FUSE_INIT, 0, &in, sizeof(in)), 0);
-	assert_int_equal(f->reply_len, sizeof(*out));
-	assert_int_equal(out->major, 7);
-	assert_int_equal(out->max_write, FS_MAX_WRITE);
-	assert_false(out->flags & FUSE_POSIX_LOCKS);
-	assert_false(out->flags & FUSE_WRITEBACK_CACHE);
-}
-
-static int lookup(struct fixture *f, uint64_t dir, const char *name, uint64_t *ret_id)
-{
-	const struct fuse_entry_out *e = DATA(f);
-	int r = request(f, FUSE_LOOKUP, dir, name, strlen(name) + 1);
-
-	if (r == 0)
-		*ret_id = e->nodeid;
-	return r;
-}
-
-static uint64_t must_lookup(struct fixture *f, uint64_t dir, const char *name)
-{
-	uint64_t id = 0;
-
-	assert_int_equal(lookup(f, dir, name, &id), 0);
-	return id;
-}
-
-static void forget(struct fixture *f, uint64_t id, uint64_t n)
-{
-	struct fuse_forget_in in = { n };
-
-	assert_int_equal(request(f, FUSE_FORGET, id, &in, sizeof(in)), 1);
-}
-
-static int open_file(struct fixture *f, uint64_t id, uint32_t flags, uint64_t *ret_fh)
-{
-	struct fuse_open_in in = { .flags = flags };
-	const struct fuse_open_out *out = DATA(f);
-	int r = request(f, FUSE_OPEN, id, &in, sizeof(in));
-
-	if (r == 0)
-		*ret_fh = out->fh;
-	return r;
+	return setup_with(state, (struct fs_config){ .read_only = true });
 }
 
 static void reads_a_file(void **state)
@@ -471,25 +319,77 @@ static void writes(void **state)
 static void attributes_of_the_host_are_out_of_reach(void **state)
 {
 	struct fixture *f = *state;
-	static const char *const names[] = { "trusted.overlay.opaque", "security.capability",
-					     "system.posix_acl_access", "user" };
+	static const char *const names[] = { "trusted.overlay.opaque", "security.selinux",
+					     "system.other", "user" };
 	uint64_t id = must_lookup(f, 1, "file");
 	uint8_t args[100];
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-		memset(args, 0, sizeof(args));
-		args[0] = 1;
-		strcpy((char *)args + 8, names[i]);
-		assert_int_equal(request(f, FUSE_SETXATTR, id, args, sizeof(args)), -EOPNOTSUPP);
-		assert_int_equal(request(f, FUSE_GETXATTR, id, args, sizeof(args)), -EOPNOTSUPP);
+		assert_int_equal(set_attr(f, id, names[i], "1"), -EOPNOTSUPP);
+		assert_int_equal(get_attr(f, id, names[i]), -EOPNOTSUPP);
 		assert_int_equal(request(f, FUSE_REMOVEXATTR, id, names[i], strlen(names[i]) + 1),
 				 -EOPNOTSUPP);
 	}
+	/* File capabilities of the host can be seen, but not given. */
+	assert_int_equal(set_attr(f, id, "security.capability", "1"), -EOPNOTSUPP);
+	assert_int_equal(get_attr(f, id, "security.capability"), -ENODATA);
 	/* A value longer than what came. */
 	memset(args, 0, sizeof(args));
 	args[2] = 1;
-	strcpy((char *)args + 8, "user.x");
+	strcpy((char *)args + sizeof(struct fuse_setxattr_in), "user.x");
 	assert_int_equal(request(f, FUSE_SETXATTR, id, args, sizeof(args)), -EINVAL);
+}
+
+static int setup_mapped(void **state)
+{
+	return setup_with(state, (struct fs_config){ .xattr_prefix = "user.map." });
+}
+
+static void mapped_attributes(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t id = must_lookup(f, 1, "file"), fh;
+	char path[100], value[8];
+	struct {
+		struct fuse_write_in in;
+		char data[4];
+	} w = { .in.size = 4 };
+
+	if (no_xattrs(f))
+		skip();
+	(void)snprintf(path, sizeof(path), "%s/share/file", f->dir);
+	assert_int_equal(set_attr(f, id, "trusted.overlay.opaque", "y"), 0);
+	assert_int_equal(getxattr(path, "user.map.trusted.overlay.opaque", value, 8), 1);
+	assert_true(getxattr(path, "trusted.overlay.opaque", value, 8) < 0);
+	assert_int_equal(get_attr(f, id, "trusted.overlay.opaque"), 0);
+	assert_int_equal(set_attr(f, id, "user.plain", "1"), 0);
+	assert_int_equal(list_attrs(f, id), 0);
+	assert_int_equal(f->reply_len, strlen("trusted.overlay.opaque") + strlen("user.plain") + 2);
+	/* A guest's user must not forge what its kernel takes for root's. */
+	assert_int_equal(set_attr(f, id, "user.map.security.capability", "1"), -EPERM);
+	assert_int_equal(get_attr(f, id, "user.map.trusted.overlay.opaque"), -EPERM);
+	/* A write ends the file's capabilities. */
+	assert_int_equal(set_attr(f, id, "security.capability", "caps"), 0);
+	assert_int_equal(open_file(f, id, O_WRONLY, &fh), 0);
+	w.in.fh = fh;
+	assert_int_equal(request(f, FUSE_WRITE, id, &w, sizeof(w)), 0);
+	assert_int_equal(get_attr(f, id, "security.capability"), -ENODATA);
+	assert_true(getxattr(path, "user.map.security.capability", value, 8) < 0);
+}
+
+static void bad_prefixes(void **state)
+{
+	static const char *const bad[] = { "", "user.", "trusted.x.", "user.x", "security.map." };
+	struct error err = { 0 };
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		struct fs_config c = { .root_fd = open("/", O_PATH), .xattr_prefix = bad[i] };
+		struct fs_export *fs = NULL;
+
+		assert_int_equal(fs_export_new(&c, &fs, &err), -EINVAL);
+		assert_null(fs);
+	}
 }
 
 static void a_request_too_long(void **state)
@@ -516,8 +416,8 @@ static void bad_sessions(void **state)
 	in.flags = FUSE_INIT_EXT;
 	assert_int_equal(request(f, FUSE_INIT, 0, &in, 16), -EINVAL);
 	assert_int_equal(request(f, FUSE_INIT, 0, &in, 8), -EINVAL);
-	assert_int_equal(fs_handle(f->fs, &small, 1, &small, 1), 0);
-	assert_int_equal(fs_handle(f->fs, NULL, 0, NULL, 0), 0);
+	assert_int_equal(fs_handle(f->worker, &small, 1, &small, 1), 0);
+	assert_int_equal(fs_handle(f->worker, NULL, 0, NULL, 0), 0);
 }
 
 static void read_only_export(void **state)
@@ -558,10 +458,8 @@ static void bound_in_two_places(void **state)
 		(void)snprintf(b, sizeof(b), "%s/share/b", f->dir);
 		if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 			_exit(77);
-		fs_export_free(f->fs);
-		(void)snprintf(from, sizeof(from), "%s/share", f->dir);
-		if (fs_export_new(&(struct fs_config){ .root_fd = open(from, O_PATH) }, &f->fs, NULL))
-			_exit(1);
+		close_export(f);
+		open_export(f, (struct fs_config){ .max_fds = 1000 });
 		init(f);
 		(void)snprintf(from, sizeof(from), "%s/share/dir", f->dir);
 		close(openat(f->outside, "share/dir/x", O_CREAT | O_WRONLY, 0600));
@@ -570,7 +468,7 @@ static void bound_in_two_places(void **state)
 		if (lookup(f, 1, "a", &id_a) || lookup(f, 1, "b", &id_b) ||
 		    lookup(f, id_a, "x", &id_f) || lookup(f, id_b, "x", &id_g))
 			_exit(2);
-		fs_export_free(f->fs);
+		close_export(f);
 		_exit(id_a != id_b && id_f != id_g ? 0 : 3);
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
@@ -613,6 +511,8 @@ int main(void)
 		T(no_room_for_the_answer),
 		T(writes),
 		T(attributes_of_the_host_are_out_of_reach),
+		cmocka_unit_test_setup_teardown(mapped_attributes, setup_mapped, teardown),
+		cmocka_unit_test(bad_prefixes),
 		T(a_request_too_long),
 		T(bad_sessions),
 		cmocka_unit_test_setup_teardown(read_only_export, setup_ro, teardown),

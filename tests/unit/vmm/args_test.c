@@ -76,7 +76,7 @@ static void values_are_escaped(void **state)
 	assert_int_equal(qemu_args(&plan, &a, NULL), 0);
 	assert_true(has(&a, "-device",
 			"vhost-user-fs-device,chardev=vu2,tag=a,,b,queue-size=512,"
-			"bus=virtio-mmio-bus.4"));
+			"num-request-queues=1,bus=virtio-mmio-bus.4"));
 	assert_true(has(&a, "-chardev", "socket,id=vu0,fd=5"));
 	assert_true(has(&a, "-m", "128M"));
 	assert_true(has(&a, "-smp", "2"));

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What one idle container costs the host, by part. Prints Markdown.
 
-PSS counts a page that n processes share as 1/n of a page for each. The guest's memory is a memfd of
-QEMU's: what is resident of it is counted by itself, and taken off QEMU's figure.
+PSS counts a page that n processes share as 1/n of a page for each. The guest's memory is a file on
+a tmpfs in the machine's jail: its blocks are counted by themselves, and taken off QEMU's figure.
 Needs a staged build (CAISSON_STAGE); runs as root.
 """
 
@@ -22,21 +22,20 @@ SETTLE_SECONDS = 5
 
 def smaps(pid):
     """(PSS without guest memory, private dirty, resident guest memory), in KiB."""
-    pss = private_dirty = guest = 0
+    pss = private_dirty = 0
     in_guest = False
     with open(f"/proc/{pid}/smaps", encoding="utf-8", errors="replace") as f:
         for line in f:
             if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
-                in_guest = "memfd:memory-backend-memfd" in line or "memfd:ram" in line
+                in_guest = line.rstrip().endswith("/ram/memory")
                 continue
             key, _, rest = line.partition(":")
-            if key == "Rss" and in_guest:
-                guest += int(rest.split()[0])
-            elif key == "Pss" and not in_guest:
+            if key == "Pss" and not in_guest:
                 pss += int(rest.split()[0])
             elif key == "Private_Dirty" and not in_guest:
                 private_dirty += int(rest.split()[0])
-    return pss, private_dirty, guest
+    ram = pathlib.Path(f"/proc/{pid}/root/ram/memory")
+    return pss, private_dirty, ram.stat().st_blocks // 2 if ram.exists() else 0
 
 
 def processes(needle):

@@ -53,8 +53,11 @@ def bare(argv, kernel, initrd):
         key = argv[i]
         value = argv[i + 1] if i + 1 < len(argv) and not argv[i + 1].startswith("-") else None
         i += 1 if value is None else 2
-        if key in ("-chardev", "-device", "-mon", "-sandbox", "-initrd", "-name"):
+        if key in ("-chardev", "-device", "-mon", "-sandbox", "-initrd", "-name", "-incoming", "-netdev"):
             continue
+        if key == "-object" and "id=ram" in value:
+            size = next(w for w in value.split(",") if w.startswith("size="))
+            value = f"memory-backend-memfd,id=ram,{size},share=on"
         if key == "-kernel":
             value = str(kernel)
         if key == "-append":

@@ -116,6 +116,20 @@ static int listen_on(unsigned port, const char *path)
 	return agent.opt.native ? vsock_listen_unix(path) : vsock_listen(port);
 }
 
+/*
+ * Also when the host has gone: this may be another machine by now, started from what was saved of
+ * this one, and its host listens at the same place. If nobody does, the host may still call.
+ */
+static void connect_host(void)
+{
+	const struct agent_options *opt = &agent.opt;
+	int fd = opt->native ? vsock_connect_unix(opt->hello) : vsock_connect(opt->hello_port);
+	int r = fd < 0 ? fd : server_connecting(fd, "the host", opt->native ? NULL : connect_host);
+
+	if (r < 0)
+		log_info("connect to the host: %s", strerror(-r));
+}
+
 static int start_server(struct error *err)
 {
 	const struct agent_options *opt = &agent.opt;
@@ -142,12 +156,8 @@ static int start_server(struct error *err)
 	r = fd < 0 ? fd : server_listen(fd);
 	if (r < 0)
 		return error_errno(err, r, "listen for calls");
-	if (opt->native ? !opt->hello : !opt->hello_port)
-		return 0;
-	fd = opt->native ? vsock_connect_unix(opt->hello) : vsock_connect(opt->hello_port);
-	r = fd < 0 ? fd : server_connecting(fd, "the host");
-	if (r < 0)
-		log_info("connect to the host: %s", strerror(-r));
+	if (opt->native ? opt->hello != NULL : opt->hello_port != 0)
+		connect_host();
 	return 0;
 }
 

@@ -16,6 +16,7 @@ struct conn {
 	struct ev_watch watch;
 	struct ev_timer deadline;
 	const char *what;
+	void (*lost)(void);     /* the connection is over */
 };
 
 static void conn_free(struct conn *c)
@@ -57,6 +58,7 @@ static void on_late_answer(void *arg, struct ttrpc_fd *rpc)
 static void on_ready(struct ev_watch *w, uint32_t events)
 {
 	struct conn *c = w->data;
+	void (*lost)(void);
 	int r;
 
 	agent_active();
@@ -64,7 +66,10 @@ static void on_ready(struct ev_watch *w, uint32_t events)
 
 	if (r < 0) {
 		log_debug("connection ended: %s", strerror(-r));
+		lost = c->lost;
 		conn_free(c);
+		if (lost)
+			lost();
 		return;
 	}
 	conn_update(c);
@@ -122,6 +127,7 @@ int server_listen(int fd)
 
 static void on_connected(struct ev_watch *w, uint32_t events)
 {
+	static bool again;
 	struct conn *c = w->data;
 	int e = 0, fd = w->fd, r;
 	socklen_t len = sizeof(e);
@@ -132,11 +138,18 @@ static void on_connected(struct ev_watch *w, uint32_t events)
 		e = errno;
 	if (e) {
 		/* A host that doesn't listen there calls us instead. */
-		log_info("connect to %s: %s", c->what, strerror(e));
+		void (*lost)(void) = e == ECONNRESET && !again ? c->lost : NULL;
+
+		if (!lost)
+			log_info("connect to %s: %s", c->what, strerror(e));
 		close(fd);
 		free(c);
+		again = true;
+		if (lost)
+			lost();
 		return;
 	}
+	again = false;
 	r = conn_start(c, fd);
 	if (r < 0) {
 		log_warn("serve %s: %s", c->what, strerror(-r));
@@ -144,7 +157,7 @@ static void on_connected(struct ev_watch *w, uint32_t events)
 	}
 }
 
-int server_connecting(int fd, const char *what)
+int server_connecting(int fd, const char *what, void (*lost)(void))
 {
 	struct conn *c = calloc(1, sizeof(*c));
 	int r;
@@ -152,6 +165,7 @@ int server_connecting(int fd, const char *what)
 	if (!c)
 		return -ENOMEM;
 	c->what = what;
+	c->lost = lost;
 	r = ev_add(&c->watch, fd, EPOLLOUT, on_connected, c);
 	if (r < 0)
 		free(c);

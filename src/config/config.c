@@ -72,6 +72,7 @@ int config_init(struct config *cfg)
 		.memory_overhead = 64 * MIB,
 		.vcpus = 1,
 		.boot_timeout_ms = 30000,
+		.templates = true,
 		.scratch_size = (uint64_t)10 << 30,
 		.log_console = true,
 	};
@@ -245,11 +246,11 @@ static int apply(struct config *cfg, const char *section, const char *key, const
 		return replace_text(IS("log", "level") ? &cfg->log_level : &cfg->agent_log_level,
 				    value);
 	}
-	if (IS("log", "console")) {
+	if (IS("log", "console") || IS("vm", "templates")) {
 		*ret_want = "true or false";
 		if (strcmp(value, "true") != 0 && strcmp(value, "false") != 0)
 			return -EINVAL;
-		cfg->log_console = value[0] == 't';
+		*(IS("vm", "templates") ? &cfg->templates : &cfg->log_console) = value[0] == 't';
 		return 0;
 	}
 #undef IS

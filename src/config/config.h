@@ -34,6 +34,7 @@ struct config {
 	unsigned vcpus;
 	unsigned disk_slots;    /* disks for containers, two each; 0: by the kind of sandbox */
 	unsigned boot_timeout_ms;
+	bool templates;         /* guests start from a saved one where that can be */
 
 	char *scratch_dir;      /* NULL: scratch/ beneath the state root */
 	uint64_t scratch_size;  /* apparent size of a container's writable layer */

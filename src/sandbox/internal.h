@@ -14,6 +14,7 @@
 #include "sandbox/sandbox.h"
 #include "sandbox/shares.h"
 #include "sandbox/streams.h"
+#include "sandbox/template.h"
 #include "sandbox/volumes.h"
 #include "vmm/vmm.h"
 
@@ -57,6 +58,8 @@ struct sandbox {
 	struct vmm *vmm;
 	uint32_t vm_pid;
 	struct agent_vsock *hello;
+	int hello_fd;           /* the agent's connection while the machine is being saved, or -1 */
+	struct template *template;
 	struct agent_client *agent;
 	struct loop_timer *boot_timer, *lost_timer;
 	struct error failure; /* why the VM is gone */

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -194,33 +195,43 @@ static void add_share(Grpc__Storage *g, Grpc__Storage **list, size_t *n, const c
 	list[(*n)++] = g;
 }
 
-static void on_hello(void *arg, const struct error *err, int fd, uint32_t host_port)
+/* A machine that started from a template has its clock and its random numbers. */
+static void on_reseeded(void *arg, const struct error *err, const Google__Protobuf__Empty *answer)
+{
+	struct sandbox *s = arg;
+
+	(void)answer;
+	if (!err || s->state != VM_READY)
+		return;
+	(void)error_set(&s->failure, err->code, "give the guest fresh random numbers: %s", err->msg);
+	vmm_kill(s->vmm);
+}
+
+static int make_unique(struct sandbox *s)
+{
+	Grpc__ReseedRandomDevRequest seed = GRPC__RESEED_RANDOM_DEV_REQUEST__INIT;
+	Grpc__SetGuestDateTimeRequest now = GRPC__SET_GUEST_DATE_TIME_REQUEST__INIT;
+	struct timespec ts;
+	uint8_t data[32];
+	int r;
+
+	if (getrandom(data, sizeof(data), 0) != (ssize_t)sizeof(data))
+		return -EIO;
+	seed.data = (ProtobufCBinaryData){ .data = data, .len = sizeof(data) };
+	r = agent_reseed_random_dev(s->agent, &seed, on_reseeded, s);
+	explicit_bzero(data, sizeof(data));
+	if (r < 0)
+		return r;
+	(void)clock_gettime(CLOCK_REALTIME, &ts);
+	now.sec = ts.tv_sec;
+	now.usec = ts.tv_nsec / 1000;
+	return agent_set_guest_date_time(s->agent, &now, NULL, NULL);
+}
+
+static int create_sandbox(struct sandbox *s)
 {
 	Grpc__CreateSandboxRequest req = GRPC__CREATE_SANDBOX_REQUEST__INIT;
 	Grpc__Storage share[2], *storages[2];
-	struct sandbox *s = arg;
-	struct container *c, *tmp;
-	int r;
-
-	(void)host_port;
-	s->hello = NULL;
-	if (err) {
-		s->failure = *err;
-		vmm_kill(s->vmm);
-		return;
-	}
-	loop_timer_cancel(s->boot_timer);
-	s->boot_timer = NULL;
-	r = agent_client_new(s->loop, fd, &s->agent);
-	if (r < 0) {
-		(void)close(fd);
-		(void)error_errno(&s->failure, r, "talk to the agent");
-		vmm_kill(s->vmm);
-		return;
-	}
-	s->state = VM_READY;
-	log_info("the agent is ready");
-	agent_client_on_closed(s->agent, on_agent_closed, s);
 
 	req.sandbox_id = s->id;
 	req.hostname = (char *)sandbox_hostname(s);
@@ -232,7 +243,27 @@ static void on_hello(void *arg, const struct error *err, int fd, uint32_t host_p
 	if (s->shares.rw)
 		add_share(&share[req.n_storages], storages, &req.n_storages, "caisson-rw",
 			  SHARES_GUEST_DIR "/rw");
-	r = agent_create_sandbox(s->agent, &req, on_sandbox_created, s);
+	return agent_create_sandbox(s->agent, &req, on_sandbox_created, s);
+}
+
+/* Takes @fd. */
+static void agent_arrived(struct sandbox *s, int fd)
+{
+	struct container *c, *tmp;
+	int r = agent_client_new(s->loop, fd, &s->agent);
+
+	if (r < 0)
+		(void)close(fd);
+	if (r == 0) {
+		s->state = VM_READY;
+		log_info("the agent is ready");
+		agent_client_on_closed(s->agent, on_agent_closed, s);
+		if (template_loads(s->template))
+			r = make_unique(s);
+	}
+	template_free(take_ptr(&s->template));
+	if (r == 0)
+		r = create_sandbox(s);
 	if (r < 0) {
 		(void)error_errno(&s->failure, r, "talk to the agent");
 		vmm_kill(s->vmm);
@@ -242,6 +273,33 @@ static void on_hello(void *arg, const struct error *err, int fd, uint32_t host_p
 	network_configure(s);
 	list_for_each_safe(c, tmp, &s->containers, node)
 		container_agent_ready(c);
+}
+
+static void on_template_saved(void *arg)
+{
+	struct sandbox *s = arg;
+
+	if (s->state == VM_BOOTING && s->vmm)
+		agent_arrived(s, take_fd(&s->hello_fd));
+}
+
+static void on_hello(void *arg, const struct error *err, int fd, uint32_t host_port)
+{
+	struct sandbox *s = arg;
+
+	(void)host_port;
+	s->hello = NULL;
+	if (err) {
+		s->failure = *err;
+		vmm_kill(s->vmm);
+		return;
+	}
+	loop_timer_cancel(s->boot_timer);
+	s->boot_timer = NULL;
+	s->hello_fd = fd;
+	if (!s->template || template_loads(s->template) ||
+	    template_save(s->template, s->vmm, on_template_saved, s) < 0)
+		agent_arrived(s, take_fd(&s->hello_fd));
 }
 
 /* --- the VM --- */
@@ -341,6 +399,8 @@ static void on_vm_exited(struct vmm *vmm, enum vmm_exit reason, const char *text
 
 	s->vmm = NULL;
 	vmm_close(vmm, on_vm_closed, NULL);
+	if (booting && !s->stopping)
+		template_reject(s->template);
 	if (s->stopping && !s->failure.code) {
 		vm_gone(s, EXIT_KILLED, -ECONNRESET, "the virtual machine has been stopped");
 		return;
@@ -408,6 +468,9 @@ static void vm_gone(struct sandbox *s, uint32_t status, int code, const char *te
 	s->boot_timer = s->lost_timer = NULL;
 	agent_vsock_cancel(s->hello);
 	s->hello = NULL;
+	cleanup_close_(&s->hello_fd);
+	s->hello_fd = -1;
+	template_free(take_ptr(&s->template));
 	s->agent = NULL;
 	agent_client_close(agent);
 	network_vm_gone(s);
@@ -518,6 +581,8 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 	cfg.log_fd = s->log_fd;
 	cfg.qemu = s->config->qemu;
 	cfg.debug = log_get_level() >= LOG_DEBUG;
+	if (s->config->templates)
+		template_find(&cfg, &s->template);
 	r = vmm_spawn(s->loop, &cfg, &events, s, &s->vmm, err);
 	network_vm_started(s);
 	if (r < 0) {
@@ -616,6 +681,7 @@ int sandbox_new(uv_loop_t *loop, const struct sandbox_options *o, struct sandbox
 		return error_set(err, -ENOMEM, "out of memory");
 	list_init(&s->containers);
 	list_init(&s->volumes);
+	s->hello_fd = -1;
 	s->loop = loop;
 	s->config = o->config;
 	s->log_fd = o->log_fd;
@@ -660,6 +726,8 @@ void sandbox_free(struct sandbox *s)
 	scratch_free(s->scratch);
 	network_free(s);
 	shares_fini(&s->shares);
+	cleanup_close_(&s->hello_fd);
+	template_free(s->template);
 	sandbox_record_fini(&s->record);
 	free(s->id);
 	free(s->ns);

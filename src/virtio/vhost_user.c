@@ -244,7 +244,8 @@ static int reply(struct vhost_user *vu, const void *payload, size_t size)
 
 	out.hdr.flags = VHU_FLAG_VERSION | VHU_FLAG_REPLY;
 	out.hdr.size = (uint32_t)size;
-	memcpy(&out.p, payload, size);
+	if (size)
+		memcpy(&out.p, payload, size);
 	size += sizeof(out.hdr);
 	/* The front-end waits for each reply, so the socket's buffer has room for it. */
 	if (send(vu->conn_fd, &out.hdr, size, MSG_NOSIGNAL) != (ssize_t)size)
@@ -262,9 +263,15 @@ static int take_msg_fd(struct vhost_user *vu, size_t i)
 	return i < vu->n_fds ? take_fd(&vu->fds[i]) : -1;
 }
 
+/*
+ * QEMU saves a machine's state only if its back-ends can log what they write to memory. Ours are
+ * saved without their memory (x-ignore-shared) and never moved while they run: the log is accepted,
+ * and nothing is written to it.
+ */
 static uint64_t protocol_features(const struct vhost_user *vu)
 {
 	uint64_t f = UINT64_C(1) << VHU_PF_MQ | UINT64_C(1) << VHU_PF_REPLY_ACK |
+		     UINT64_C(1) << VHU_PF_LOG_SHMFD |
 		     UINT64_C(1) << VHU_PF_BACKEND_REQ | UINT64_C(1) << VHU_PF_RESET_DEVICE |
 		     UINT64_C(1) << VHU_PF_CONFIGURE_MEM_SLOTS;
 
@@ -278,7 +285,7 @@ static int set_features(struct vhost_user *vu, uint64_t f)
 {
 	struct virtio_dev *dev = vu->dev;
 
-	if (f & ~(dev->features | VHU_F_PROTOCOL_FEATURES))
+	if (f & ~(dev->features | VHU_F_PROTOCOL_FEATURES | VHU_F_LOG_ALL))
 		return -EINVAL;
 	dev->acked = f & dev->features;
 	vu->has_protocol = f & VHU_F_PROTOCOL_FEATURES;
@@ -561,7 +568,7 @@ static int dispatch(struct vhost_user *vu, const struct vhu_msg *m, bool *ret_re
 	*ret_replied = true;
 	switch (m->hdr.request) {
 	case VHU_GET_FEATURES:
-		return reply_u64(vu, dev->features | VHU_F_PROTOCOL_FEATURES);
+		return reply_u64(vu, dev->features | VHU_F_PROTOCOL_FEATURES | VHU_F_LOG_ALL);
 	case VHU_GET_PROTOCOL_FEATURES:
 		return reply_u64(vu, protocol_features(vu));
 	case VHU_GET_QUEUE_NUM:
@@ -573,6 +580,8 @@ static int dispatch(struct vhost_user *vu, const struct vhu_msg *m, bool *ret_re
 	case VHU_GET_CONFIG:
 		vu->config_unread = false;
 		return config_access(vu, m);
+	case VHU_SET_LOG_BASE:
+		return reply(vu, NULL, 0);
 	default:
 		break;
 	}
@@ -585,6 +594,7 @@ static int dispatch(struct vhost_user *vu, const struct vhu_msg *m, bool *ret_re
 		return 0;
 	case VHU_SET_OWNER:
 	case VHU_RESET_OWNER:
+	case VHU_SET_LOG_FD:
 		return 0;
 	case VHU_SET_MEM_TABLE:
 		return set_mem_table(vu, m);

@@ -3,10 +3,12 @@
 
 #include <stdint.h>
 
+#define VHU_F_LOG_ALL           (UINT64_C(1) << 26)
 #define VHU_F_PROTOCOL_FEATURES (UINT64_C(1) << 30)
 
 enum vhu_protocol_feature {
 	VHU_PF_MQ = 0,
+	VHU_PF_LOG_SHMFD = 1,
 	VHU_PF_REPLY_ACK = 3,
 	VHU_PF_BACKEND_REQ = 5,
 	VHU_PF_CONFIG = 9,
@@ -20,6 +22,8 @@ enum vhu_request {
 	VHU_SET_OWNER = 3,
 	VHU_RESET_OWNER = 4,
 	VHU_SET_MEM_TABLE = 5,
+	VHU_SET_LOG_BASE = 6,
+	VHU_SET_LOG_FD = 7,
 	VHU_SET_VRING_NUM = 8,
 	VHU_SET_VRING_ADDR = 9,
 	VHU_SET_VRING_BASE = 10,

@@ -336,10 +336,34 @@ static int vsock_attach(struct virtio_dev *dev)
 	return evloop_add(&dev->loop, &vs->listener, vs->listen_fd, EPOLLIN, vsock_on_listener);
 }
 
+/*
+ * Once, with the guest's first buffer: whatever connections the guest has are not this device's. It
+ * has some if it was saved with them and goes on here. (A front-end that knows what it carries keeps
+ * this queue, and does it itself.)
+ */
+static void announce_reset(struct vsock_dev *vs)
+{
+	const struct virtio_vsock_event event = { .id = htole32(VIRTIO_VSOCK_EVENT_TRANSPORT_RESET) };
+	struct vq *vq = &vs->dev.queues[VSOCK_Q_EVENT];
+	struct vq_chain chain = { .iov = vs->segs, .iov_cap = VSOCK_MAX_SEGS };
+
+	if (vs->reset_announced || vq_pop(vq, &chain) <= 0)
+		return;
+	vs->reset_announced = true;
+	vq_push(vq, chain.head,
+		(uint32_t)iov_from_buf(chain.iov + chain.n_out, chain.n_in, 0, &event,
+			       sizeof(event)));
+	virtio_dev_notify(&vs->dev, VSOCK_Q_EVENT);
+}
+
 static void vsock_kick(struct virtio_dev *dev, unsigned q)
 {
 	struct vsock_dev *vs = vsock_of(dev);
 
+	if (q == VSOCK_Q_EVENT) {
+		announce_reset(vs);
+		return;
+	}
 	if (q == VSOCK_Q_TX)
 		drain_tx(vs);
 	vsock_fill_rx(vs);
@@ -409,7 +433,7 @@ int vsock_dev_new(const struct vsock_config *config, struct virtio_dev **ret_dev
 	list_init(&vs->conns);
 	list_init(&vs->ready);
 	vs->dev.config_size = sizeof(struct virtio_vsock_config);
-	vs->dev.n_queues = 2;
+	vs->dev.n_queues = 3;
 	vs->dev.features = VIRTIO_F_BIT_VERSION_1 | VIRTIO_F_BIT_INDIRECT_DESC |
 			   VIRTIO_F_BIT_EVENT_IDX;
 	r = virtio_dev_init(&vs->dev, &vsock_ops, "vsock");

@@ -8,6 +8,7 @@
 
 #define VSOCK_Q_RX 0u /* to the guest */
 #define VSOCK_Q_TX 1u /* from the guest */
+#define VSOCK_Q_EVENT 2u /* to the guest */
 
 #define VSOCK_HDR_LEN     44u
 #define VSOCK_HOST_CID    2u
@@ -107,6 +108,7 @@ struct vsock_dev {
 	struct vsock_rst rsts[VSOCK_MAX_RSTS];
 	unsigned rst_head, n_rsts;
 	bool tx_blocked;           /* the tx queue waits for room among the resets */
+	bool reset_announced;
 	struct iovec segs[VSOCK_MAX_SEGS];
 	struct iovec part[VSOCK_MAX_SEGS];
 };

@@ -337,8 +337,8 @@ static int make_fds(struct vmm *v, const struct record *rec, struct start_fds *f
 static int start_process(struct vmm *v, const struct vmm_config *cfg, const struct start_fds *f,
 			 const char *program, int *ret_pidfd, struct error *err)
 {
-	char given[3] = "-";
-	struct child_fd fds[8 + SPAWN_MAX_NIC_FDS];
+	char given[4] = "-";
+	struct child_fd fds[10 + SPAWN_MAX_NIC_FDS];
 	const char *const argv[] = { program, given, NULL };
 	struct child_options o = {
 		.argv = argv,
@@ -371,6 +371,11 @@ static int start_process(struct vmm *v, const struct vmm_config *cfg, const stru
 			fds[o.n_fds++] = (struct child_fd){ cfg->nics[i].fds[k], nic_fd++ };
 	for (size_t i = 0; i < f->n_vhost; i++)
 		fds[o.n_fds++] = (struct child_fd){ f->vhost[i], nic_fd++ };
+	if (cfg->template_ram_fd >= 0) {
+		fds[o.n_fds++] = (struct child_fd){ cfg->template_ram_fd, SPAWN_FD_RAM };
+		fds[o.n_fds++] = (struct child_fd){ cfg->template_state_fd, SPAWN_FD_STATE };
+		*p++ = 't';
+	}
 	r = child_spawn(&o, &v->id.pid, ret_pidfd);
 	if (r < 0)
 		return error_errno(err, r, "start '%s'", program);
@@ -652,17 +657,38 @@ static int send_fd(int sock, uint64_t token, int fd)
 	return sendmsg(sock, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
 }
 
-/* Opens the file and sends it ahead of the call that names @ret_token. */
-static int send_file(int sock, const char *path, int flags, uint64_t *ret_token)
+/* Sends a descriptor ahead of the call that names @ret_token. */
+static int send_ahead(int sock, int fd, uint64_t *ret_token)
 {
-	auto_close int fd = open(path, flags | O_CLOEXEC);
-
-	if (fd < 0)
-		return -errno;
 	/* Only pairs descriptor and call; who can reach the socket may do all this anyway. */
 	if (getrandom(ret_token, sizeof(*ret_token), 0) != (ssize_t)sizeof(*ret_token))
 		return -EIO;
 	return send_fd(sock, *ret_token, fd);
+}
+
+static int send_file(int sock, const char *path, int flags, uint64_t *ret_token)
+{
+	auto_close int fd = open(path, flags | O_CLOEXEC);
+
+	return fd < 0 ? -errno : send_ahead(sock, fd, ret_token);
+}
+
+int vmm_template_save(struct vmm *v, int ram_fd, int state_fd, vmm_done_fn cb, void *ctx)
+{
+	Caisson__Vmm__V1__SaveTemplateRequest req = CAISSON__VMM__V1__SAVE_TEMPLATE_REQUEST__INIT;
+	auto_close int sock = -1;
+	int r;
+
+	if (!v->client)
+		return -ECONNRESET;
+	sock = sock_connect_at(v->dirfd, SPAWN_SOCK_FDS, SOCK_DGRAM, NULL);
+	if (sock < 0)
+		return sock;
+	r = send_ahead(sock, ram_fd, &req.ram_token);
+	if (r == 0)
+		r = send_ahead(sock, state_fd, &req.state_token);
+	return r < 0 ? r : request(v, "SaveTemplate", &req.base,
+				   &(struct op){ .done = cb, .ctx = ctx });
 }
 
 int vmm_disk_attach(struct vmm *v, const struct vmm_disk *disk, vmm_disk_fn cb, void *ctx)

@@ -7,6 +7,7 @@
 
 #include "base/cleanup.h"
 #include "base/str.h"
+#include "vmm/kernel.h"
 #include "vmm/qemu/args.h"
 #include "vmm/spawn.h"
 
@@ -23,6 +24,8 @@ void vmm_config_init(struct vmm_config *cfg)
 		.console_fd = -1,
 		.log_fd = -1,
 		.netns_fd = -1,
+		.template_ram_fd = -1,
+		.template_state_fd = -1,
 	};
 }
 
@@ -71,24 +74,6 @@ static int check_file(const char *what, const char *path, bool write, struct err
 		return error_set(err, -EINVAL, "%s '%s' is not a file", what, path);
 	if (S_ISREG(st.st_mode) && st.st_size == 0)
 		return error_set(err, -EINVAL, "%s '%s' is empty", what, path);
-	return 0;
-}
-
-/* So that a wrong file gets a clear word at once, and not QEMU's. */
-static int check_kernel(const char *path, struct error *err)
-{
-	auto_close int fd = -1;
-	unsigned char head[20] = { 0 };
-	int r = check_file("the kernel", path, false, err);
-
-	if (r < 0)
-		return r;
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0 || pread(fd, head, sizeof(head), 0) < 0)
-		return error_errno(err, -errno, "the kernel '%s'", path);
-	if (memcmp(head, "\177ELF\2\1", 6) != 0 || head[18] != 62 /* EM_X86_64 */)
-		return error_set(err, -ENOEXEC,
-				 "the kernel '%s' is not an uncompressed x86-64 ELF image", path);
 	return 0;
 }
 
@@ -173,7 +158,7 @@ static int check_nics(const struct vmm_config *cfg, struct error *err)
 	return 0;
 }
 
-static int check(const struct vmm_config *cfg, struct error *err)
+static int check(const struct vmm_config *cfg, uint32_t *ret_features, struct error *err)
 {
 	struct stat st;
 	int r = check_id(cfg->id, err);
@@ -186,7 +171,10 @@ static int check(const struct vmm_config *cfg, struct error *err)
 				 cfg->dir ? cfg->dir : "");
 	if (str_empty(cfg->kernel))
 		return error_set(err, -EINVAL, "no kernel is given");
-	r = check_kernel(cfg->kernel, err);
+	/* So that a wrong file gets a clear word at once, and not QEMU's. */
+	r = check_file("the kernel", cfg->kernel, false, err);
+	if (r == 0)
+		r = kernel_inspect(cfg->kernel, ret_features, err);
 	if (r == 0 && cfg->initrd)
 		r = check_file("the initrd", cfg->initrd, false, err);
 	if (r == 0 && cfg->root_image)
@@ -259,7 +247,7 @@ static char *text_or_empty(const char *s)
 }
 
 static int pack(const struct vmm_config *cfg, enum vmm_machine machine, enum vmm_accel accel,
-		const char *qemu, uint32_t tsc_khz, bool vhost, uint8_t **ret_data, size_t *ret_len,
+		const char *qemu, uint32_t tsc_khz, bool vhost, uint32_t features, uint8_t **ret_data, size_t *ret_len,
 		struct error *err)
 {
 	Caisson__Vmm__V1__VmConfig msg = CAISSON__VMM__V1__VM_CONFIG__INIT;
@@ -284,6 +272,10 @@ static int pack(const struct vmm_config *cfg, enum vmm_machine machine, enum vmm
 	msg.debug = cfg->debug;
 	msg.tsc_khz = tsc_khz;
 	msg.shelf = cfg->shelf;
+	msg.kernel_features = features;
+	msg.template_ = cfg->template_ram_fd >= 0 ? CAISSON__VMM__V1__TEMPLATE__TEMPLATE_LOAD :
+			cfg->will_save		  ? CAISSON__VMM__V1__TEMPLATE__TEMPLATE_SAVE :
+						    CAISSON__VMM__V1__TEMPLATE__TEMPLATE_NONE;
 	for (size_t i = 0; i < cfg->n_disks; i++) {
 		caisson__vmm__v1__disk__init(&disks[i]);
 		disks[i].path = text_or_empty(cfg->disks[i].path);
@@ -361,7 +353,8 @@ int config_pack(const struct vmm_config *cfg, uint8_t **ret_data, size_t *ret_le
 	enum vmm_accel accel = VMM_ACCEL_AUTO;
 	const char *qemu;
 	bool vhost;
-	int r = check(cfg, err);
+	uint32_t features = 0;
+	int r = check(cfg, &features, err);
 
 	if (r == 0)
 		r = settle_machine(cfg, &machine, err);
@@ -382,7 +375,7 @@ int config_pack(const struct vmm_config *cfg, uint8_t **ret_data, size_t *ret_le
 		return r;
 	/* QEMU without KVM copies the packets itself in any case. */
 	vhost = cfg->n_nics && accel == VMM_ACCEL_KVM && access(CONFIG_VHOST_NET, R_OK | W_OK) == 0;
-	r = pack(cfg, machine, accel, qemu, host.tsc_khz, vhost, ret_data, ret_len, err);
+	r = pack(cfg, machine, accel, qemu, host.tsc_khz, vhost, features, ret_data, ret_len, err);
 	if (r == 0)
 		*ret_vhost = vhost;
 	return r;

@@ -1,6 +1,7 @@
 #include "vmm/jail.h"
 
 #include <fcntl.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <linux/capability.h>
 #include <linux/securebits.h>
@@ -145,8 +146,26 @@ static int enter_namespaces(const struct jail *jail, struct error *err)
 	return 0;
 }
 
-int jail_enter(const struct jail *jail, struct error *err)
+/* Below the current directory, the jail's root to be. */
+static int make_ram(uint64_t size, int *ret_fd, struct error *err)
 {
+	char options[64];
+	auto_close int fd = -1;
+
+	(void)snprintf(options, sizeof(options), "size=%" PRIu64 ",nr_inodes=2,mode=700", size);
+	if (mkdir("ram", 0700) < 0 || mount("ram", "ram", "tmpfs",
+					    MS_NOSUID | MS_NODEV | MS_NOEXEC, options) < 0)
+		return error_errno(err, -errno, "jail: make room for the guest's memory");
+	fd = open(JAIL_RAM + 1, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0 || ftruncate(fd, (off_t)size) < 0)
+		return error_errno(err, -errno, "jail: make the guest's memory");
+	*ret_fd = take_fd(&fd);
+	return 0;
+}
+
+int jail_enter(const struct jail *jail, int *ret_ram_fd, struct error *err)
+{
+	auto_close int ram = -1;
 	auto_free char *root = str_join_path(jail->dir, "jail");
 	int r;
 
@@ -166,6 +185,8 @@ int jail_enter(const struct jail *jail, struct error *err)
 	if (chdir(root) < 0)
 		return error_errno(err, -errno, "enter '%s'", root);
 	r = fill_root(jail, err);
+	if (r == 0)
+		r = make_ram(jail->ram_size, &ram, err);
 	if (r < 0)
 		return r;
 	if (jail->proc && (mkdir("proc", 0555) < 0 ||
@@ -180,6 +201,7 @@ int jail_enter(const struct jail *jail, struct error *err)
 		return error_errno(err, -errno, "leave the host's root");
 	if (chdir(JAIL_VM) < 0)
 		return error_errno(err, -errno, "enter " JAIL_VM);
+	*ret_ram_fd = take_fd(&ram);
 	return 0;
 }
 

@@ -6,12 +6,14 @@
  *
  * Inside:  /vm          the VM's directory, read-only (sockets can be connected to)
  *          /kernel, /initrd, /root.image
+ *          /ram/memory  the guest's memory, the one file that can be written to
  *          /dev/null, /dev/urandom, and /dev/kvm if wanted
  *          QEMU's binary, the system's libraries, QEMU's firmware, all read-only
  */
 #pragma once
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "base/error.h"
 
@@ -19,6 +21,7 @@
 #define JAIL_KERNEL "/kernel"
 #define JAIL_INITRD "/initrd"
 #define JAIL_ROOT   "/root.image"
+#define JAIL_RAM    "/ram/memory"
 
 struct jail {
 	const char *dir;        /* the VM's directory; the root is mounted on its jail/ */
@@ -29,13 +32,15 @@ struct jail {
 	int netns_fd;           /* joined if >= 0 */
 	bool kvm;
 	bool proc;              /* mounts /proc, until jail_hide_proc() */
+	uint64_t ram_size;      /* bytes of JAIL_RAM */
 };
 
 /*
  * Moves the calling process, which must have one thread, into the jail. Capabilities are kept:
- * see jail_drop_caps().
+ * see jail_drop_caps(). *ret_ram_fd is open on JAIL_RAM, a sparse file on a tmpfs that ends with
+ * the jail.
  */
-int jail_enter(const struct jail *jail, struct error *err);
+int jail_enter(const struct jail *jail, int *ret_ram_fd, struct error *err);
 
 /* Takes /proc away; what was opened there stays usable. */
 int jail_hide_proc(struct error *err);

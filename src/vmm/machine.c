@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/fd.h"
 #include "base/log.h"
 #include "base/str.h"
 #include "virtio/blk.h"
@@ -17,7 +18,9 @@
 #include "virtio/vhost_user.h"
 #include "virtio/vsock.h"
 #include "vmm/jail.h"
+#include "vmm/kernel.h"
 #include "vmm/qemu/qemu.h"
+#include "vmm/ram.h"
 #include "vmm/seccomp.h"
 #include "vmm/spawn.h"
 
@@ -26,6 +29,14 @@
 /* Connections of the vsock, disks, shares. */
 #define MAX_FDS    8192u
 #define MAX_FDS_SHARES 262144u
+
+/* A save under way. */
+struct saving {
+	int ram;
+	int state;
+	machine_done_fn done;
+	void *ctx;
+};
 
 /* A disk on the shelf. */
 struct shelved {
@@ -43,6 +54,9 @@ struct machine {
 	struct shelved shelved[BLK_SHELF_PARTS];
 	struct console console;
 	int console_fd;
+	int ram_fd;             /* of a machine that will be saved, else -1 */
+	uint64_t ram_size;
+	struct saving saving;
 	bool stopping;
 	bool flood_seen;        /* said once: whoever floods the console must not flood the log */
 };
@@ -368,9 +382,21 @@ static int take_nics(const Caisson__Vmm__V1__VmConfig *config, struct qemu_nic *
 	return 0;
 }
 
-static int launch(uv_loop_t *loop, struct machine *m, const Caisson__Vmm__V1__VmConfig *config,
-		  struct pending *p, uint64_t root_size, struct error *err)
+/* While QEMU starts. Takes the template's memory. */
+static int load(struct machine *m, struct machine_fds *fds, struct error *err)
 {
+	auto_close int from = take_fd(&fds->ram);
+	int r = ram_load(m->ram_fd, from, m->ram_size, err);
+
+	if (r == 0)
+		qemu_load(m->qemu, take_fd(&fds->state));
+	return r;
+}
+
+static int launch(uv_loop_t *loop, struct machine *m, const Caisson__Vmm__V1__VmConfig *config,
+		  struct machine_fds *fds, struct pending *p, uint64_t root_size, struct error *err)
+{
+	bool incoming = config->template_ == CAISSON__VMM__V1__TEMPLATE__TEMPLATE_LOAD;
 	struct qemu_device devices[QEMU_MAX_DEVICES];
 	struct qemu_plan plan = {
 		.qemu = config->qemu,
@@ -383,6 +409,9 @@ static int launch(uv_loop_t *loop, struct machine *m, const Caisson__Vmm__V1__Vm
 		.root_image = *config->root_image ? JAIL_ROOT : NULL,
 		.root_image_size = root_size,
 		.cmdline_extra = config->cmdline_extra,
+		.ram = JAIL_RAM,
+		.incoming = incoming,
+		.typed = config->kernel_features & KERNEL_MMIO_TYPE,
 		.memory_mib = config->memory_mib,
 		.vcpus = config->vcpus,
 		.tsc_khz = config->tsc_khz,
@@ -407,6 +436,10 @@ static int launch(uv_loop_t *loop, struct machine *m, const Caisson__Vmm__V1__Vm
 		r = start_backends(m, p, true, err);
 	if (r == 0)
 		r = start_backends(m, p, false, err);
+	if (r == 0 && incoming)
+		r = load(m, fds, err);
+	if (config->template_ != CAISSON__VMM__V1__TEMPLATE__TEMPLATE_SAVE)
+		(void)close(take_fd(&m->ram_fd));
 	return r;
 }
 
@@ -425,6 +458,7 @@ int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
 		.netns_fd = fds->netns,
 		.kvm = config->accel == VMM_ACCEL_KVM,
 		.proc = config->n_shares > 0,
+		.ram_size = (uint64_t)config->memory_mib << 20,
 	};
 	int shares[VMM_MAX_SHARES] = { -1, -1, -1, -1 };
 	uint64_t root_size = file_size(config->root_image);
@@ -435,12 +469,14 @@ int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
 	m->ops = ops;
 	m->ctx = ctx;
 	m->console_fd = take_fd(&fds->console);
+	m->ram_fd = m->saving.ram = m->saving.state = -1;
+	m->ram_size = jail.ram_size;
 	console_init(&m->console, uv_hrtime());
 	r = add_devices(m, &p, config, fds, err);
 	if (r == 0)
 		r = open_shares(config, shares, err);
 	if (r == 0)
-		r = jail_enter(&jail, err);
+		r = jail_enter(&jail, &m->ram_fd, err);
 	cleanup_close_(&fds->netns);
 	fds->netns = -1;
 	if (r == 0) {
@@ -458,7 +494,10 @@ int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
 			(void)error_errno(err, r, "close the jail");
 	}
 	if (r == 0)
-		r = launch(loop, m, config, &p, root_size, err);
+		r = launch(loop, m, config, fds, &p, root_size, err);
+	cleanup_close_(&fds->ram);
+	cleanup_close_(&fds->state);
+	fds->ram = fds->state = -1;
 	if (r < 0) {
 		machine_free(m);
 		return r;
@@ -474,18 +513,21 @@ void machine_free(struct machine *m)
 	qemu_free(take_ptr(&m->qemu));
 	stop_backends(m);
 	cleanup_close_(&m->console_fd);
+	cleanup_close_(&m->ram_fd);
+	cleanup_close_(&m->saving.ram);
+	cleanup_close_(&m->saving.state);
 	console_fini(&m->console);
 	free(m);
 }
 
 int machine_pause(struct machine *m, machine_done_fn cb, void *ctx)
 {
-	return m->qemu ? qemu_command(m->qemu, "stop", cb, ctx) : -ECONNRESET;
+	return m->qemu ? qemu_command(m->qemu, "stop", NULL, cb, ctx) : -ECONNRESET;
 }
 
 int machine_resume(struct machine *m, machine_done_fn cb, void *ctx)
 {
-	return m->qemu ? qemu_command(m->qemu, "cont", cb, ctx) : -ECONNRESET;
+	return m->qemu ? qemu_command(m->qemu, "cont", NULL, cb, ctx) : -ECONNRESET;
 }
 
 void machine_stop(struct machine *m)
@@ -495,6 +537,61 @@ void machine_stop(struct machine *m)
 	m->stopping = true;
 	/* Nothing of QEMU's own needs an orderly end: the disks' writers are the back-ends here. */
 	qemu_kill(m->qemu);
+}
+
+/* --- templates --- */
+
+static void ignore(void *ctx, const struct error *err)
+{
+	(void)ctx;
+	(void)err;
+}
+
+static void resumed(void *ctx, const struct error *err)
+{
+	struct machine *m = ctx;
+	const struct saving s = m->saving;
+
+	m->saving = (struct saving){ .ram = -1, .state = -1 };
+	cleanup_close_(&m->ram_fd);
+	m->ram_fd = -1;
+	s.done(s.ctx, err);
+}
+
+/* The machine stands still: its memory is what the state goes with. */
+static void saved(void *ctx, const struct error *err)
+{
+	struct machine *m = ctx;
+	struct error e = { 0 };
+
+	if (err)
+		e = *err;
+	else
+		(void)ram_store(m->ram_fd, m->saving.ram, m->ram_size, &e);
+	(void)close(take_fd(&m->saving.ram));
+	(void)close(take_fd(&m->saving.state));
+	if (e.code) {
+		m->saving.done(m->saving.ctx, &e);
+		m->saving.done = ignore;
+	}
+	if (!m->qemu || qemu_command(m->qemu, "cont", NULL, resumed, m) < 0)
+		resumed(m, &e);
+}
+
+int machine_save(struct machine *m, int ram, int state, machine_done_fn cb, void *ctx)
+{
+	int r = -EBUSY;
+
+	if (m->qemu && m->ram_fd >= 0 && !m->saving.done) {
+		m->saving = (struct saving){ ram, state, cb, ctx };
+		r = qemu_save(m->qemu, state, saved, m);
+		if (r == 0)
+			return 0;
+	}
+	(void)close(ram);
+	(void)close(state);
+	m->saving = (struct saving){ .ram = -1, .state = -1 };
+	return r;
 }
 
 static struct shelved *find_shelved(struct machine *m, const char *serial)

@@ -22,6 +22,8 @@ struct machine_fds {
 	int vsock;      /* listening: vsock.sock */
 	int console;    /* where the guest's console is forwarded, or -1 */
 	int netns;      /* or -1 */
+	int ram;        /* of the template to start from, or -1 */
+	int state;      /* likewise */
 };
 
 /*
@@ -39,6 +41,12 @@ int machine_pause(struct machine *m, machine_done_fn cb, void *ctx);
 int machine_resume(struct machine *m, machine_done_fn cb, void *ctx);
 /* The end of the machine is then reported as VMM_EXIT_STOPPED. */
 void machine_stop(struct machine *m);
+
+/*
+ * Writes the machine's memory and state to two new files, which it takes in every case. The machine
+ * stands still until that is done. Only for one that was started to be saved, and once.
+ */
+int machine_save(struct machine *m, int ram, int state, machine_done_fn cb, void *ctx);
 
 /*
  * Takes @fd and @direct_fd (-1: none) in every case. -ENOSPC: the shelf is full; -EEXIST: the

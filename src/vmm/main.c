@@ -4,8 +4,9 @@
  *         the leave to start: the starter has recorded this process by then
  *   fd 4  listening socket of the control service, fd 5 the socket for descriptors
  *   fd 6  listening socket of the hybrid vsock
- *   fd 7  where the console goes, fd 8 a network namespace: if told so by argv[1] ("c", "n")
- *   fd 9  and on: the queues of the network cards that the configuration lists
+ *   fd 7  where the console goes, fd 8 a network namespace, fds 9 and 10 a template's memory and
+ *         state: if told so by argv[1] ("c", "n", "t")
+ *   fd 11 and on: the queues of the network cards that the configuration lists
  * It ends when the machine has ended and those who asked have been told why.
  */
 #include <malloc.h>
@@ -52,6 +53,8 @@ int main(int argc, char **argv)
 			.vsock = SPAWN_FD_VSOCK,
 			.console = strchr(given, 'c') ? SPAWN_FD_CONSOLE : -1,
 			.netns = strchr(given, 'n') ? SPAWN_FD_NETNS : -1,
+			.ram = strchr(given, 't') ? SPAWN_FD_RAM : -1,
+			.state = strchr(given, 't') ? SPAWN_FD_STATE : -1,
 		},
 	};
 	Caisson__Vmm__V1__VmConfig *config = NULL;

@@ -259,6 +259,32 @@ static void on_disk_attach(void *ctx, struct ttrpc_call *call, const uint8_t *da
 	protobuf_c_message_free_unpacked(&req->base, NULL);
 }
 
+static void on_save_template(void *ctx, struct ttrpc_call *call, const uint8_t *data, size_t len)
+{
+	struct service *s = ctx;
+	Caisson__Vmm__V1__SaveTemplateRequest *req;
+	auto_close int ram = -1, state = -1;
+	int r;
+
+	req = ttrpc_call_unpack(call, &caisson__vmm__v1__save_template_request__descriptor, data,
+				len);
+	if (!req)
+		return;
+	ram = claim_fd(s, req->ram_token);
+	state = claim_fd(s, req->state_token);
+	protobuf_c_message_free_unpacked(&req->base, NULL);
+	if (ram < 0 || state < 0) {
+		ttrpc_call_fail(call, TTRPC_INVALID_ARGUMENT,
+				"no descriptors came for the template");
+		return;
+	}
+	if (!usable(s, call))
+		return;
+	r = machine_save(s->machine, take_fd(&ram), take_fd(&state), command_done, call);
+	if (r < 0)
+		ttrpc_call_fail(call, ttrpc_code_from_errno(r), "this machine cannot be saved");
+}
+
 static void on_disk_detach(void *ctx, struct ttrpc_call *call, const uint8_t *data, size_t len)
 {
 	struct service *s = ctx;
@@ -308,6 +334,7 @@ static const struct ttrpc_method methods[] = {
 	{ "Shutdown", on_shutdown, 0 },
 	{ "DiskAttach", on_disk_attach, 0 },
 	{ "DiskDetach", on_disk_detach, 0 },
+	{ "SaveTemplate", on_save_template, 0 },
 	{ "Console", on_console, 0 },
 };
 

@@ -16,6 +16,8 @@
 #define SPAWN_FD_VSOCK       6
 #define SPAWN_FD_CONSOLE     7
 #define SPAWN_FD_NETNS       8
+#define SPAWN_FD_RAM         9
+#define SPAWN_FD_STATE       10
 /* The queues of all NICs in the order of the configuration, then those of vhost. */
-#define SPAWN_FD_NICS        9
+#define SPAWN_FD_NICS        11
 #define SPAWN_MAX_NIC_FDS    (2u * VMM_MAX_NICS * VMM_MAX_QUEUES)

@@ -131,6 +131,11 @@ struct vmm_config {
 	int log_fd;                 /* stderr of caisson-vmm; -1: the caller's */
 
 	int netns_fd;               /* network namespace to join, -1: a new empty one */
+
+	/* See "templates" below. */
+	bool will_save;             /* vmm_template_save() will be called */
+	int template_ram_fd;        /* files of a template to start from, or -1 */
+	int template_state_fd;
 	const char *qemu;           /* path of the QEMU binary; NULL: found in the usual places */
 	const char *program;        /* path of caisson-vmm; NULL: beside the caller's program */
 	bool debug;                 /* kernel talks on the console, vmm logs at debug level */
@@ -212,6 +217,24 @@ void vmm_kill(struct vmm *vmm);
 int vmm_disk_attach(struct vmm *vmm, const struct vmm_disk *disk, vmm_disk_fn cb, void *ctx);
 /* Takes @serial from the shelf. The guest must have unmounted it. */
 int vmm_disk_detach(struct vmm *vmm, const char *serial, vmm_done_fn cb, void *ctx);
+
+/*
+ * Templates: a machine is saved when its guest has come up and before it is given anything, and
+ * others start from that in a small part of a boot's time. In them the guest goes on where it was
+ * saved: its vsock connections are reset (it connects to the host again), its listening sockets
+ * live; its clock and its random numbers are the template's until the caller sets them.
+ *
+ * Writes what a template of @cfg depends on (programs, kernel, devices, this boot of the host): a
+ * template fits if and only if these bytes are the same. -EOPNOTSUPP: such a machine cannot be
+ * saved (shares, a root image, or not under TCG). The caller frees *ret_key.
+ */
+int vmm_template_key(const struct vmm_config *cfg, uint8_t **ret_key, size_t *ret_len,
+		     struct error *err);
+/*
+ * Saves a machine that was started with will_save to two new files. It stands still for some tens
+ * of milliseconds.
+ */
+int vmm_template_save(struct vmm *vmm, int ram_fd, int state_fd, vmm_done_fn cb, void *ctx);
 
 /* The last VMM_CONSOLE_RING bytes of the guest's console, raw. */
 int vmm_console(struct vmm *vmm, vmm_text_fn cb, void *ctx);

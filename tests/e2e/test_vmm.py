@@ -412,7 +412,7 @@ def test_memory(vm):
     guest = False
     for line in smaps.splitlines():
         if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
-            guest = "memfd:" in line
+            guest = line.rstrip().endswith("/ram/memory")
         elif line.startswith("Pss:") and not guest:
             pss += int(line.split()[1])
     print(f"PSS of caisson-vmm: {pss} KiB")

@@ -40,7 +40,7 @@ static void event(void *ctx, const char *name, const char *reason)
 	if (!name || !reason)
 		abort();
 	/* -EAGAIN and -EBUSY are answers too */
-	(void)!qmp_command(s->qmp, "stop", reply, s);
+	(void)!qmp_command(s->qmp, "stop", NULL, reply, s);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <linux/virtio_ids.h>
+
 #include "base/cleanup.h"
 
 #define CMDLINE_MAX 2047u               /* COMMAND_LINE_SIZE of x86 less the final zero */
@@ -98,6 +100,32 @@ size_t qemu_mmio_slots(size_t n_devices)
 	return n_devices + QEMU_OWN_DEVICES;
 }
 
+/*
+ * QEMU cannot save a machine that has its vhost-user-vsock device, but one with vhost-user-blk, and
+ * neither looks at what passes between driver and back-end. So the first stands in for the other, and
+ * the kernel is told.
+ */
+static bool stands_in(const struct qemu_plan *plan, const struct qemu_device *device)
+{
+	return plan->typed && plan->machine == VMM_MACHINE_MICROVM &&
+	       device->kind == QEMU_DEVICE_VSOCK;
+}
+
+static void put_types(FILE *f, const struct qemu_plan *plan)
+{
+	const char *before = " virtio_mmio.type=0,0";
+
+	for (size_t i = 0; plan->devices && i < plan->n_devices; i++) {
+		if (!stands_in(plan, &plan->devices[i]))
+			continue;
+		fputs(before, f);
+		for (size_t k = 0; k < i; k++)
+			fputs(",0", f);
+		fprintf(f, ",%u", VIRTIO_ID_VSOCK);
+		return;
+	}
+}
+
 int qemu_cmdline(const struct qemu_plan *plan, char **ret, struct error *err)
 {
 	auto_free char *text = NULL;
@@ -134,6 +162,7 @@ int qemu_cmdline(const struct qemu_plan *plan, char **ret, struct error *err)
 		for (unsigned i = 0; i < n; i++)
 			fprintf(f, " virtio_mmio.device=%u@%#x:%u", QEMU_MICROVM_STEP,
 				QEMU_MICROVM_BASE + i * QEMU_MICROVM_STEP, QEMU_MICROVM_IRQ + i);
+		put_types(f, plan);
 	}
 	if (plan->root_image)
 		fputs(" root=/dev/pmem0 rootfstype=erofs rootflags=dax=always ro init=/init", f);
@@ -174,15 +203,17 @@ static int add_machine(struct argv *a, const struct qemu_plan *plan)
 		r |= argv_opt(a, "-accel", "kvm");
 	else
 		r |= argv_opt(a, "-accel", "tcg,thread=multi,tb-size=%u", 128u);
-	r |= argv_opt(a, "-cpu", "%s", kvm ? "host" : "max");
+	r |= argv_opt(a, "-cpu", "%s", kvm ? "host" : "max,erms=off");
 	r |= argv_opt(a, "-smp", "%u", plan->vcpus);
 	if (plan->root_image && plan->machine == VMM_MACHINE_Q35)
 		r |= argv_opt(a, "-m", "%uM,slots=2,maxmem=%" PRIu64 "M", plan->memory_mib,
 			      plan->memory_mib + plan->root_image_size / (1024 * 1024) + 256);
 	else
 		r |= argv_opt(a, "-m", "%uM", plan->memory_mib);
-	r |= argv_opt(a, "-object", "memory-backend-memfd,id=ram,size=%uM,share=on",
-		      plan->memory_mib);
+	r |= argv_opt(a, "-object", "memory-backend-file,id=ram,mem-path=%s,size=%uM,share=on",
+		      plan->ram, plan->memory_mib);
+	if (plan->incoming)
+		r |= argv_opt(a, "-incoming", "defer");
 	return r;
 }
 
@@ -226,6 +257,13 @@ static int add_devices(struct argv *a, const struct qemu_plan *plan)
 		r |= argv_opt(a, "-chardev", "socket,id=vu%zu,fd=%d", i, d->fd);
 		switch (d->kind) {
 		case QEMU_DEVICE_VSOCK:
+			if (stands_in(plan, d)) {
+				r |= argv_opt(a, "-device",
+					      "vhost-user-blk,chardev=vu%zu,num-queues=3,"
+					      "config-wce=off%s",
+					      i, bus);
+				break;
+			}
 			r |= argv_opt(a, "-device", "vhost-user-vsock-%s,chardev=vu%zu%s", suffix,
 				      i, bus);
 			break;

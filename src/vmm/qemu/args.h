@@ -46,6 +46,7 @@ struct qemu_plan {
 	enum vmm_accel accel;
 	const char *kernel;
 	const char *initrd;             /* or NULL */
+	const char *ram;                /* file of the guest's memory */
 	const char *root_image;         /* or NULL; q35 only */
 	uint64_t root_image_size;
 	const char *cmdline_extra;      /* or NULL */
@@ -53,8 +54,10 @@ struct qemu_plan {
 	uint32_t vcpus;
 	uint32_t tsc_khz;               /* of the host, 0: not known */
 	bool debug;
+	bool typed;                     /* the kernel understands virtio_mmio.type */
 	int qmp_fd;
 	int console_fd;
+	bool incoming;                  /* waits for a state instead of booting */
 	const struct qemu_device *devices;
 	size_t n_devices;
 	const struct qemu_nic *nics;    /* after the devices in the guest's order */

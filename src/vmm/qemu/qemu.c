@@ -40,8 +40,14 @@ struct qemu {
 	struct feed control, console, words;
 	unsigned n_handles;
 	bool freed;
+	bool incoming;          /* the machine is read from a state */
+	bool ready;             /* QMP takes commands */
+	int load_fd;            /* the state, once the machine may be loaded; else -1 */
+	int pass_fd;            /* goes with the next command; else -1 */
 	bool ran;
 	bool guest_ended;
+	qmp_reply_fn save_done; /* of the save under way, or NULL */
+	void *save_ctx;
 	char reason[40];
 	char *text;             /* the last WORDS_MAX bytes of stderr */
 	size_t text_len;
@@ -156,22 +162,134 @@ static void take_qmp(struct qemu *q, const char *data, size_t len)
 static int write_qmp(void *ctx, const char *data, size_t len)
 {
 	struct qemu *q = ctx;
+	union {
+		struct cmsghdr head;
+		char room[CMSG_SPACE(sizeof(int))];
+	} control = { .head = { .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS,
+				.cmsg_len = CMSG_LEN(sizeof(int)) } };
+	struct iovec iov = { (char *)data, len };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
 	ssize_t n;
 
 	if (q->control.fd < 0)
 		return -EPIPE;
-	n = send(q->control.fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (q->pass_fd >= 0) {
+		memcpy(CMSG_DATA(&control.head), &q->pass_fd, sizeof(int));
+		msg.msg_control = &control;
+		msg.msg_controllen = sizeof(control);
+	}
+	n = sendmsg(q->control.fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
 	if (n < 0)
 		return -errno;
 	return (size_t)n == len ? 0 : -EIO;
 }
 
+static void set_running(struct qemu *q)
+{
+	q->ran = true;
+	q->ops->running(q->ctx);
+}
+
+/* --- state: saved to and loaded from a file --- */
+
+static void load_answered(void *ctx, const struct error *err)
+{
+	struct qemu *q = ctx;
+
+	/* That it runs is told by an event. */
+	if (err && q->qmp) {
+		take_words(q, err->msg, strlen(err->msg));
+		qemu_kill(q);
+	}
+}
+
+/* The memory is not in the state: it is a file of its own, in place at both ends. */
+static int migrate(struct qemu *q, int state, const char *command, qmp_reply_fn cb, void *ctx)
+{
+	static const char capabilities[] =
+		"{\"capabilities\":[{\"capability\":\"x-ignore-shared\",\"state\":true},"
+		"{\"capability\":\"events\",\"state\":true}]}";
+	int r = qemu_command(q, "migrate-set-capabilities", capabilities, NULL, NULL);
+
+	if (r < 0)
+		return r;
+	q->pass_fd = state;
+	r = qemu_command(q, "getfd", "{\"fdname\":\"state\"}", NULL, NULL);
+	q->pass_fd = -1;
+	return r < 0 ? r : qemu_command(q, command, "{\"uri\":\"fd:state\"}", cb, ctx);
+}
+
+static void try_load(struct qemu *q)
+{
+	if (!q->ready || q->load_fd < 0)
+		return;
+	if (migrate(q, q->load_fd, "migrate-incoming", load_answered, q) < 0)
+		qemu_kill(q);
+	(void)close(take_fd(&q->load_fd));
+}
+
+void qemu_load(struct qemu *q, int state)
+{
+	q->load_fd = state;
+	try_load(q);
+}
+
+static void save_over(struct qemu *q, const struct error *err)
+{
+	qmp_reply_fn done = q->save_done;
+
+	q->save_done = NULL;
+	if (done)
+		done(q->save_ctx, err);
+}
+
+static void save_answered(void *ctx, const struct error *err)
+{
+	/* Only that it has begun; an event tells of its end. */
+	if (err)
+		save_over(ctx, err);
+}
+
+int qemu_save(struct qemu *q, int state, qmp_reply_fn cb, void *ctx)
+{
+	int r;
+
+	if (q->save_done || q->incoming)
+		return -EBUSY;
+	q->save_done = cb;
+	q->save_ctx = ctx;
+	r = migrate(q, state, "migrate", save_answered, q);
+	if (r < 0)
+		q->save_done = NULL;
+	return r;
+}
+
+static void migration_event(struct qemu *q, const char *status)
+{
+	struct error err = { 0 };
+
+	if (strcmp(status, "completed") == 0) {
+		save_over(q, NULL);
+	} else if (strcmp(status, "failed") == 0 || strcmp(status, "cancelled") == 0) {
+		/* What it wrote about that comes before the event. */
+		(void)feed_read(&q->words, 4);
+		(void)error_set(&err, -EIO, "QEMU could not save the machine%s%s",
+				q->text_len ? ": " : "", q->text_len ? q->text : "");
+		save_over(q, &err);
+	}
+}
+
+/* --- events --- */
+
 static void qmp_ready(void *ctx)
 {
 	struct qemu *q = ctx;
 
-	q->ran = true;
-	q->ops->running(q->ctx);
+	q->ready = true;
+	if (q->incoming)
+		try_load(q);
+	else
+		set_running(q);
 }
 
 static void qmp_event(void *ctx, const char *name, const char *reason)
@@ -179,6 +297,10 @@ static void qmp_event(void *ctx, const char *name, const char *reason)
 	struct qemu *q = ctx;
 
 	log_debug("QEMU: event %s %s", name, reason);
+	if (strcmp(name, "MIGRATION") == 0 && !q->incoming)
+		migration_event(q, reason);
+	if (strcmp(name, "RESUME") == 0 && q->incoming && !q->ran)
+		set_running(q);
 	if (strcmp(name, "SHUTDOWN") == 0) {
 		(void)snprintf(q->reason, sizeof(q->reason), "%s", reason);
 		q->guest_ended = strncmp(reason, "guest-", 6) == 0;
@@ -207,6 +329,12 @@ static void process_ended(void *arg)
 	feed_close(&q->console);
 	feed_close(&q->words);
 	qmp_free(take_ptr(&q->qmp));
+	if (q->save_done) {
+		struct error err = { 0 };
+
+		(void)error_set(&err, -ECONNRESET, "QEMU is gone");
+		save_over(q, &err);
+	}
 	end.ran = q->ran;
 	end.guest_ended = q->guest_ended;
 	end.reason = q->reason;
@@ -226,7 +354,8 @@ static int in_child(void *arg)
 }
 
 static int spawn(struct qemu *q, const struct qemu_plan *plan, const struct qemu_device *devices,
-		 const struct qemu_nic *nics, int control, int console, int words, int *ret_pidfd, struct error *err)
+		 const struct qemu_nic *nics, int control, int console, int words, int *ret_pidfd,
+		 struct error *err)
 {
 	__attribute__((cleanup(argv_fini))) struct argv argv = { 0 };
 	struct child_fd fds[3 + QEMU_MAX_DEVICES + 2 * VMM_MAX_NICS * VMM_MAX_QUEUES];
@@ -307,8 +436,10 @@ int qemu_start(uv_loop_t *loop, struct qemu_plan *plan, struct qemu_device *devi
 
 	if (q) {
 		q->control.fd = q->console.fd = q->words.fd = -1;
+		q->load_fd = q->pass_fd = -1;
 		q->ops = ops;
 		q->ctx = ctx;
+		q->incoming = plan->incoming;
 		q->qmp = qmp_new(&qmp_ops, q);
 	}
 	r = q && q->qmp ? 0 : error_set(err, -ENOMEM, "no memory for QEMU");
@@ -372,6 +503,8 @@ void qemu_free(struct qemu *q)
 	feed_close(&q->console);
 	feed_close(&q->words);
 	qmp_free(take_ptr(&q->qmp));
+	if (q->load_fd >= 0)
+		(void)close(take_fd(&q->load_fd));
 	free(q->text);
 	q->text = NULL;
 	q->freed = true;
@@ -384,9 +517,9 @@ pid_t qemu_pid(const struct qemu *q)
 	return q->pid;
 }
 
-int qemu_command(struct qemu *q, const char *name, qmp_reply_fn cb, void *ctx)
+int qemu_command(struct qemu *q, const char *name, const char *arguments, qmp_reply_fn cb, void *ctx)
 {
-	return q->qmp ? qmp_command(q->qmp, name, cb, ctx) : -ECONNRESET;
+	return q->qmp ? qmp_command(q->qmp, name, arguments, cb, ctx) : -ECONNRESET;
 }
 
 void qemu_kill(struct qemu *q)

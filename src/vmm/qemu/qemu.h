@@ -27,14 +27,25 @@ struct qemu_ops {
 };
 
 /*
- * Starts QEMU for @plan, whose descriptors (QMP, console, devices) are filled in here; the
- * fds of @devices and of the plan's NICs are taken, also on failure.
+ * Starts QEMU for @plan, whose descriptors (QMP, console, devices) are filled in here; the fds of
+ * @devices and of the plan's NICs are taken, also on failure.
  */
 int qemu_start(uv_loop_t *loop, struct qemu_plan *plan, struct qemu_device *devices,
 	       const struct qemu_ops *ops, void *ctx, struct qemu **ret_qemu, struct error *err);
+/*
+ * The memory of an incoming plan's machine is in place: it is read from the file @state, which is
+ * taken, and runs.
+ */
+void qemu_load(struct qemu *qemu, int state);
+/*
+ * Stops the machine and writes its state, less its memory, to the file @state, which stays the
+ * caller's. The machine stays stopped until the command "cont". One at a time.
+ */
+int qemu_save(struct qemu *qemu, int state, qmp_reply_fn cb, void *ctx);
 /* After ended(); also closes what is open. Frees once the loop has run. */
 void qemu_free(struct qemu *qemu);
 
 pid_t qemu_pid(const struct qemu *qemu);
-int qemu_command(struct qemu *qemu, const char *name, qmp_reply_fn cb, void *ctx);
+int qemu_command(struct qemu *qemu, const char *name, const char *arguments, qmp_reply_fn cb,
+		 void *ctx);
 void qemu_kill(struct qemu *qemu);

@@ -54,10 +54,11 @@ void qmp_free(struct qmp *q)
 	free(q);
 }
 
-static int send_command(struct qmp *q, const char *name, qmp_reply_fn cb, void *ctx)
+static int send_command(struct qmp *q, const char *name, const char *arguments, qmp_reply_fn cb,
+			void *ctx)
 {
 	struct pending *slot = NULL;
-	char text[128];
+	char text[512];
 	int n, r;
 
 	for (size_t i = 0; i < QMP_PENDING_MAX && !slot; i++)
@@ -65,7 +66,8 @@ static int send_command(struct qmp *q, const char *name, qmp_reply_fn cb, void *
 			slot = &q->pending[i];
 	if (!slot)
 		return -EBUSY;
-	n = snprintf(text, sizeof(text), "{\"execute\":\"%s\",\"id\":%u}\n", name, q->next_id);
+	n = snprintf(text, sizeof(text), "{\"execute\":\"%s\"%s%s,\"id\":%u}\n", name,
+		     arguments ? ",\"arguments\":" : "", arguments ? arguments : "", q->next_id);
 	if (n < 0 || (size_t)n >= sizeof(text))
 		return -EINVAL;
 	r = q->ops->write(q->ctx, text, (size_t)n);
@@ -76,9 +78,9 @@ static int send_command(struct qmp *q, const char *name, qmp_reply_fn cb, void *
 	return 0;
 }
 
-int qmp_command(struct qmp *q, const char *name, qmp_reply_fn cb, void *ctx)
+int qmp_command(struct qmp *q, const char *name, const char *arguments, qmp_reply_fn cb, void *ctx)
 {
-	return q->ready ? send_command(q, name, cb, ctx) : -EAGAIN;
+	return q->ready ? send_command(q, name, arguments, cb, ctx) : -EAGAIN;
 }
 
 static void on_capabilities(void *ctx, const struct error *err)
@@ -132,14 +134,16 @@ static int take_line(struct qmp *q, struct error *err)
 			r = error_set(err, -EPROTO, "QMP: no greeting");
 		} else {
 			q->greeted = true;
-			r = send_command(q, "qmp_capabilities", on_capabilities, q);
+			r = send_command(q, "qmp_capabilities", NULL, on_capabilities, q);
 			if (r < 0)
 				r = error_set(err, r, "QMP: cannot answer the greeting");
 		}
 	} else if (event) {
-		const char *reason = json_string_value(
-			json_object_get(json_object_get(msg, "data"), "reason"));
+		json_t *data = json_object_get(msg, "data");
+		const char *reason = json_string_value(json_object_get(data, "reason"));
 
+		if (!reason)
+			reason = json_string_value(json_object_get(data, "status"));
 		q->ops->event(q->ctx, event, reason ? reason : "");
 	} else if (json_object_get(msg, "return") || json_object_get(msg, "error")) {
 		r = take_reply(q, msg, err);

@@ -24,7 +24,7 @@ struct qmp_ops {
 	int (*write)(void *ctx, const char *data, size_t len);
 	/* The greeting was answered: commands may be sent. */
 	void (*ready)(void *ctx);
-	/* @name is bounded; @reason is data.reason if there is one, else "". */
+	/* @name is bounded; @reason is data.reason or data.status if there is one, else "". */
 	void (*event)(void *ctx, const char *name, const char *reason);
 };
 
@@ -35,5 +35,9 @@ void qmp_free(struct qmp *qmp);
 /* -EPROTO for what is not QMP, -EMSGSIZE for an endless line: the connection is then useless. */
 int qmp_feed(struct qmp *qmp, const char *data, size_t len, struct error *err);
 
-/* Sends a command without arguments. -EBUSY: too many wait for an answer, -EAGAIN: not ready. */
-int qmp_command(struct qmp *qmp, const char *name, qmp_reply_fn cb, void *ctx);
+/*
+ * Sends a command. @arguments: a JSON object, or NULL for none. -EBUSY: too many wait for an answer,
+ * -EAGAIN: not ready.
+ */
+int qmp_command(struct qmp *qmp, const char *name, const char *arguments, qmp_reply_fn cb,
+		void *ctx);

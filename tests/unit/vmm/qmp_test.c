@@ -79,7 +79,7 @@ static void greeting_in_pieces(void **state)
 	const char *text = GREETING "{\"return\": {}, \"id\": 1}\r\n";
 
 	(void)state;
-	assert_int_equal(qmp_command(q, "stop", reply, &p), -EAGAIN);
+	assert_int_equal(qmp_command(q, "stop", NULL, reply, &p), -EAGAIN);
 	for (size_t i = 0; i < strlen(text); i++)
 		assert_int_equal(qmp_feed(q, text + i, 1, NULL), 0);
 	assert_int_equal(p.ready, 1);
@@ -93,8 +93,8 @@ static void commands_and_answers(void **state)
 	struct qmp *q = greeted(&p);
 
 	(void)state;
-	assert_int_equal(qmp_command(q, "stop", reply, &p), 0);
-	assert_int_equal(qmp_command(q, "cont", reply, &p), 0);
+	assert_int_equal(qmp_command(q, "stop", NULL, reply, &p), 0);
+	assert_int_equal(qmp_command(q, "cont", NULL, reply, &p), 0);
 	assert_int_equal(feed(q, "{\"error\": {\"class\": \"X\", \"desc\": \"no\"}, \"id\": 3}\n"), 0);
 	assert_int_equal(p.last, -EIO);
 	assert_int_equal(feed(q, "{\"return\": {}, \"id\": 2}\n"), 0);
@@ -124,7 +124,7 @@ static void pending_end_with_the_connection(void **state)
 	struct qmp *q = greeted(&p);
 
 	(void)state;
-	assert_int_equal(qmp_command(q, "stop", reply, &p), 0);
+	assert_int_equal(qmp_command(q, "stop", NULL, reply, &p), 0);
 	qmp_free(q);
 	assert_int_equal(p.replies, 1);
 	assert_int_equal(p.last, -ECONNRESET);
@@ -137,8 +137,8 @@ static void pending_are_bounded(void **state)
 
 	(void)state;
 	for (unsigned i = 0; i < QMP_PENDING_MAX; i++)
-		assert_int_equal(qmp_command(q, "stop", reply, &p), 0);
-	assert_int_equal(qmp_command(q, "stop", reply, &p), -EBUSY);
+		assert_int_equal(qmp_command(q, "stop", NULL, reply, &p), 0);
+	assert_int_equal(qmp_command(q, "stop", NULL, reply, &p), -EBUSY);
 	qmp_free(q);
 	assert_int_equal(p.replies, QMP_PENDING_MAX);
 }
@@ -206,7 +206,7 @@ static void write_fails(void **state)
 
 	(void)state;
 	p.write_result = -EPIPE;
-	assert_int_equal(qmp_command(q, "stop", reply, &p), -EPIPE);
+	assert_int_equal(qmp_command(q, "stop", NULL, reply, &p), -EPIPE);
 	qmp_free(q);
 	assert_int_equal(p.replies, 0);
 }

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Templates of VMs (see vmm.h): finding one that fits, or leaving one. They live beneath the state
+ * root (or $CAISSON_TEMPLATES), one directory each:
+ *   NAME/ram, state   the machine; NAME is a hash of the key
+ *   NAME/key          what the template depends on, and checks of the two; written last
+ *   new-NAME/         one that is being made, under a lock on the directory
+ * Nothing of a container is ever in one: it is saved before the guest gets the first. A template of
+ * another boot of the host is never used.
+ */
+#pragma once
+
+#include "vmm/vmm.h"
+
+struct template;
+
+/*
+ * If there is a template for @cfg, lets @cfg start from it; if there is none and nobody is making
+ * it, has @cfg start a machine that can be saved. *ret is NULL where neither can be; a template is
+ * never a reason to fail.
+ */
+void template_find(struct vmm_config *cfg, struct template **ret);
+/* The machine starts from it. */
+bool template_loads(const struct template *t);
+/*
+ * Saves the machine; @done runs when that is over, well or not. Negative: nothing was begun, and
+ * @done doesn't run.
+ */
+__must_check int template_save(struct template *t, struct vmm *vmm, void (*done)(void *arg), void *arg);
+/* The machine that was to start from it did not: nobody shall try again. */
+void template_reject(struct template *t);
+/* Takes NULL. What was not saved is removed. */
+void template_free(struct template *t);

@@ -1,0 +1,106 @@
+#include "vmm/ram.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+
+#define PAGE ((off_t)4096)
+
+/* pwrite() of all of it. */
+static int write_at(int fd, const char *data, off_t len, off_t at)
+{
+	while (len > 0) {
+		ssize_t n = pwrite(fd, data, (size_t)len, at);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : -EIO;
+		data += n;
+		at += n;
+		len -= n;
+	}
+	return 0;
+}
+
+static bool is_zero(const char *page)
+{
+	return page[0] == 0 && memcmp(page, page + 1, (size_t)PAGE - 1) == 0;
+}
+
+/* Writes what of @data isn't zero, in runs of pages. */
+static int write_sparse(int fd, const char *data, off_t len, off_t at)
+{
+	off_t from = 0;
+
+	while (from < len) {
+		off_t to = from;
+		int r;
+
+		while (to < len && !(len - to >= PAGE && is_zero(data + to)))
+			to += MIN_OF(PAGE, len - to);
+		r = write_at(fd, data + from, to - from, at + from);
+		if (r < 0)
+			return r;
+		from = to == from ? to + PAGE : to;
+	}
+	return 0;
+}
+
+static int copy(int from, int to, off_t size, bool sparse)
+{
+	off_t at = 0;
+
+	for (;;) {
+		off_t start = lseek(from, at, SEEK_DATA), end;
+		char *data;
+		int r;
+
+		if (start < 0)
+			return errno == ENXIO ? 0 : -errno;
+		start -= start % PAGE;
+		end = lseek(from, start, SEEK_HOLE);
+		if (end < 0)
+			return -errno;
+		end = MIN_OF(end, size);
+		if (end <= start)
+			return 0;
+		data = mmap(NULL, (size_t)(end - start), PROT_READ, MAP_SHARED | MAP_POPULATE, from,
+			    start);
+		if (data == MAP_FAILED)
+			return -errno;
+		r = sparse ? write_sparse(to, data, end - start, start) :
+			     write_at(to, data, end - start, start);
+		(void)munmap(data, (size_t)(end - start));
+		if (r < 0)
+			return r;
+		at = end;
+	}
+}
+
+int ram_load(int ram, int from, uint64_t size, struct error *err)
+{
+	struct stat st;
+	int r;
+
+	if (fstat(from, &st) < 0)
+		return error_errno(err, -errno, "the template's memory");
+	if ((uint64_t)st.st_size != size)
+		return error_set(err, -EINVAL,
+				 "the template's memory has %lld bytes and not %llu",
+				 (long long)st.st_size, (unsigned long long)size);
+	r = copy(from, ram, (off_t)size, false);
+	return r < 0 ? error_errno(err, r, "fill the guest's memory from the template") : 0;
+}
+
+int ram_store(int ram, int to, uint64_t size, struct error *err)
+{
+	int r = ftruncate(to, (off_t)size) < 0 ? -errno : copy(ram, to, (off_t)size, true);
+
+	return r < 0 ? error_errno(err, r, "write the template's memory") : 0;
+}

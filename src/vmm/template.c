@@ -1,0 +1,100 @@
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/buf.h"
+#include "base/cleanup.h"
+#include "base/fsutil.h"
+#include "base/str.h"
+#include "vmm/config.h"
+#include "vmm/kernel.h"
+#include "vmm/record.h"
+#include "vmm/spawn.h"
+#include "vmm/vmm.h"
+
+/* Whatever replaces or changes a file changes one of these. */
+static int add_file(struct buf *b, const char *path, struct error *err)
+{
+	struct stat st;
+
+	if (str_empty(path))
+		return 0;
+	if (stat(path, &st) < 0)
+		return error_errno(err, -errno, "'%s'", path);
+	if (buf_printf(b, "%s %llu:%llu %lld %lld.%09ld\n", path, (unsigned long long)st.st_dev,
+		       (unsigned long long)st.st_ino, (long long)st.st_size,
+		       (long long)st.st_mtim.tv_sec, st.st_mtim.tv_nsec) < 0)
+		return error_set(err, -ENOMEM, "no memory for a template's key");
+	return 0;
+}
+
+static int add_nic(struct buf *b, const Caisson__Vmm__V1__Nic *nic, struct error *err)
+{
+	int r = buf_printf(b, "nic %u mtu %u queues %u ", nic->kind, nic->mtu, nic->queues);
+
+	for (size_t i = 0; i < nic->mac.len && r == 0; i++)
+		r = buf_printf(b, "%02x", nic->mac.data[i]);
+	if (r == 0)
+		r = buf_append_str(b, "\n");
+	return r < 0 ? error_set(err, -ENOMEM, "no memory for a template's key") : 0;
+}
+
+/* The configuration as caisson-vmm would get it, less what differs between like machines. */
+static int add_config(struct buf *b, const struct vmm_config *cfg, struct error *err)
+{
+	auto_free uint8_t *packed = NULL;
+	Caisson__Vmm__V1__VmConfig *msg;
+	bool vhost = false;
+	size_t len = 0;
+	int r = config_pack(cfg, &packed, &len, &vhost, err);
+
+	if (r < 0)
+		return r;
+	msg = caisson__vmm__v1__vm_config__unpack(NULL, len, packed);
+	if (!msg)
+		return error_set(err, -ENOMEM, "no memory for a template's key");
+	if (msg->accel != VMM_ACCEL_TCG || msg->machine != VMM_MACHINE_MICROVM ||
+	    !(msg->kernel_features & KERNEL_MMIO_TYPE) || msg->n_shares || msg->n_disks || vhost)
+		r = error_set(err, -EOPNOTSUPP, "such a machine cannot be saved");
+	if (r == 0)
+		r = add_file(b, msg->kernel, err);
+	if (r == 0)
+		r = add_file(b, msg->initrd, err);
+	if (r == 0)
+		r = add_file(b, msg->qemu, err);
+	for (size_t i = 0; i < msg->n_nics && r == 0; i++)
+		r = add_nic(b, msg->nics[i], err);
+	if (r == 0 && buf_printf(b, "machine %u memory %u vcpus %u shelf %u tsc %u debug %d\n%s\n",
+				 msg->machine, msg->memory_mib, msg->vcpus, msg->shelf,
+				 msg->tsc_khz, msg->debug, msg->cmdline_extra) < 0)
+		r = error_set(err, -ENOMEM, "no memory for a template's key");
+	caisson__vmm__v1__vm_config__free_unpacked(msg, NULL);
+	return r;
+}
+
+int vmm_template_key(const struct vmm_config *cfg, uint8_t **ret_key, size_t *ret_len,
+		     struct error *err)
+{
+	auto_free char *dir = NULL, *program = NULL;
+	struct buf b = BUF_INIT(0);
+	struct record rec;
+	char *text = NULL;
+	int r = record_init(&rec, err);
+
+	if (r == 0 && (fsutil_own_dir(&dir) < 0 || !(program = str_join_path(dir, SPAWN_PROGRAM))))
+		r = error_set(err, -ENOMEM, "find the folder of this program");
+	if (r == 0 && buf_printf(&b, "caisson template 1\nboot %s\n", rec.boot_id) < 0)
+		r = error_set(err, -ENOMEM, "no memory for a template's key");
+	if (r == 0)
+		r = add_file(&b, cfg->program ? cfg->program : program, err);
+	if (r == 0)
+		r = add_config(&b, cfg, err);
+	if (r == 0) {
+		*ret_len = b.len;
+		if (buf_take_str(&b, &text) < 0)
+			r = error_set(err, -ENOMEM, "no memory for a template's key");
+		*ret_key = (uint8_t *)text;
+	}
+	buf_fini(&b);
+	return r;
+}

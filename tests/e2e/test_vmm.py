@@ -225,7 +225,8 @@ def test_jail(vm):
             name = "pid_for_children" if ns == "pid" else ns
             assert os.readlink(f"/proc/{pid}/ns/{ns}") != os.readlink(f"/proc/self/ns/{name}"), ns
         root = sorted(os.listdir(f"/proc/{pid}/root"))
-        assert set(root) <= {"dev", "etc", "initrd", "kernel", "lib", "lib64", "usr", "vm"}, root
+        assert set(root) <= {"dev", "etc", "initrd", "kernel", "lib", "lib64", "ram", "usr",
+                             "vm"}, root
         assert sorted(os.listdir(f"/proc/{pid}/root/dev")) == ["null", "urandom"]
         assert os.listdir(f"/proc/{pid}/root/etc") in ([], ["ld.so.cache"])
         with pytest.raises(OSError):

@@ -26,3 +26,4 @@ section "Start to exit of a trivial container" /usr/bin/python3 bench/start.py
 section "Memory of one idle container" /usr/bin/python3 bench/memory.py
 section "ttRPC beside Go's" bench/ttrpc/run.sh "$peers"
 section "vsock" bench/vsock/run.sh "$build"
+section "Network of a pod" /usr/bin/python3 bench/network.py

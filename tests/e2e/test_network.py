@@ -50,8 +50,8 @@ def pod():
 
 
 def configure(host, text):
-    with open(host.config, "a", encoding="ascii") as f:
-        f.write(text)
+    with open(host.config, "w", encoding="ascii") as f:
+        f.write(f"vm:\n  boot_timeout: 60s\n{text}")
 
 
 def start(host, pod, cid="net", args=None, **spec):
@@ -184,7 +184,6 @@ def test_macvtap(host, pod):
 
 def test_several_links(host, pod):
     """Two veths, a macvlan and a tap; two vCPUs, so two queues each."""
-    configure(host, "")
     pod.veth("eth0", ["10.9.0.2/24"], "h0", ["10.9.0.1/24"])
     pod.veth("net1", ["10.9.1.2/24"], "h1", ["10.9.1.1/24"], mtu=9000)
     ip("ip", "link", "add", "link", "h1", "name", "mv1", "netns", str(pod.holder.pid), "type",
@@ -250,12 +249,13 @@ def test_kill(host, pod):
     """kill -9 of everything at once: `delete` finds what is held."""
     pod.veth("eth0", ["10.9.0.2/24"], "h0", ["10.9.0.1/24"])
     for model in ("tcfilter", "macvtap"):
-        configure(host, f"network:\n  model: {model}\n" if model == "tcfilter" else "")
-        t = start(host, pod, cid=f"kill-{model}",
-                  annotations={"io.caisson.network-model": model})
+        configure(host, f"network:\n  model: {model}\n")
+        t = start(host, pod, cid=f"kill-{model}")
         for pid in host.processes():
             os.kill(pid, signal.SIGKILL)
         t.conn.close()
+        if model == "macvtap":
+            assert any(x.endswith("_csn") for x in pod.links())
         host.shim(t.id, t.dir, "delete")
         clean(pod, "eth0")
 

@@ -150,22 +150,15 @@ static int free_name(const char *name, int index, struct error *err)
 	return rtnl_link_set(other.index, spare, 0, 0, 0, err);
 }
 
-/* By the address that it has, or was given by an earlier call; without one by its name. */
 static int find_interface(const Types__Interface *itf, struct rtnl_link *ret, struct error *err)
 {
 	uint8_t mac[32];
-	int n, r;
+	int n;
 
 	if (str_empty(itf->hwaddr))
 		return rtnl_link_find(itf->name, NULL, 0, ret, err);
 	n = rtnl_mac_parse(itf->hwaddr, mac, sizeof(mac));
-	if (n < 0)
-		return error_set(err, -EINVAL, "'%s' is not a hardware address", itf->hwaddr);
-	r = rtnl_link_find(NULL, mac, (unsigned)n, ret, err);
-	if (r != -ENODEV || str_empty(itf->set_hwaddr))
-		return r;
-	n = rtnl_mac_parse(itf->set_hwaddr, mac, sizeof(mac));
-	return n < 0 ? error_set(err, -EINVAL, "'%s' is not a hardware address", itf->set_hwaddr) :
+	return n < 0 ? error_set(err, -EINVAL, "'%s' is not a hardware address", itf->hwaddr) :
 		       rtnl_link_find(NULL, mac, (unsigned)n, ret, err);
 }
 

@@ -233,14 +233,14 @@ struct links_arg {
 
 static int on_link(const struct nlmsghdr *h, void *arg)
 {
-	struct rtattr *tb[IFLA_LINKINFO + 1], *info[IFLA_INFO_KIND + 1];
+	struct rtattr *tb[IFLA_PERM_ADDRESS + 1], *info[IFLA_INFO_KIND + 1];
 	const struct ifinfomsg *m = NLMSG_DATA(h);
 	struct links_arg *la = arg;
 	struct rtnl_link l = { 0 };
 
 	if (h->nlmsg_type != RTM_NEWLINK || h->nlmsg_len < NLMSG_LENGTH(sizeof(*m)))
 		return 0;
-	parse_attrs(IFLA_RTA(m), IFLA_PAYLOAD(h), tb, IFLA_LINKINFO);
+	parse_attrs(IFLA_RTA(m), IFLA_PAYLOAD(h), tb, IFLA_PERM_ADDRESS);
 	l.index = m->ifi_index;
 	l.flags = m->ifi_flags;
 	l.type = m->ifi_type;
@@ -249,6 +249,10 @@ static int on_link(const struct nlmsghdr *h, void *arg)
 	if (tb[IFLA_ADDRESS] && RTA_PAYLOAD(tb[IFLA_ADDRESS]) <= sizeof(l.mac)) {
 		l.mac_len = (uint8_t)RTA_PAYLOAD(tb[IFLA_ADDRESS]);
 		memcpy(l.mac, RTA_DATA(tb[IFLA_ADDRESS]), l.mac_len);
+	}
+	if (tb[IFLA_PERM_ADDRESS] && RTA_PAYLOAD(tb[IFLA_PERM_ADDRESS]) <= sizeof(l.perm)) {
+		l.perm_len = (uint8_t)RTA_PAYLOAD(tb[IFLA_PERM_ADDRESS]);
+		memcpy(l.perm, RTA_DATA(tb[IFLA_PERM_ADDRESS]), l.perm_len);
 	}
 	if (tb[IFLA_LINKINFO]) {
 		parse_attrs(RTA_DATA(tb[IFLA_LINKINFO]), RTA_PAYLOAD(tb[IFLA_LINKINFO]), info,
@@ -351,14 +355,23 @@ struct find_arg {
 	struct rtnl_link *found;
 };
 
+static bool same_mac(const struct find_arg *fa, const uint8_t *mac, unsigned len)
+{
+	return len == fa->mac_len && memcmp(mac, fa->mac, len) == 0;
+}
+
 static int find_link(const struct rtnl_link *l, void *arg)
 {
 	struct find_arg *fa = arg;
+	bool found;
 
-	if (fa->name ? strcmp(l->name, fa->name) != 0 :
-		       l->mac_len != fa->mac_len || memcmp(l->mac, fa->mac, l->mac_len) != 0)
-		return 0;
-	if (!fa->found->index)
+	if (fa->name)
+		found = !fa->found->index && strcmp(l->name, fa->name) == 0;
+	else if (same_mac(fa, l->mac, l->mac_len))
+		found = !fa->found->index || !same_mac(fa, fa->found->mac, fa->found->mac_len);
+	else
+		found = !fa->found->index && same_mac(fa, l->perm, l->perm_len);
+	if (found)
 		*fa->found = *l;
 	return 0;
 }

@@ -22,8 +22,9 @@ struct rtnl_link {
 	uint32_t mtu;
 	uint32_t flags;         /* IFF_* */
 	uint16_t type;          /* ARPHRD_* */
-	uint8_t mac_len;
+	uint8_t mac_len, perm_len;
 	uint8_t mac[32];
+	uint8_t perm[32];       /* the address that the device was made with */
 	char name[IFNAMSIZ];
 	char kind[IFNAMSIZ];    /* "veth", "vlan"...; empty for a physical device */
 };
@@ -65,7 +66,10 @@ int rtnl_addrs(int (*cb)(const struct rtnl_addr *addr, void *arg), void *arg, st
 int rtnl_routes(int (*cb)(const struct rtnl_route *route, void *arg), void *arg,
 		struct error *err);
 
-/* Finds by name (not NULL), or else by hardware address. -ENODEV if there is none. */
+/*
+ * Finds by name (not NULL), or else by hardware address: the present one, or that which the device
+ * was made with. -ENODEV if there is none.
+ */
 int rtnl_link_find(const char *name, const uint8_t *mac, unsigned mac_len,
 		   struct rtnl_link *ret_link, struct error *err);
 /* @name NULL and @mtu 0 leave these as they are; @flags are set under @mask. */

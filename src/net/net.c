@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a guest is going to see of a namespace, and how its links are going to be tied to it. */
-#include <sys/random.h>
 #include <unistd.h>
 
 #include "net/internal.h"
@@ -9,19 +8,16 @@
 	(RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_IPV4_ROUTE |       \
 	 RTMGRP_IPV6_ROUTE)
 
-static void random_mac(uint8_t mac[static 6])
+/*
+ * The same for every VM, so that like machines are alike to the last byte; locally administered.
+ * No packet carries it: the guest takes the link's own address before it uses the card.
+ */
+static void card_mac(size_t place, uint8_t mac[static 6])
 {
-	if (getrandom(mac, 6, 0) != 6)
-		memset(mac, 0x5a, 6);
-	mac[0] = (uint8_t)((mac[0] & 0xfc) | 0x02);
-}
+	static const uint8_t first[6] = { 0x02, 'c', 's', 'n', 0, 0 };
 
-static bool mac_taken(const struct net *n, const uint8_t mac[static 6])
-{
-	for (size_t i = 0; i < n->state.n_links; i++)
-		if (memcmp(n->state.links[i].card_mac, mac, 6) == 0)
-			return true;
-	return false;
+	memcpy(mac, first, sizeof(first));
+	mac[5] = (uint8_t)place;
 }
 
 static enum net_bridge choose_bridge(const struct net *n, const struct net_link *l)
@@ -88,9 +84,7 @@ static int plan_link(struct net *n, struct scan_link *sl, struct error *err)
 	sl->link.addrs = NULL;
 	l->n_fds = l->bridge == NET_BRIDGE_DIRECT && !sl->tun_multi_queue ? 1 : n->o.queues;
 	memset(l->fds, 0xff, sizeof(l->fds));
-	/* The links of an ipvlan share one address. */
-	if (mac_taken(n, l->card_mac))
-		random_mac(l->card_mac);
+	card_mac(n->state.n_links, l->card_mac);
 	if (l->bridge == NET_BRIDGE_DIRECT)
 		(void)!str_format(l->tap, sizeof(l->tap), "%s", l->name);
 	else
@@ -104,7 +98,7 @@ static void plan_spare(struct net *n, unsigned i)
 {
 	struct net_link *l = new_slot(n);
 
-	random_mac(l->card_mac);
+	card_mac(n->state.n_links, l->card_mac);
 	memcpy(l->mac, l->card_mac, sizeof(l->mac));
 	(void)!str_format(l->tap, sizeof(l->tap), SPARE_NAME, i);
 	net_plan_hold(n, NULL, l, &n->hold[n->state.n_links]);

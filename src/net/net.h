@@ -76,8 +76,8 @@ struct net_link {
 	char name[IFNAMSIZ];       /* in the namespace, and to be in the guest; "" of a spare tap */
 	char kind[IFNAMSIZ];       /* "veth", "macvlan"...; "" of a physical device */
 	int index;                 /* in the namespace; 0 of a spare tap */
-	uint8_t mac[6];            /* the guest's card must show this one */
-	uint8_t card_mac[6];       /* what the card was made with: differs if the tap was a spare one */
+	uint8_t mac[6];            /* the guest must give its card this one */
+	uint8_t card_mac[6];       /* what the card is made with: by its place among the VM's cards */
 	uint32_t mtu;
 	uint32_t flags;            /* IFF_* */
 	struct net_addr *addrs;

@@ -73,7 +73,6 @@ static int on_link(const struct nlmsghdr *h, void *arg)
 	l.link.flags = m->ifi_flags;
 	l.link.mtu = rtnl_u32(tb[IFLA_MTU]);
 	memcpy(l.link.mac, mnl_attr_get_payload(tb[IFLA_ADDRESS]), sizeof(l.link.mac));
-	memcpy(l.link.card_mac, l.link.mac, sizeof(l.link.mac));
 	rtnl_nested(tb[IFLA_LINKINFO], info, IFLA_INFO_DATA);
 	rtnl_string(info[IFLA_INFO_KIND], l.link.kind, sizeof(l.link.kind));
 	if (str_eq(l.link.kind, "ifb"))

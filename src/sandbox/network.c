@@ -217,8 +217,7 @@ static int send_interface(struct sandbox *s, const struct net_link *l)
 	itf.name = (char *)l->name;
 	itf.type = (char *)l->kind;
 	itf.hwaddr = card;
-	if (memcmp(l->card_mac, l->mac, sizeof(l->mac)) != 0)
-		itf.set_hwaddr = mac;
+	itf.set_hwaddr = mac;
 	itf.mtu = l->mtu;
 	itf.raw_flags = l->flags & IFF_NOARP;
 	req.interface = &itf;
@@ -235,12 +234,10 @@ static int send_gone(struct sandbox *s, const struct net_link *l)
 {
 	Grpc__UpdateInterfaceRequest req = GRPC__UPDATE_INTERFACE_REQUEST__INIT;
 	Types__Interface itf = TYPES__INTERFACE__INIT;
-	char card[18], mac[18];
+	char card[18];
 
 	net_mac_format(l->card_mac, card);
-	net_mac_format(l->mac, mac);
-	itf.hwaddr = mac;
-	itf.set_hwaddr = card;
+	itf.hwaddr = itf.set_hwaddr = card;
 	req.interface = &itf;
 	return agent_update_interface(s->agent, &req, on_interface, s);
 }

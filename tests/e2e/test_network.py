@@ -295,3 +295,19 @@ def test_host_network_is_refused(host, pod):
             Task(host, "refused", spec=spec)
         assert word in str(e.value), e.value
     assert ip("ip", "-d", "addr") + ip("tc", "qdisc") == before
+
+
+def test_from_a_template(host, pod):
+    """The second VM of a kind goes on from the first one's saved state: the link's address is its own."""
+    macs = ["02:11:22:33:44:01", "02:11:22:33:44:02"]
+    for i, mac in enumerate(macs):
+        pod.veth("eth0", ["10.9.0.2/24"], "h0", ["10.9.0.1/24"], mac=mac)
+        t = start(host, pod, cid=f"t{i}")
+        assert mac in sh(t, "busybox ip addr show eth0")
+        ping(t, "10.9.0.1")
+        upload(t, "10.9.0.1")
+        stop(t)
+        clean(pod, "eth0")
+        ip("ip", "link", "del", "h0")
+    names = os.listdir(os.path.join(host.root, "templates"))
+    assert len(names) == 1, names

@@ -223,7 +223,9 @@ static void try_load(struct qemu *q)
 {
 	if (!q->ready || q->load_fd < 0)
 		return;
-	if (migrate(q, q->load_fd, "migrate-incoming", load_answered, q) < 0)
+	/* Its network cards are nobody's yet: nothing is to be announced. */
+	if (qemu_command(q, "migrate-set-parameters", "{\"announce-rounds\":0}", NULL, NULL) < 0 ||
+	    migrate(q, q->load_fd, "migrate-incoming", load_answered, q) < 0)
 		qemu_kill(q);
 	(void)close(take_fd(&q->load_fd));
 }

@@ -1,6 +1,7 @@
 #include "vmm/ram.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdbool.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -33,21 +34,29 @@ static bool is_zero(const char *page)
 	return page[0] == 0 && memcmp(page, page + 1, (size_t)PAGE - 1) == 0;
 }
 
-/* Writes what of @data isn't zero, in runs of pages. */
-static int write_sparse(int fd, const char *data, off_t len, off_t at)
+/* How far from @at pages are all zero, or (@zero false) none is. */
+static off_t run_of(const char *data, off_t at, off_t len, bool zero)
 {
-	off_t from = 0;
+	while (at < len && (len - at >= PAGE && is_zero(data + at)) == zero)
+		at += MIN_OF(PAGE, len - at);
+	return at;
+}
 
-	while (from < len) {
-		off_t to = from;
-		int r;
+/* Writes what of @data isn't zero, and drops what is from the file @ram that it is mapped from. */
+static int write_sparse(int ram, int to, const char *data, off_t len, off_t at)
+{
+	for (off_t from = 0, end; from < len; from = end) {
+		bool zero = len - from >= PAGE && is_zero(data + from);
+		int r = 0;
 
-		while (to < len && !(len - to >= PAGE && is_zero(data + to)))
-			to += MIN_OF(PAGE, len - to);
-		r = write_at(fd, data + from, to - from, at + from);
+		end = run_of(data, from, len, zero);
+		if (!zero)
+			r = write_at(to, data + from, end - from, at + from);
+		else if (fallocate(ram, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at + from,
+				   end - from) < 0)
+			r = -errno;
 		if (r < 0)
 			return r;
-		from = to == from ? to + PAGE : to;
 	}
 	return 0;
 }
@@ -74,7 +83,7 @@ static int copy(int from, int to, off_t size, bool sparse)
 			    start);
 		if (data == MAP_FAILED)
 			return -errno;
-		r = sparse ? write_sparse(to, data, end - start, start) :
+		r = sparse ? write_sparse(from, to, data, end - start, start) :
 			     write_at(to, data, end - start, start);
 		(void)munmap(data, (size_t)(end - start));
 		if (r < 0)

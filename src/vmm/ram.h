@@ -10,5 +10,5 @@
 
 /* @ram is new and empty. -EINVAL if @from does not have exactly @size bytes. */
 int ram_load(int ram, int from, uint64_t size, struct error *err);
-/* @to is new and empty. Pages of zeros become holes. */
+/* @to is new and empty. Pages of zeros become holes, in @ram too: nobody may write to it meanwhile. */
 int ram_store(int ram, int to, uint64_t size, struct error *err);

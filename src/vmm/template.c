@@ -64,9 +64,10 @@ static int add_config(struct buf *b, const struct vmm_config *cfg, struct error 
 		r = add_file(b, msg->qemu, err);
 	for (size_t i = 0; i < msg->n_nics && r == 0; i++)
 		r = add_nic(b, msg->nics[i], err);
-	if (r == 0 && buf_printf(b, "machine %u memory %u vcpus %u shelf %u tsc %u debug %d\n%s\n",
+	/* The frequency is the boot's; what was measured of it differs a little each time. */
+	if (r == 0 && buf_printf(b, "machine %u memory %u vcpus %u shelf %u tsc %d debug %d\n%s\n",
 				 msg->machine, msg->memory_mib, msg->vcpus, msg->shelf,
-				 msg->tsc_khz, msg->debug, msg->cmdline_extra) < 0)
+				 msg->tsc_khz != 0, msg->debug, msg->cmdline_extra) < 0)
 		r = error_set(err, -ENOMEM, "no memory for a template's key");
 	caisson__vmm__v1__vm_config__free_unpacked(msg, NULL);
 	return r;

@@ -61,6 +61,7 @@ static void there_and_back(void **state)
 	same(ram, stored);
 	/* Five pages hold something; the one of zeros is a hole now. */
 	assert_int_equal(blocks(stored), 5 * PAGE / 512);
+	assert_int_equal(blocks(ram), 5 * PAGE / 512);
 	assert_int_equal(ram_load(again, stored, SIZE, &err), 0);
 	same(ram, again);
 	assert_int_equal(blocks(again), 5 * PAGE / 512);

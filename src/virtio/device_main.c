@@ -94,7 +94,7 @@ static int new_fs(int argc, char **argv, struct virtio_dev **ret_dev, struct err
 	if (config.root_fd < 0)
 		return error_errno(err, -errno, "open %s", argv[1]);
 	r = fs_export_new(&config, &fs, err);
-	return r < 0 ? r : fs_dev_new(fs, queues, ret_dev, err);
+	return r < 0 ? r : fs_dev_new(fs, queues, NULL, ret_dev, err);
 }
 
 static int new_device(int argc, char **argv, struct virtio_dev **ret_dev, struct error *err)

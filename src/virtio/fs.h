@@ -26,6 +26,10 @@
 
 #define FS_DEV_MAX_QUEUES 8u
 
-/* Takes @fs in every case. @n_queues: of requests, 1 to FS_DEV_MAX_QUEUES; best one for each CPU. */
-__must_check int fs_dev_new(struct fs_export *fs, unsigned n_queues, struct virtio_dev **ret_dev,
-			    struct error *err);
+/*
+ * Takes @fs in every case. @n_queues: of requests, 1 to FS_DEV_MAX_QUEUES; best one for each CPU.
+ * @tag: for a front-end that does not know the device's configuration (1 to 36 bytes); NULL: it has
+ * the tag itself.
+ */
+__must_check int fs_dev_new(struct fs_export *fs, unsigned n_queues, const char *tag,
+			    struct virtio_dev **ret_dev, struct error *err);

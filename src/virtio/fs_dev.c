@@ -14,7 +14,9 @@
 #include "virtio/fs.h"
 
 #include <errno.h>
+#include <endian.h>
 #include <linux/fuse.h>
+#include <linux/virtio_fs.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -71,6 +73,7 @@ struct fs_dev {
 	struct fs_export *fs;
 	struct fs_thread hiprio;
 	unsigned n_queues;
+	struct virtio_fs_config config; /* where the front-end has none */
 	struct fs_queue *queues;
 };
 
@@ -453,16 +456,22 @@ static void fs_destroy(struct virtio_dev *dev)
 	free(fd);
 }
 
+static void fs_read_config(struct virtio_dev *dev, uint32_t off, void *buf, uint32_t len)
+{
+	memcpy(buf, (const uint8_t *)&fs_of(dev)->config + off, len);
+}
+
 static const struct virtio_dev_ops fs_ops = {
 	.attach = fs_attach,
+	.read_config = fs_read_config,
 	.queue_state = fs_queue_state,
 	.kick = fs_kick,
 	.reset = fs_dev_reset,
 	.destroy = fs_destroy,
 };
 
-int fs_dev_new(struct fs_export *fs, unsigned n_queues, struct virtio_dev **ret_dev,
-	       struct error *err)
+int fs_dev_new(struct fs_export *fs, unsigned n_queues, const char *tag,
+	       struct virtio_dev **ret_dev, struct error *err)
 {
 	struct fs_dev *fd = calloc(1, sizeof(*fd));
 	int r;
@@ -503,6 +512,11 @@ int fs_dev_new(struct fs_export *fs, unsigned n_queues, struct virtio_dev **ret_
 		return error_errno(err, r, "shared directory: queues");
 	}
 	fd->dev.n_queues = 1 + n_queues;
+	if (tag) {
+		fd->dev.config_size = sizeof(fd->config);
+		memcpy(fd->config.tag, tag, MIN_OF(strlen(tag), sizeof(fd->config.tag)));
+		fd->config.num_request_queues = htole32(n_queues);
+	}
 	fs_on_unlock(fs, on_unlock, fd);
 	*ret_dev = &fd->dev;
 	return 0;

@@ -171,6 +171,13 @@ static unsigned share_queues(const Caisson__Vmm__V1__VmConfig *config)
 	return MAX_OF(1u, MIN_OF(config->vcpus, FS_DEV_MAX_QUEUES));
 }
 
+/* Our devices stand behind QEMU's vhost-user-blk, see qemu/args.c. */
+static bool typed(const Caisson__Vmm__V1__VmConfig *config)
+{
+	return config->machine == VMM_MACHINE_MICROVM &&
+	       (config->kernel_features & KERNEL_MMIO_TYPE);
+}
+
 /* In the jail, with its /proc. Takes the descriptors it uses. */
 static int add_shares(struct pending *p, const Caisson__Vmm__V1__VmConfig *config, int *fds,
 		      struct error *err)
@@ -191,7 +198,8 @@ static int add_shares(struct pending *p, const Caisson__Vmm__V1__VmConfig *confi
 
 		r = fs_export_new(&fs_config, &fs, err);
 		if (r == 0)
-			r = fs_dev_new(fs, share_queues(config), &dev, err);
+			r = fs_dev_new(fs, share_queues(config),
+				       typed(config) ? config->shares[i]->tag : NULL, &dev, err);
 		if (r == 0)
 			r = pending_add(p, QEMU_DEVICE_FS, config->shares[i]->tag, dev, err);
 	}
@@ -411,7 +419,7 @@ static int launch(uv_loop_t *loop, struct machine *m, const Caisson__Vmm__V1__Vm
 		.cmdline_extra = config->cmdline_extra,
 		.ram = JAIL_RAM,
 		.incoming = incoming,
-		.typed = config->kernel_features & KERNEL_MMIO_TYPE,
+		.typed = typed(config),
 		.memory_mib = config->memory_mib,
 		.vcpus = config->vcpus,
 		.tsc_khz = config->tsc_khz,

@@ -54,7 +54,7 @@ static int add_config(struct buf *b, const struct vmm_config *cfg, struct error 
 	if (!msg)
 		return error_set(err, -ENOMEM, "no memory for a template's key");
 	if (msg->accel != VMM_ACCEL_TCG || msg->machine != VMM_MACHINE_MICROVM ||
-	    !(msg->kernel_features & KERNEL_MMIO_TYPE) || msg->n_shares || msg->n_disks || vhost)
+	    !(msg->kernel_features & KERNEL_MMIO_TYPE) || msg->n_disks || vhost)
 		r = error_set(err, -EOPNOTSUPP, "such a machine cannot be saved");
 	if (r == 0)
 		r = add_file(b, msg->kernel, err);
@@ -64,6 +64,9 @@ static int add_config(struct buf *b, const struct vmm_config *cfg, struct error 
 		r = add_file(b, msg->qemu, err);
 	for (size_t i = 0; i < msg->n_nics && r == 0; i++)
 		r = add_nic(b, msg->nics[i], err);
+	for (size_t i = 0; i < msg->n_shares && r == 0; i++)
+		if (buf_printf(b, "share %s\n", msg->shares[i]->tag) < 0)
+			r = error_set(err, -ENOMEM, "no memory for a template's key");
 	/* The frequency is the boot's; what was measured of it differs a little each time. */
 	if (r == 0 && buf_printf(b, "machine %u memory %u vcpus %u shelf %u tsc %d debug %d\n%s\n",
 				 msg->machine, msg->memory_mib, msg->vcpus, msg->shelf,

@@ -101,29 +101,24 @@ size_t qemu_mmio_slots(size_t n_devices)
 }
 
 /*
- * QEMU cannot save a machine that has its vhost-user-vsock device, but one with vhost-user-blk, and
- * neither looks at what passes between driver and back-end. So the first stands in for the other, and
- * the kernel is told.
+ * QEMU cannot save a machine that has its vhost-user-vsock or vhost-user-fs device, but one with
+ * vhost-user-blk, and none of the three looks at what passes between driver and back-end. So the last
+ * stands in for the others, and the kernel is told what they are.
  */
-static bool stands_in(const struct qemu_plan *plan, const struct qemu_device *device)
+static unsigned true_type(const struct qemu_plan *plan, const struct qemu_device *device)
 {
-	return plan->typed && plan->machine == VMM_MACHINE_MICROVM &&
-	       device->kind == QEMU_DEVICE_VSOCK;
+	if (!plan->typed || device->kind == QEMU_DEVICE_BLK)
+		return 0;
+	return device->kind == QEMU_DEVICE_VSOCK ? VIRTIO_ID_VSOCK : VIRTIO_ID_FS;
 }
 
 static void put_types(FILE *f, const struct qemu_plan *plan)
 {
-	const char *before = " virtio_mmio.type=0,0";
-
-	for (size_t i = 0; plan->devices && i < plan->n_devices; i++) {
-		if (!stands_in(plan, &plan->devices[i]))
-			continue;
-		fputs(before, f);
-		for (size_t k = 0; k < i; k++)
-			fputs(",0", f);
-		fprintf(f, ",%u", VIRTIO_ID_VSOCK);
+	if (!plan->typed)
 		return;
-	}
+	fputs(" virtio_mmio.type=0,0", f);
+	for (size_t i = 0; plan->devices && i < plan->n_devices; i++)
+		fprintf(f, ",%u", true_type(plan, &plan->devices[i]));
 }
 
 int qemu_cmdline(const struct qemu_plan *plan, char **ret, struct error *err)
@@ -255,15 +250,14 @@ static int add_devices(struct argv *a, const struct qemu_plan *plan)
 			snprintf(bus, sizeof(bus), ",bus=virtio-mmio-bus.%zu",
 				 i + QEMU_OWN_DEVICES);
 		r |= argv_opt(a, "-chardev", "socket,id=vu%zu,fd=%d", i, d->fd);
+		if (true_type(plan, d)) {
+			r |= argv_opt(a, "-device",
+				      "vhost-user-blk,chardev=vu%zu,num-queues=%u,config-wce=off%s", i,
+				      d->queues, bus);
+			continue;
+		}
 		switch (d->kind) {
 		case QEMU_DEVICE_VSOCK:
-			if (stands_in(plan, d)) {
-				r |= argv_opt(a, "-device",
-					      "vhost-user-blk,chardev=vu%zu,num-queues=3,"
-					      "config-wce=off%s",
-					      i, bus);
-				break;
-			}
 			r |= argv_opt(a, "-device", "vhost-user-vsock-%s,chardev=vu%zu%s", suffix,
 				      i, bus);
 			break;

@@ -54,7 +54,7 @@ struct qemu_plan {
 	uint32_t vcpus;
 	uint32_t tsc_khz;               /* of the host, 0: not known */
 	bool debug;
-	bool typed;                     /* the kernel understands virtio_mmio.type */
+	bool typed;                     /* microvm, and the kernel understands virtio_mmio.type */
 	int qmp_fd;
 	int console_fd;
 	bool incoming;                  /* waits for a state instead of booting */

@@ -610,6 +610,30 @@ def test_interfaces_and_routes(agent):
     assert "02:00:00:00:00:01" in agent.inside("ip", "neigh")
 
 
+def test_interface_beyond_kata(agent):
+    """Ours: a new hardware address, addresses' flags, routes' metrics."""
+    call = METHODS["UpdateInterface"][1]()
+    itf = call.interface
+    itf.hwAddr, itf.name, itf.set_hwAddr = "02:00:00:00:00:10", "eth0", "02:00:00:00:00:77"
+    itf.IPAddresses.add(family=0, address="10.5.0.3", mask="24", flags=0x200)  # no prefix route
+    assert agent.client.UpdateInterface(call).hwAddr == "02:00:00:00:00:77"
+    assert "10.5.0.0/24" not in agent.inside("ip", "route")
+    routes = METHODS["UpdateRoutes"][1]()
+    routes.routes.Routes.add(dest="10.5.0.1/32", device="eth0", scope=253, metric=7)
+    routes.routes.Routes.add(dest="10.6.0.0/16", gateway="10.5.0.1", device="eth0", metric=9)
+    got = {r.dest: r.metric for r in agent.client.UpdateRoutes(routes).Routes}
+    assert got["10.5.0.1/32"] == 7 and got["10.6.0.0/16"] == 9
+    del routes.routes.Routes[:]
+    agent.client.UpdateRoutes(routes)
+    # Back to what the other tests expect; the address is the present one this time.
+    itf.hwAddr, itf.set_hwAddr = "02:00:00:00:00:77", "02:00:00:00:00:10"
+    del itf.IPAddresses[:]
+    assert agent.client.UpdateInterface(call).hwAddr == "02:00:00:00:00:10"
+    itf.set_hwAddr = "zz"
+    with fails(INVALID):
+        agent.client.UpdateInterface(call)
+
+
 @pytest.mark.parametrize("fields, code", [
     (dict(hwAddr="02:00:00:00:00:99"), NOT_FOUND), (dict(hwAddr="zz"), INVALID),
     (dict(hwAddr="02:00:00:00:00:10", name="a" * 16), INVALID),

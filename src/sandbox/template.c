@@ -166,6 +166,7 @@ void template_find(struct vmm_config *cfg, struct template **ret)
 		return;
 	}
 	if (t->loads) {
+		log_info("starting from the template %s", t->name);
 		cfg->template_ram_fd = t->ram_fd;
 		cfg->template_state_fd = t->state_fd;
 	} else {
@@ -212,7 +213,16 @@ static bool same_boot(const struct template *t, const char *name)
 	       memcmp(text, t->key, n) == 0;
 }
 
-/* Removes those of other boots, and the one unused longest if there are too many. */
+/* One whose maker was killed: nobody has its lock. */
+static void remove_unfinished(const struct template *t, const char *name)
+{
+	auto_close int fd = openat(t->root_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0)
+		(void)!fsutil_remove_tree(t->root_fd, name);
+}
+
+/* Removes those of other boots, unfinished ones, and the one unused longest if there are too many. */
 static void prune(const struct template *t)
 {
 	struct aged oldest = { 0 };
@@ -224,6 +234,8 @@ static void prune(const struct template *t)
 		auto_free char *key = NULL;
 		struct stat st;
 
+		if (str_has_prefix(e->d_name, "new-") && !str_eq(e->d_name, t->fresh))
+			remove_unfinished(t, e->d_name);
 		if (strlen(e->d_name) != 16 || e->d_name[0] == '.')
 			continue;
 		if (!same_boot(t, e->d_name)) {

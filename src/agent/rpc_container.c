@@ -196,7 +196,7 @@ static int map_device(struct guest_container *gc, Grpc__Spec *spec, const Grpc__
 		}
 		path = node;
 	}
-	if (str_empty(path) || stat(path, &st) < 0) {
+	if (stat(path, &st) < 0 || (!S_ISCHR(st.st_mode) && !S_ISBLK(st.st_mode))) {
 		if (is_optional(d)) {
 			drop_device(spec, d->container_path);
 			return 0;

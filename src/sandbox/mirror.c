@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * See mirror.h. Each change makes a new listing of the source; what differs from the listing that the
- * guest has is sent, one call after another. In a listing links are read before directories, so that
- * whatever a link leads to is at least as new as the link. When the source changes meanwhile, it is
- * listed again after the last call.
+ * guest has is sent, one call after another, links last. In a listing links are read before
+ * directories, so that whatever a link leads to is at least as new as the link; and a link is only
+ * sent while it is still what was listed, so that what it leads to had not been removed before it was
+ * read. When the source changes meanwhile, it is listed again: after the last call, or at once if a
+ * file or link is not what it was.
  */
 #include "sandbox/mirror.h"
 
@@ -49,7 +51,7 @@ struct mirror {
 	size_t at;                 /* position in the plan: entries of next, then of sent */
 	char *data;                /* file being sent */
 	size_t data_len, data_off;
-	bool busy, changed, dead, complete;
+	bool busy, changed, stale, dead, complete;
 	unsigned refs;             /* the owner's, and that of a call under way */
 	sandbox_done_fn done;
 	void *arg;
@@ -71,7 +73,8 @@ static int add(struct listing *l, const char *path, const struct stat *st, const
 {
 	struct entry *v, e = { .st = *st };
 
-	if (l->n == MAX_ENTRIES || (S_ISREG(st->st_mode) && (uint64_t)st->st_size > MAX_BYTES - l->bytes))
+	if (l->n == MAX_ENTRIES ||
+	    (S_ISREG(st->st_mode) && (uint64_t)st->st_size > MAX_BYTES - l->bytes))
 		return -EFBIG;
 	v = reallocarray(l->v, l->n + 1, sizeof(*v));
 	if (!v)
@@ -282,7 +285,7 @@ static void set_owner(Grpc__CopyFileRequest *rq, const struct stat *st)
 	rq->gid = (int32_t)st->st_gid;
 }
 
-/* 1: sent; 0: it has gone meanwhile. */
+/* 1: read; 0: it has gone meanwhile. */
 static int read_source(struct mirror *m, const struct entry *e)
 {
 	auto_close int root = open(m->source, O_PATH | O_DIRECTORY | O_CLOEXEC), fd = -1;
@@ -292,7 +295,7 @@ static int read_source(struct mirror *m, const struct entry *e)
 	fd = root < 0 ? -errno : beneath_open(root, e->path, O_RDONLY | O_NONBLOCK, 0,
 					      BENEATH_NO_SYMLINK);
 	if (fd < 0) {
-		m->changed = true;
+		m->stale = true;
 		return 0;
 	}
 	m->data = malloc(len + 1);
@@ -301,7 +304,7 @@ static int read_source(struct mirror *m, const struct entry *e)
 	n = fd_read_full(fd, m->data, len);
 	if (n < 0 || (size_t)n != len) {
 		free(take_ptr(&m->data));
-		m->changed = true;
+		m->stale = true;
 		return 0;
 	}
 	m->data_len = len;
@@ -326,6 +329,18 @@ static int send_chunk(struct mirror *m, const struct entry *e)
 	return r < 0 ? r : 1;
 }
 
+static bool link_changed(const struct mirror *m, const struct entry *e)
+{
+	auto_free char *path = str_join_path(m->source, e->path);
+	char target[PATH_MAX];
+	ssize_t n = path ? readlink(path, target, sizeof(target) - 1) : -1;
+
+	if (n < 0)
+		return true;
+	target[n] = '\0';
+	return !str_eq(target, e->target);
+}
+
 /* 1: a call is under way; 0: there was nothing to do. */
 static int send_one(struct mirror *m, const struct entry *e)
 {
@@ -337,6 +352,10 @@ static int send_one(struct mirror *m, const struct entry *e)
 	if (S_ISREG(e->st.st_mode)) {
 		r = read_source(m, e);
 		return r == 1 ? send_chunk(m, e) : r;
+	}
+	if (e->target && link_changed(m, e)) {
+		m->stale = true;
+		return 0;
 	}
 	set_owner(&rq, &e->st);
 	if (e->target)
@@ -369,7 +388,7 @@ static int step(struct mirror *m)
 
 	if (m->data)
 		return send_chunk(m, &m->next.v[m->at - 2]);
-	while (r == 0 && m->at < 1 + 2 * n + m->sent.n) {
+	while (r == 0 && !m->stale && m->at < 1 + 2 * n + m->sent.n) {
 		i = m->at++;
 		if (i == 0) {
 			struct entry top = { .path = (char *)"" };
@@ -388,12 +407,37 @@ static int step(struct mirror *m)
 	return r;
 }
 
+/*
+ * What the guest has after a round that was cut short: the files and directories that were sent,
+ * and all that was there before. -ENOMEM.
+ */
+static int merge(struct mirror *m)
+{
+	struct listing now = { 0 };
+	size_t n = MIN_OF(m->at ? m->at - 1 : 0, m->next.n);
+	int r = 0;
+
+	for (size_t i = 0; i < n && r == 0; i++)
+		if (!m->next.v[i].target)
+			r = add(&now, m->next.v[i].path, &m->next.v[i].st, NULL);
+	for (size_t i = 0; i < m->sent.n && r == 0; i++)
+		if (!find(&now, m->sent.v[i].path))
+			r = add(&now, m->sent.v[i].path, &m->sent.v[i].st, m->sent.v[i].target);
+	if (r < 0) {
+		listing_fini(&now);
+		return r;
+	}
+	listing_fini(&m->sent);
+	m->sent = now;
+	return 0;
+}
+
 static void begin(struct mirror *m)
 {
 	struct error err = { 0 };
 	int r;
 
-	m->changed = false;
+	m->changed = m->stale = false;
 	listing_fini(&m->next);
 	r = list_source(m->source, m->notify_fd, &m->next);
 	if (r < 0) {
@@ -414,6 +458,13 @@ static void go_on(struct mirror *m)
 	if (r == 1)
 		return;
 	m->busy = false;
+	if (r == 0 && m->stale) {
+		r = merge(m);
+		if (r == 0) {
+			begin(m);
+			return;
+		}
+	}
 	if (r < 0) {
 		(void)error_errno(&err, r, "send '%s' to the guest", m->source);
 		report(m, &err);

@@ -472,7 +472,8 @@ static int prepare_devices(struct container *c, struct error *err)
 static int fill_device(const struct device_use *u, Grpc__Device *g)
 {
 	auto_free char *guest = u->disk.attached ? disk_name(&u->disk) :
-						   str_printf("/dev/%s", u->name);
+		      *u->name		 ? str_printf("/dev/%s", u->name) :
+					   strdup(u->path);
 
 	if (!guest || oci_str_set(&g->id, u->path) < 0 ||
 	    oci_str_set(&g->type, u->is_block ? "blk" : "char") < 0 ||

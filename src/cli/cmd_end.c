@@ -234,6 +234,9 @@ static int rm_one(struct container *c, const void *arg, struct error *err)
 	if (lock < 0)
 		return lock;
 	r = container_reload(c, err);
+	/* As one that is removed at its end: its anonymous volumes go too. */
+	if (r == 0 && o->volumes)
+		container_set_bool(c, "AutoRemove", true);
 	return r < 0 ? r : lifecycle_remove(c, err);
 }
 
@@ -241,7 +244,7 @@ static const struct opt rm_opts[] = {
 	{ 'f', "force", OPT_BOOL, offsetof(struct rm_options, force), NULL,
 	  "Remove it even while it runs, and reclaim what was left of one that was killed", NULL },
 	{ 'v', "volumes", OPT_BOOL, offsetof(struct rm_options, volumes), NULL,
-	  "Accepted for compatibility: there are no anonymous volumes", NULL },
+	  "Remove its anonymous volumes too", NULL },
 };
 
 static int do_rm(void *options, int argc, char **argv)

@@ -11,6 +11,7 @@
 #include "cli/commands.h"
 #include "cli/launch.h"
 #include "cli/lifecycle.h"
+#include "cli/mounts.h"
 #include "cli/progress.h"
 #include "cli/spec.h"
 #include "cli/units.h"
@@ -28,10 +29,11 @@
 	  "Set an environment variable; without a value, pass on this shell's", NULL },           \
 	{ 0, "env-file", OPT_LIST, AT(env_file), "FILE",                                          \
 	  "Set the environment variables listed in a file, one a line", "file" },                 \
-	{ 'v', "volume", OPT_LIST, AT(volume), "/HOST:/DIR[:ro]",                                 \
-	  "Mount a directory or file of the host in the container", "dir" },                      \
-	{ 0, "mount", OPT_LIST, AT(mount), "type=TYPE,src=/HOST,dst=/DIR[,readonly]",             \
-	  "Mount something in the container; the types are bind and tmpfs", NULL },               \
+	{ 'v', "volume", OPT_LIST, AT(volume), "[/HOST|VOLUME:]/DIR[:ro]",                        \
+	  "Mount a directory or file of the host, or a volume, in the container", "dir" },        \
+	{ 0, "mount", OPT_LIST, AT(mount), "type=TYPE,src=SOURCE,dst=/DIR[,readonly]",            \
+	  "Mount something in the container; the types are bind, volume, tmpfs and block",        \
+	  NULL },                                                                                 \
 	{ 0, "tmpfs", OPT_LIST, AT(tmpfs), "/DIR[:OPTIONS]", "Mount a tmpfs", NULL },             \
 	{ 'w', "workdir", OPT_STRING, AT(workdir), "/DIR", "Working directory of the command",    \
 	  NULL },                                                                                 \
@@ -91,8 +93,11 @@
 	  "file" },                                                                               \
 	{ 'p', "publish", OPT_UNSUPPORTED, 0, "PORT", "containers have no network yet", NULL },   \
 	{ 'P', "publish-all", OPT_UNSUPPORTED, 0, NULL, "containers have no network yet", NULL }, \
-	{ 0, "device", OPT_UNSUPPORTED, 0, "DEVICE",                                              \
-	  "devices of the host cannot be given to a VM yet", NULL },                              \
+	{ 0, "device", OPT_LIST, AT(device), "/HOST[:/DEV][:rwm]",                                \
+	  "Give the container a block device of the host, or a character device that the "        \
+	  "guest has too", "file" },                                                              \
+	{ 0, "storage-opt", OPT_LIST, AT(storage_opt), "size=SIZE",                               \
+	  "Room for what the container writes to its root file system", NULL },                   \
 	{ 0, "gpus", OPT_UNSUPPORTED, 0, "GPUS",                                                  \
 	  "devices of the host cannot be given to a VM yet", NULL },                              \
 	{ 0, "volumes-from", OPT_UNSUPPORTED, 0, "CONTAINER",                                     \
@@ -239,6 +244,10 @@ static int build(struct making *m, int argc, char **argv, struct error *err)
 	if (r < 0)
 		return r;
 	r = spec_build(m->o, image, argc - 1, argv + 1, m->c->id, &plan, err);
+	if (r == 0)
+		r = mounts_resolve(m->o, m->c, err);
+	if (r == 0)
+		r = mounts_apply(plan.spec, m->o, json_object_get(m->c->rec, "Mounts"), err);
 	if (r == 0)
 		r = write_bundle(m->c, &plan, err);
 	if (r == 0) {

@@ -16,6 +16,7 @@
 #include "base/fd.h"
 #include "base/fsutil.h"
 #include "cli/cli.h"
+#include "cli/mounts.h"
 #include "cli/units.h"
 
 enum { NAME_MAX_LEN = 128, RECORD_MAX = 1 << 20 };
@@ -453,6 +454,10 @@ int container_forget(const struct container *c, struct error *err)
 		return error_errno(err, r, "remove '%s'", c->dir);
 	if (*name && link && !read_link(link, id) && !strcmp(id, c->id))
 		(void)unlink(link);
+	/* Whether somebody else uses them is found out under the lock. */
+	(void)close(take_fd(&all));
+	if (container_bool(c, "AutoRemove") || !strcmp(container_str(c, "State"), "creating"))
+		mounts_remove_anonymous(json_object_get(c->rec, "Mounts"));
 	return 0;
 }
 

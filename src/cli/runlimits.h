@@ -1,4 +1,4 @@
-/* The parts of a run that limit or mount: -m, --cpus, --ulimit, --sysctl, -v, --tmpfs, --cap-*. */
+/* The parts of a run that limit: -m, --cpus, --ulimit, --sysctl, --cap-*. */
 #pragma once
 
 #include <stdbool.h>
@@ -18,9 +18,6 @@ struct limits {
 
 int limits_parse(const struct run_options *o, struct limits *ret, struct error *err);
 int limits_apply(Grpc__Spec *spec, const struct run_options *o, struct error *err);
-
-int limits_check_mounts(const struct run_options *o, struct error *err);
-int limits_apply_mounts(Grpc__Spec *spec, const struct run_options *o, struct error *err);
 
 /* The @i-th capability ("CAP_CHOWN"...), NULL past the last. */
 const char *limits_capability(size_t i);

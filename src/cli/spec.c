@@ -12,6 +12,7 @@
 #include "base/fd.h"
 #include "base/str.h"
 #include "cli/cli.h"
+#include "cli/mounts.h"
 #include "cli/runlimits.h"
 #include "cli/units.h"
 
@@ -319,7 +320,7 @@ int spec_check_options(const struct run_options *o, struct error *err)
 	r = limits_parse(o, &ignored, err);
 	if (r < 0)
 		return r;
-	return limits_check_mounts(o, err);
+	return mounts_check(o, err);
 }
 
 static int build_annotations(Grpc__Spec *spec, const struct run_options *o, struct error *err)
@@ -398,8 +399,6 @@ int spec_build(const struct run_options *o, const struct image *image, int argc,
 		r = build_security(plan.spec, o, err);
 	if (r == 0)
 		r = limits_apply(plan.spec, o, err);
-	if (r == 0)
-		r = limits_apply_mounts(plan.spec, o, err);
 	if (r == 0)
 		r = build_annotations(plan.spec, o, err);
 	plan.spec->root->readonly = o->read_only;

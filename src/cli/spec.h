@@ -14,7 +14,7 @@ struct run_options {
 	const char *detach_keys, *pull, *platform, *cidfile, *boot_timeout, *memory_swap, *cpu_shares;
 	const char *cpuset_cpus, *oom_score_adj, *umask;
 	struct strlist env, env_file, volume, mount, cap_add, cap_drop, security_opt, ulimit, tmpfs;
-	struct strlist label, annotation, sysctl, group_add, attach, publish, device;
+	struct strlist label, annotation, sysctl, group_add, attach, publish, device, storage_opt;
 };
 
 /* What a container gets, on top of what the spec says. */

@@ -209,10 +209,6 @@ static int apply(struct config *cfg, const char *section, const char *key, const
 		*ret_want = "a number from 1 to 64";
 		return parse_number(value, 1, 64, &cfg->vcpus);
 	}
-	if (IS("vm", "disk_slots")) {
-		*ret_want = "a number from 2 to 16";
-		return parse_number(value, 2, 16, &cfg->disk_slots);
-	}
 	if (IS("vm", "boot_timeout")) {
 		*ret_want = "a time from 100ms to 3600s";
 		return parse_duration(value, &cfg->boot_timeout_ms);
@@ -415,7 +411,6 @@ int config_annotate(struct config *cfg, const char *name, const char *value, boo
 		{ "io.caisson.machine", "vm", "machine" },
 		{ "io.caisson.accelerator", "vm", "accelerator" },
 		{ "io.caisson.boot-timeout", "vm", "boot_timeout" },
-		{ "io.caisson.disk-slots", "vm", "disk_slots" },
 		{ "io.caisson.scratch-size", "storage", "scratch_size" },
 		{ "io.caisson.network-model", "network", "model" },
 		{ "io.caisson.network-slots", "network", "slots" },

@@ -32,7 +32,6 @@ struct config {
 	uint64_t memory;        /* bytes of guest memory without a limit from the container */
 	uint64_t memory_overhead; /* bytes added to a container's limit */
 	unsigned vcpus;
-	unsigned disk_slots;    /* disks for containers, two each; 0: by the kind of sandbox */
 	unsigned boot_timeout_ms;
 	bool templates;         /* guests start from a saved one where that can be */
 

@@ -16,7 +16,6 @@ static const cyaml_schema_field_t vm_fields[] = {
 	TEXT("memory", struct file_vm, memory),
 	TEXT("memory_overhead", struct file_vm, memory_overhead),
 	TEXT("vcpus", struct file_vm, vcpus),
-	TEXT("disk_slots", struct file_vm, disk_slots),
 	TEXT("boot_timeout", struct file_vm, boot_timeout),
 	TEXT("templates", struct file_vm, templates),
 	CYAML_FIELD_END,

@@ -10,7 +10,7 @@
  */
 struct file_vm {
 	char *kernel, *initrd, *kernel_params, *qemu, *machine, *accelerator;
-	char *memory, *memory_overhead, *vcpus, *disk_slots, *boot_timeout, *templates;
+	char *memory, *memory_overhead, *vcpus, *boot_timeout, *templates;
 };
 
 struct file_storage {

@@ -414,7 +414,7 @@ static int step(struct mirror *m)
 static int merge(struct mirror *m)
 {
 	struct listing now = { 0 };
-	size_t n = MIN_OF(m->at ? m->at - 1 : 0, m->next.n);
+	size_t n = MIN_OF(m->at >= 2 ? m->at - 2 : 0, m->next.n);
 	int r = 0;
 
 	for (size_t i = 0; i < n && r == 0; i++)

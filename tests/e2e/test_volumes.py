@@ -1,7 +1,9 @@
 """Shared directories: our virtio-fs device with a real guest kernel at the other end."""
 
+import json
 import os
 import pathlib
+import subprocess
 import tempfile
 import time
 
@@ -115,3 +117,61 @@ def test_tree_is_unpacked_in_a_volume(caisson, volume):
                     "cd /data && find . | wc -l && rm -rf bin etc").ok()
     assert int(r.out) > 10
     assert os.listdir(volume) == ["file"]
+
+
+# ---- named volumes ----
+
+def names(caisson, *args):
+    return caisson("volume", "ls", "-q", *args).ok().out.split()
+
+
+def test_named_volumes(caisson):
+    assert caisson("volume", "create", "--label", "k=v", "data").ok().out == "data\n"
+    assert caisson("volume", "create", "data").ok().out == "data\n"
+    # What the image has there comes first; what containers leave is found by the next.
+    r = caisson.run("-v", "data:/etc", "--mount", "src=made,dst=/made", "-v", "/anonymous",
+                    caisson.image, "sh", "-c", "ls /etc/passwd; rm /etc/passwd; echo 1 > /made/one;"
+                    "grep -c ' /anonymous ' /proc/mounts").ok()
+    assert r.out == "/etc/passwd\n1\n"
+    # Nothing of an anonymous volume is left by --rm.
+    assert names(caisson) == ["data", "made"]
+    r = caisson.run("-v", "data:/x:ro", "-v", "made:/made", caisson.image, "sh", "-c",
+                    "ls /x/passwd; cat /made/one; touch /x/y; true").ok()
+    assert r.out == "1\n" and "passwd" in r.err and "read-only" in r.err.lower()
+
+    caisson("create", "--name", "user", "-v", "made:/made", "-v", "/more", caisson.image, "true").ok()
+    caisson("volume", "rm", "made").fails(1, "made", "in use", "user")
+    assert names(caisson, "-f", "dangling=true") == ["data"]
+    assert names(caisson, "-f", "label=k=v") == ["data"]
+    assert "made" in caisson("volume", "prune", "-a").ok().out or "made" in names(caisson)
+    assert "data" not in names(caisson) and len(names(caisson)) == 2
+    info = json.loads(caisson("volume", "inspect", "made").ok().out)[0]
+    assert info["Name"] == "made" and list(info["Containers"].values()) == ["user"]
+    assert pathlib.Path(info["Mountpoint"], "one").read_text() == "1\n"
+    mounts = json.loads(caisson("inspect", "user").ok().out)[0]["Mounts"]
+    assert [m["Type"] for m in mounts] == ["volume", "volume"]
+    caisson("rm", "-v", "user").ok()
+    assert names(caisson) == ["made"]
+    caisson("volume", "rm", "made").ok()
+    caisson("volume", "rm", "made").fails(1, "no volume 'made'")
+    caisson("volume", "rm", "-f", "made").ok()
+    assert names(caisson) == []
+
+
+def test_disk_tmpfs_and_size(caisson, tmp_path):
+    disk = tmp_path / "disk.ext4"
+    with open(disk, "wb") as f:
+        f.truncate(32 << 20)
+    subprocess.run(["mkfs.ext4", "-q", disk], check=True)
+    caisson("volume", "create", "-o", "type=ext4", "-o", f"device={disk}", "disk").ok()
+    r = caisson.run("-v", "disk:/one", "--tmpfs", "/two:size=1m", "--storage-opt", "size=64m",
+                    "--device", "/dev/zero:/dev/nil", caisson.image, "sh", "-c",
+                    "grep -E ' /(one|two) ' /proc/mounts | cut -d' ' -f2,3; df -m / | tail -1; "
+                    "head -c 3 /dev/nil | wc -c; echo x > /one/x; sync").ok()
+    lines = r.out.splitlines()
+    assert sorted(lines[:2]) == ["/one ext4", "/two tmpfs"]
+    assert 40 < int(lines[2].split()[1]) < 70 and lines[3] == "3"
+    r = caisson.run("--mount", f"type=block,src={disk},dst=/one,ro", caisson.image, "sh", "-c",
+                    "cat /one/x; touch /one/y; true").ok()
+    assert r.out == "x\n" and "read-only" in r.err.lower()
+    caisson("volume", "rm", "disk").ok()

@@ -3,6 +3,7 @@
  * detached, gets its attributes, and is then attached to a descriptor that was resolved beneath
  * the root. No path of the container is ever walked by mount(2).
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -307,6 +308,29 @@ static int mount_copy_up(int target, int tree, struct error *err)
 	return r < 0 ? error_errno(err, r, "tmpcopyup") : 0;
 }
 
+/* What is in the directory already is not covered by what the image has. */
+static bool is_empty_tree(int tree, const struct stat *st)
+{
+	const struct dirent *e;
+	bool empty = true;
+	DIR *d;
+	int fd;
+
+	if (!S_ISDIR(st->st_mode))
+		return false;
+	fd = openat(tree, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	d = fd < 0 ? NULL : fdopendir(fd);
+	if (!d) {
+		if (fd >= 0)
+			(void)close(fd);
+		return false;
+	}
+	while (empty && (e = readdir(d)))
+		empty = strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0;
+	(void)closedir(d);
+	return empty;
+}
+
 int ctr_mount_one(struct ctr_rootfs *root, const Grpc__Mount *m, struct error *err)
 {
 	auto_close int tree = -1, target = -1;
@@ -338,7 +362,7 @@ int ctr_mount_one(struct ctr_rootfs *root, const Grpc__Mount *m, struct error *e
 	r = mount_target(root->fd, m->destination, S_ISDIR(st.st_mode), &target, err);
 	if (r < 0)
 		goto out;
-	if (o.copy_up && strcmp(m->type, "tmpfs") == 0) {
+	if (o.copy_up && is_empty_tree(tree, &st)) {
 		r = mount_copy_up(target, tree, err);
 		if (r < 0)
 			goto out;

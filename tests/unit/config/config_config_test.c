@@ -74,7 +74,6 @@ static void test_all_keys(void **state)
 				 "  memory: 512MiB\n"
 				 "  memory_overhead: 32m\n"
 				 "  vcpus: 3\n"
-				 "  disk_slots: 6\n"
 				 "  boot_timeout: 2500ms\n"
 				 "storage:\n"
 				 "  scratch_dir: /s\n"
@@ -93,7 +92,6 @@ static void test_all_keys(void **state)
 	assert_int_equal(f->cfg.memory, 512 << 20);
 	assert_int_equal(f->cfg.memory_overhead, 32 << 20);
 	assert_int_equal(f->cfg.vcpus, 3);
-	assert_int_equal(f->cfg.disk_slots, 6);
 	assert_int_equal(f->cfg.boot_timeout_ms, 2500);
 	assert_string_equal(f->cfg.scratch_dir, "/s");
 	assert_int_equal(f->cfg.scratch_size, 1 << 30);
@@ -152,10 +150,9 @@ static void test_drop_in_files(void **state)
 	put(f, "config.d/10-a.yaml", "vm:\n  vcpus: 4\n  memory: 1g\n");
 	put(f, "config.d/ignored.txt", "nonsense: [\n");
 	put(f, "config.d/.hidden.yaml", "nonsense: [\n");
-	assert_int_equal(load(f, "vm:\n  vcpus: 2\n  disk_slots: 7\n"), 0);
+	assert_int_equal(load(f, "vm:\n  vcpus: 2\n"), 0);
 	assert_int_equal(f->cfg.vcpus, 5);
 	assert_int_equal(f->cfg.memory, 1 << 30);
-	assert_int_equal(f->cfg.disk_slots, 7);
 
 	put(f, "config.d/30-bad.yaml", "vm:\n\n  wrong: 1\n");
 	assert_int_equal(load(f, ""), -EINVAL);

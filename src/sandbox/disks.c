@@ -45,6 +45,8 @@ int disk_attach(struct sandbox *s, struct disk *d, const char *kind, const struc
 		return error_errno(err, r, "attach '%s'", what->path);
 	}
 	d->attached = true;
+	if (!disk.read_only && !disk.ephemeral)
+		s->has_lasting_disk = true;
 	return 0;
 }
 

@@ -61,7 +61,8 @@ struct sandbox {
 	int hello_fd;           /* the agent's connection while the machine is being saved, or -1 */
 	struct template *template;
 	struct agent_client *agent;
-	struct loop_timer *boot_timer, *lost_timer;
+	struct loop_timer *boot_timer, *lost_timer, *wind_down_timer;
+	bool has_lasting_disk; /* one that is written to and outlives the VM */
 	struct error failure; /* why the VM is gone */
 	uint32_t gone_status; /* exit status of the processes that went with it */
 	char *console_tail;

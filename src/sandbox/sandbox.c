@@ -20,6 +20,7 @@
 
 #define AGENT_LOST_MS 1000 /* between the agent's connection and the VM's own end */
 #define TAIL_LINES    12u
+#define WIND_DOWN_MS  20000 /* for the guest to write its disks out */
 
 static void vm_gone(struct sandbox *s, uint32_t status, int code, const char *text);
 
@@ -465,7 +466,8 @@ static void vm_gone(struct sandbox *s, uint32_t status, int code, const char *te
 	}
 	loop_timer_cancel(s->boot_timer);
 	loop_timer_cancel(s->lost_timer);
-	s->boot_timer = s->lost_timer = NULL;
+	loop_timer_cancel(s->wind_down_timer);
+	s->boot_timer = s->lost_timer = s->wind_down_timer = NULL;
 	agent_vsock_cancel(s->hello);
 	s->hello = NULL;
 	cleanup_close_(&s->hello_fd);
@@ -608,6 +610,43 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 	return 0;
 }
 
+static void on_wind_down_timeout(void *arg)
+{
+	struct sandbox *s = arg;
+
+	s->wind_down_timer = NULL;
+	if (s->vmm)
+		vmm_kill(s->vmm);
+}
+
+static void on_wound_down(void *arg, const struct error *err, const Google__Protobuf__Empty *answer)
+{
+	struct sandbox *s = arg;
+
+	(void)answer;
+	if (err && s->state != VM_GONE)
+		log_warn("unmount the guest's disks: %s", err->msg);
+	if (s->state != VM_GONE)
+		vmm_kill(s->vmm);
+}
+
+/*
+ * Has the guest unmount what outlives it: what is written is then in the disks' files, whose file
+ * systems are clean. False if there is nothing to wait for.
+ */
+static bool wind_down(struct sandbox *s)
+{
+	const Grpc__DestroySandboxRequest req = GRPC__DESTROY_SANDBOX_REQUEST__INIT;
+
+	if (s->wind_down_timer)
+		return true;
+	if (!s->has_lasting_disk || s->state != VM_READY)
+		return false;
+	if (loop_timer_start(s->loop, WIND_DOWN_MS, on_wind_down_timeout, s, &s->wind_down_timer) < 0)
+		return false;
+	return agent_destroy_sandbox(s->agent, &req, on_wound_down, s) == 0;
+}
+
 void sandbox_stop(struct sandbox *s, sandbox_done_fn done, void *arg)
 {
 	struct stop_waiter *w, **end;
@@ -635,7 +674,8 @@ void sandbox_stop(struct sandbox *s, sandbox_done_fn done, void *arg)
 			;
 		*end = w;
 	}
-	vmm_kill(s->vmm);
+	if (!wind_down(s))
+		vmm_kill(s->vmm);
 }
 
 uint32_t sandbox_vm_pid(const struct sandbox *s)

@@ -173,6 +173,8 @@ void attach_close(struct attach *a)
 	if (a->timer_open)
 		uv_close((uv_handle_t *)&a->timer, NULL);
 	if (a->task)
+		task_wait_stop(a->task, a);
+	if (a->task)
 		uv_run(task_loop(a->task), UV_RUN_NOWAIT);
 	free(a->dir);
 	free(a);

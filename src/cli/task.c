@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/list.h"
 #include "ttrpc/ttrpc_uv.h"
 
 #define TASK_SERVICE "containerd.task.v2.Task"
@@ -22,6 +23,7 @@ struct task {
 	uv_loop_t loop;
 	struct ttrpc_client *client;
 	char *id;
+	struct list exit_watches;
 	bool lost;
 	bool interrupted;
 };
@@ -56,6 +58,7 @@ int task_open(const char *address, const char *id, struct task **ret, struct err
 	t = calloc(1, sizeof(*t));
 	if (!t)
 		return error_set(err, -ENOMEM, "out of memory");
+	list_init(&t->exit_watches);
 	t->id = strdup(id);
 	r = t->id ? uv_loop_init(&t->loop) : -ENOMEM;
 	if (r < 0) {
@@ -391,7 +394,8 @@ int task_shim_pid(struct task *t, uint32_t *ret_pid, struct error *err)
 }
 
 struct exit_watch {
-	task_exit_fn fn;
+	struct list node;
+	task_exit_fn fn;        /* NULL: nobody waits any more */
 	void *arg;
 };
 
@@ -403,7 +407,10 @@ static void on_exit_reply(void *arg, const struct ttrpc_result *res)
 	uint32_t status;
 	int r;
 
+	list_remove(&((struct exit_watch *)arg)->node);
 	free(arg);
+	if (!w.fn)
+		return;
 	r = ttrpc_result_unpack(res, &task__wait_response__descriptor, &reply, &err);
 	if (r < 0) {
 		w.fn(w.arg, r, 0, &err);
@@ -426,16 +433,27 @@ int task_wait_start(struct task *t, const char *exec, task_exit_fn fn, void *arg
 	w = malloc(sizeof(*w));
 	if (!w)
 		return error_set(err, -ENOMEM, "out of memory");
-	*w = (struct exit_watch){ fn, arg };
+	*w = (struct exit_watch){ .fn = fn, .arg = arg };
+	list_push_back(&t->exit_watches, &w->node);
 	req.id = t->id;
 	req.exec_id = TEXT(exec);
 	r = ttrpc_client_call_msg(t->client, TASK_SERVICE, "Wait", &req.base, 0, metadata,
 				  on_exit_reply, w, NULL);
 	if (r < 0) {
+		list_remove(&w->node);
 		free(w);
 		return error_errno(err, r, "Wait");
 	}
 	return 0;
+}
+
+void task_wait_stop(struct task *t, const void *arg)
+{
+	struct exit_watch *w;
+
+	list_for_each(w, &t->exit_watches, node)
+		if (w->arg == arg)
+			w->fn = NULL;
 }
 
 int task_wait(struct task *t, const char *exec, uint32_t timeout_ms, uint32_t *ret_status,

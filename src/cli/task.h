@@ -62,6 +62,8 @@ int task_shim_pid(struct task *t, uint32_t *ret_pid, struct error *err);
 typedef void (*task_exit_fn)(void *arg, int result, uint32_t status, const struct error *err);
 int task_wait_start(struct task *t, const char *exec, task_exit_fn fn, void *arg,
 		    struct error *err);
+/* What waits with @arg is not told any more: call it before @arg goes. */
+void task_wait_stop(struct task *t, const void *arg);
 /* Blocks. @timeout_ms 0: no limit; -ETIMEDOUT. */
 int task_wait(struct task *t, const char *exec, uint32_t timeout_ms, uint32_t *ret_status,
 	      struct error *err);

@@ -1,0 +1,577 @@
+/*
+ * Theory of operation
+ *
+ * `lock` guards the register file. Its holder may post calls to the device's thread and wait for them
+ * (the queues start, stop and are reset that way, the configuration space is read); that thread never
+ * takes the lock: what it has to say to the guest are bits of `interrupt`, `generation` and `broken`,
+ * which are atomic. The addresses of queues are kept here until the driver says DRIVER_OK and are
+ * then copied to the device once: a driver that goes on writing them changes nothing.
+ */
+#include "virtio/mmio.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/log.h"
+
+#define THREAD_STACK (256u * 1024u)
+
+#define MAGIC   0x74726976u
+#define VERSION 2u
+#define VENDOR  0x73696163u
+
+#define STATUS_ACKNOWLEDGE 1u
+#define STATUS_DRIVER      2u
+#define STATUS_DRIVER_OK   4u
+#define STATUS_FEATURES_OK 8u
+#define STATUS_NEEDS_RESET 0x40u
+#define STATUS_FAILED      0x80u
+
+#define INTERRUPT_RING   1u
+#define INTERRUPT_CONFIG 2u
+
+enum {
+	REG_MAGIC = 0x00,
+	REG_VERSION = 0x04,
+	REG_DEVICE_ID = 0x08,
+	REG_VENDOR = 0x0c,
+	REG_DEVICE_FEATURES = 0x10,
+	REG_DEVICE_FEATURES_SEL = 0x14,
+	REG_DRIVER_FEATURES = 0x20,
+	REG_DRIVER_FEATURES_SEL = 0x24,
+	REG_QUEUE_SEL = 0x30,
+	REG_QUEUE_NUM_MAX = 0x34,
+	REG_QUEUE_NUM = 0x38,
+	REG_QUEUE_READY = 0x44,
+	REG_QUEUE_NOTIFY = VIRTIO_MMIO_NOTIFY,
+	REG_INTERRUPT_STATUS = 0x60,
+	REG_INTERRUPT_ACK = 0x64,
+	REG_STATUS = 0x70,
+	REG_QUEUE_DESC = 0x80,
+	REG_QUEUE_DRIVER = 0x90,
+	REG_QUEUE_DEVICE = 0xa0,
+	REG_SHM_LEN = 0xb0,
+	REG_SHM_BASE = 0xb8,
+	REG_GENERATION = 0xfc,
+	REG_CONFIG = 0x100,
+};
+
+struct mmio_queue {
+	struct virtio_mmio *mmio;
+	unsigned index;
+	struct evsource kick;
+	int kick_fd;
+	/* under lock */
+	uint32_t num;
+	bool ready;
+	uint64_t desc, driver, device;
+};
+
+struct virtio_mmio {
+	struct virtio_dev *dev;
+	struct virtio_mmio_config config;
+	uint8_t space[VIRTIO_MMIO_CONFIG_MAX];
+	pthread_t thread;
+	int attach_result;
+
+	pthread_mutex_t lock;
+	uint32_t status;
+	uint32_t device_sel, driver_sel, queue_sel;
+	uint64_t driver_features;
+	struct mmio_queue queues[VIRTIO_MAX_QUEUES];
+
+	uint32_t interrupt;  /* atomic */
+	uint32_t generation; /* atomic */
+	bool broken;         /* atomic; a queue broke the rules */
+};
+
+/* --- the device's thread --- */
+
+static void interrupt(struct virtio_mmio *m, uint32_t bit)
+{
+	uint64_t one = 1;
+
+	__atomic_fetch_or(&m->interrupt, bit, __ATOMIC_SEQ_CST);
+	/* A full counter is an interrupt that is still pending. */
+	if (write(m->config.irq_fd, &one, sizeof(one)) < 0)
+		return;
+}
+
+static void notify(void *transport, unsigned q)
+{
+	(void)q;
+	interrupt(transport, INTERRUPT_RING);
+}
+
+static void config_changed(void *transport)
+{
+	struct virtio_mmio *m = transport;
+
+	__atomic_fetch_add(&m->generation, 1, __ATOMIC_SEQ_CST);
+	interrupt(m, INTERRUPT_CONFIG);
+}
+
+static const struct virtio_transport_ops transport_ops = {
+	.notify = notify,
+	.config_changed = config_changed,
+};
+
+static void check_broken(struct virtio_mmio *m, unsigned q)
+{
+	if (!m->dev->queues[q].broken || __atomic_exchange_n(&m->broken, true, __ATOMIC_SEQ_CST))
+		return;
+	log_debug("%s: queue %u is malformed: the device stops", m->dev->name, q);
+	interrupt(m, INTERRUPT_CONFIG);
+}
+
+static void on_kick(struct evsource *src, uint32_t events)
+{
+	struct mmio_queue *q = container_of(src, struct mmio_queue, kick);
+	struct virtio_dev *dev = q->mmio->dev;
+	uint64_t n;
+
+	(void)events;
+	if (read(src->fd, &n, sizeof(n)) < 0)
+		return;
+	if (!dev->queues[q->index].started)
+		return;
+	dev->ops->kick(dev, q->index);
+	check_broken(q->mmio, q->index);
+}
+
+static int activate(void *arg)
+{
+	struct virtio_mmio *m = arg;
+	struct virtio_dev *dev = m->dev;
+	int r = 0;
+
+	dev->acked = m->driver_features & dev->features;
+	for (unsigned i = 0; i < dev->n_queues; i++) {
+		const struct mmio_queue *q = &m->queues[i];
+		struct vq *vq = &dev->queues[i];
+
+		if (!q->ready)
+			continue;
+		vq->size = (uint16_t)q->num;
+		vq->desc_addr = q->desc;
+		vq->avail_addr = q->driver;
+		vq->used_addr = q->device;
+		vq->addr_is_uva = false;
+		vq->event_idx = dev->acked & VIRTIO_F_BIT_EVENT_IDX;
+		if (vq_start(vq, 0) < 0) {
+			log_debug("%s: queue %u has an impossible layout", dev->name, i);
+			r = -EINVAL;
+			continue;
+		}
+		if (dev->ops->queue_state)
+			dev->ops->queue_state(dev, i, true);
+	}
+	/* Kicks from before DRIVER_OK found nobody. */
+	for (unsigned i = 0; i < dev->n_queues; i++) {
+		if (!dev->queues[i].started)
+			continue;
+		dev->ops->kick(dev, i);
+		check_broken(m, i);
+	}
+	return r;
+}
+
+static int reset(void *arg)
+{
+	struct virtio_mmio *m = arg;
+	struct virtio_dev *dev = m->dev;
+
+	for (unsigned i = 0; i < dev->n_queues; i++) {
+		if (!dev->queues[i].started)
+			continue;
+		if (dev->ops->queue_state)
+			dev->ops->queue_state(dev, i, false);
+		(void)vq_stop(&dev->queues[i]);
+	}
+	dev->acked = 0;
+	if (dev->ops->reset)
+		dev->ops->reset(dev);
+	return 0;
+}
+
+struct config_call {
+	struct virtio_dev *dev;
+	uint32_t off, len;
+	void *data;
+	const void *from;
+};
+
+static int read_config(void *arg)
+{
+	struct config_call *c = arg;
+
+	c->dev->ops->read_config(c->dev, c->off, c->data, c->len);
+	return 0;
+}
+
+static int write_config(void *arg)
+{
+	struct config_call *c = arg;
+
+	return c->dev->ops->write_config(c->dev, c->off, c->from, c->len);
+}
+
+/* --- registers, under the lock --- */
+
+static void do_reset(struct virtio_mmio *m)
+{
+	if (m->status != 0)
+		(void)evloop_call(&m->dev->loop, reset, m);
+	m->status = 0;
+	m->device_sel = m->driver_sel = m->queue_sel = 0;
+	m->driver_features = 0;
+	for (unsigned i = 0; i < VIRTIO_MAX_QUEUES; i++) {
+		struct mmio_queue *q = &m->queues[i];
+
+		q->num = 0;
+		q->ready = false;
+		q->desc = q->driver = q->device = 0;
+	}
+	__atomic_store_n(&m->interrupt, 0, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&m->broken, false, __ATOMIC_SEQ_CST);
+}
+
+static void write_status(struct virtio_mmio *m, uint32_t v)
+{
+	static const uint32_t order[] = { STATUS_ACKNOWLEDGE, STATUS_DRIVER, STATUS_FEATURES_OK,
+					  STATUS_DRIVER_OK };
+	uint32_t fresh = v & ~m->status, need = 0;
+
+	if (v == 0) {
+		do_reset(m);
+		return;
+	}
+	if (fresh & STATUS_FAILED)
+		m->status |= STATUS_FAILED;
+	for (size_t i = 0; i < ARRAY_LEN(order); i++) {
+		if ((fresh & order[i]) && (m->status & need) == need) {
+			/* Not set: the driver reads it back and knows that its features won't do. */
+			if (order[i] == STATUS_FEATURES_OK &&
+			    ((m->driver_features & ~m->dev->features) ||
+			     !(m->driver_features & VIRTIO_F_BIT_VERSION_1)))
+				return;
+			m->status |= order[i];
+			if (order[i] == STATUS_DRIVER_OK &&
+			    evloop_call(&m->dev->loop, activate, m) < 0) {
+				m->status |= STATUS_NEEDS_RESET;
+				interrupt(m, INTERRUPT_CONFIG);
+			}
+		}
+		need |= order[i];
+	}
+}
+
+static bool setting_up(const struct virtio_mmio *m)
+{
+	return (m->status & STATUS_FEATURES_OK) && !(m->status & STATUS_DRIVER_OK);
+}
+
+static void write_features(struct virtio_mmio *m, uint32_t v)
+{
+	unsigned shift = m->driver_sel * 32;
+
+	if (m->driver_sel > 1 || !(m->status & STATUS_DRIVER) || (m->status & STATUS_FEATURES_OK))
+		return;
+	m->driver_features &= ~(UINT64_C(0xffffffff) << shift);
+	m->driver_features |= (uint64_t)v << shift;
+}
+
+static void set_half(uint64_t *addr, uint32_t v, bool high)
+{
+	*addr = high ? (*addr & UINT32_MAX) | (uint64_t)v << 32
+		     : (*addr & ~UINT64_C(0xffffffff)) | v;
+}
+
+static void write_queue(struct virtio_mmio *m, uint32_t off, uint32_t v)
+{
+	struct mmio_queue *q;
+
+	if (!setting_up(m) || m->queue_sel >= m->dev->n_queues)
+		return;
+	q = &m->queues[m->queue_sel];
+	switch (off & ~4u) {
+	case REG_QUEUE_NUM & ~4u:
+		if (v && v <= m->config.queue_size && (v & (v - 1)) == 0)
+			q->num = v;
+		break;
+	case REG_QUEUE_READY & ~4u:
+		q->ready = (v & 1) && q->num;
+		break;
+	case REG_QUEUE_DESC:
+		set_half(&q->desc, v, off & 4);
+		break;
+	case REG_QUEUE_DRIVER:
+		set_half(&q->driver, v, off & 4);
+		break;
+	case REG_QUEUE_DEVICE:
+		set_half(&q->device, v, off & 4);
+		break;
+	default:
+		break;
+	}
+}
+
+static void write_reg(struct virtio_mmio *m, uint32_t off, uint32_t v)
+{
+	uint64_t one = 1;
+
+	switch (off) {
+	case REG_DEVICE_FEATURES_SEL:
+		m->device_sel = v;
+		break;
+	case REG_DRIVER_FEATURES:
+		write_features(m, v);
+		break;
+	case REG_DRIVER_FEATURES_SEL:
+		m->driver_sel = v;
+		break;
+	case REG_QUEUE_SEL:
+		m->queue_sel = v;
+		break;
+	case REG_QUEUE_NOTIFY:
+		if (v < m->dev->n_queues && write(m->queues[v].kick_fd, &one, sizeof(one)) < 0)
+			return;
+		break;
+	case REG_INTERRUPT_ACK:
+		__atomic_fetch_and(&m->interrupt, ~v, __ATOMIC_SEQ_CST);
+		break;
+	case REG_STATUS:
+		write_status(m, v & 0xff);
+		break;
+	case REG_QUEUE_NUM:
+	case REG_QUEUE_READY:
+	case REG_QUEUE_DESC:
+	case REG_QUEUE_DESC + 4:
+	case REG_QUEUE_DRIVER:
+	case REG_QUEUE_DRIVER + 4:
+	case REG_QUEUE_DEVICE:
+	case REG_QUEUE_DEVICE + 4:
+		write_queue(m, off, v);
+		break;
+	default:
+		break;
+	}
+}
+
+static uint32_t read_reg(const struct virtio_mmio *m, uint32_t off)
+{
+	bool known = m->queue_sel < m->dev->n_queues;
+
+	switch (off) {
+	case REG_MAGIC:
+		return MAGIC;
+	case REG_VERSION:
+		return VERSION;
+	case REG_DEVICE_ID:
+		return m->config.id;
+	case REG_VENDOR:
+		return VENDOR;
+	case REG_DEVICE_FEATURES:
+		return m->device_sel < 2 ? (uint32_t)(m->dev->features >> (m->device_sel * 32)) : 0;
+	case REG_QUEUE_NUM_MAX:
+		return known ? m->config.queue_size : 0;
+	case REG_QUEUE_READY:
+		return known && m->queues[m->queue_sel].ready;
+	case REG_INTERRUPT_STATUS:
+		return __atomic_load_n(&m->interrupt, __ATOMIC_SEQ_CST);
+	case REG_STATUS:
+		return m->status | (__atomic_load_n(&m->broken, __ATOMIC_SEQ_CST) ?
+					    STATUS_NEEDS_RESET : 0);
+	case REG_SHM_LEN:
+	case REG_SHM_LEN + 4:
+	case REG_SHM_BASE:
+	case REG_SHM_BASE + 4:
+		/* All ones: there is no such region. */
+		return UINT32_MAX;
+	case REG_GENERATION:
+		return __atomic_load_n(&m->generation, __ATOMIC_SEQ_CST);
+	default:
+		return 0;
+	}
+}
+
+static size_t space_size(const struct virtio_mmio *m)
+{
+	return m->config.space ? m->config.space_len : m->dev->config_size;
+}
+
+void virtio_mmio_read(struct virtio_mmio *m, uint64_t off, void *data, size_t len)
+{
+	memset(data, 0, len);
+	pthread_mutex_lock(&m->lock);
+	if (off < REG_CONFIG) {
+		if (len == 4 && off % 4 == 0)
+			store_le32(data, read_reg(m, (uint32_t)off));
+	} else if (off - REG_CONFIG < space_size(m) && len <= space_size(m) - (off - REG_CONFIG)) {
+		struct config_call call = { .dev = m->dev, .off = (uint32_t)(off - REG_CONFIG),
+					    .len = (uint32_t)len, .data = data };
+
+		if (m->config.space)
+			memcpy(data, m->space + call.off, len);
+		else if (m->dev->ops->read_config)
+			(void)evloop_call(&m->dev->loop, read_config, &call);
+	}
+	pthread_mutex_unlock(&m->lock);
+}
+
+void virtio_mmio_write(struct virtio_mmio *m, uint64_t off, const void *data, size_t len)
+{
+	pthread_mutex_lock(&m->lock);
+	if (off < REG_CONFIG) {
+		if (len == 4 && off % 4 == 0)
+			write_reg(m, (uint32_t)off, load_le32(data));
+	} else if (!m->config.space && m->dev->ops->write_config &&
+		   off - REG_CONFIG < space_size(m) && len <= space_size(m) - (off - REG_CONFIG)) {
+		struct config_call call = { .dev = m->dev, .off = (uint32_t)(off - REG_CONFIG),
+					    .len = (uint32_t)len, .from = data };
+
+		(void)evloop_call(&m->dev->loop, write_config, &call);
+	}
+	pthread_mutex_unlock(&m->lock);
+}
+
+/* --- start and end --- */
+
+static void *thread_main(void *arg)
+{
+	struct virtio_mmio *m = arg;
+	char name[16];
+
+	(void)snprintf(name, sizeof(name), "%.15s", m->dev->name);
+	(void)prctl(PR_SET_NAME, name);
+	if (m->dev->ops->attach)
+		m->attach_result = m->dev->ops->attach(m->dev);
+	evloop_run(&m->dev->loop);
+	(void)reset(m);
+	return NULL;
+}
+
+static int attached(void *arg)
+{
+	return ((struct virtio_mmio *)arg)->attach_result;
+}
+
+static int start_thread(struct virtio_mmio *m)
+{
+	pthread_attr_t attr;
+	sigset_t all, old;
+	int r = pthread_attr_init(&attr);
+
+	if (r != 0)
+		return -r;
+	(void)pthread_attr_setstacksize(&attr, THREAD_STACK);
+	sigfillset(&all);
+	/* Calls posted from now on wait for the thread. */
+	m->dev->loop.running = true;
+	(void)pthread_sigmask(SIG_SETMASK, &all, &old);
+	r = pthread_create(&m->thread, &attr, thread_main, m);
+	(void)pthread_sigmask(SIG_SETMASK, &old, NULL);
+	(void)pthread_attr_destroy(&attr);
+	return -r;
+}
+
+static void mmio_free(struct virtio_mmio *m)
+{
+	for (unsigned i = 0; i < VIRTIO_MAX_QUEUES; i++) {
+		evloop_del(&m->dev->loop, &m->queues[i].kick);
+		cleanup_close_(&m->queues[i].kick_fd);
+	}
+	virtio_dev_free(m->dev);
+	pthread_mutex_destroy(&m->lock);
+	free(m);
+}
+
+static int make_queues(struct virtio_mmio *m)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < VIRTIO_MAX_QUEUES; i++)
+		m->queues[i] = (struct mmio_queue){ .mmio = m, .index = i, .kick.fd = -1,
+						    .kick_fd = -1 };
+	for (unsigned i = 0; i < m->dev->n_queues && r == 0; i++) {
+		struct mmio_queue *q = &m->queues[i];
+
+		q->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		if (q->kick_fd < 0)
+			return -errno;
+		r = evloop_add(&m->dev->loop, &q->kick, q->kick_fd, EPOLLIN, on_kick);
+	}
+	return r;
+}
+
+int virtio_mmio_start(struct virtio_dev **dev, const struct gmem *mem,
+		      const struct virtio_mmio_config *config, struct virtio_mmio **ret_mmio,
+		      struct error *err)
+{
+	struct virtio_dev *d = take_ptr(dev);
+	struct virtio_mmio *m = calloc(1, sizeof(*m));
+	int r = 0;
+
+	if (!m || config->space_len > sizeof(m->space)) {
+		free(m);
+		virtio_dev_free(d);
+		return error_set(err, -ENOMEM, "out of memory");
+	}
+	m->dev = d;
+	m->config = *config;
+	if (config->space)
+		memcpy(m->space, config->space, config->space_len);
+	(void)pthread_mutex_init(&m->lock, NULL);
+	d->transport = m;
+	d->transport_ops = &transport_ops;
+	for (size_t i = 0; i < mem->n_regions && r == 0; i++) {
+		const struct gmem_region *reg = &mem->regions[i];
+
+		r = gmem_add_host(&d->mem, reg->gpa, reg->size, reg->uva, reg->hva);
+	}
+	if (r == 0)
+		r = make_queues(m);
+	if (r == 0)
+		r = start_thread(m);
+	if (r < 0) {
+		r = error_errno(err, r, "start the %s device's thread", d->name);
+		mmio_free(m);
+		return r;
+	}
+	r = evloop_call(&d->loop, attached, m);
+	if (r < 0) {
+		r = error_errno(err, r, "set up the %s device", d->name);
+		virtio_mmio_stop(m);
+		return r;
+	}
+	*ret_mmio = m;
+	return 0;
+}
+
+void virtio_mmio_stop(struct virtio_mmio *m)
+{
+	if (!m)
+		return;
+	evloop_quit(&m->dev->loop);
+	pthread_join(m->thread, NULL);
+	mmio_free(m);
+}
+
+unsigned virtio_mmio_n_queues(const struct virtio_mmio *m)
+{
+	return m->dev->n_queues;
+}
+
+int virtio_mmio_kick_fd(const struct virtio_mmio *m, unsigned q)
+{
+	return m->queues[q].kick_fd;
+}

@@ -1,0 +1,58 @@
+/*
+ * virtio-mmio (version 2): carries a device of this folder to a guest of the built-in monitor. The
+ * register file is read and written by vCPU threads, one at a time; the device and its queues belong
+ * to a thread of their own, as with vhost-user. A kick comes as an eventfd that KVM signals, an
+ * interrupt goes out by one that KVM watches, so neither passes through the monitor.
+ *
+ * The thread blocks all signals and has a small stack. It inherits the caller's seccomp filter and
+ * capabilities.
+ */
+#pragma once
+
+#include "base/error.h"
+#include "virtio/virtio.h"
+
+/* Of a device's page, and where in it the driver writes a queue's number. */
+#define VIRTIO_MMIO_SIZE   0x1000u
+#define VIRTIO_MMIO_NOTIFY 0x50u
+
+#define VIRTIO_MMIO_CONFIG_MAX 64u
+
+/* Device types of the specification. */
+enum virtio_id {
+	VIRTIO_ID_BLOCK_DEV = 2,
+	VIRTIO_ID_CONSOLE_DEV = 3,
+	VIRTIO_ID_RNG_DEV = 4,
+	VIRTIO_ID_BALLOON_DEV = 5,
+	VIRTIO_ID_VSOCK_DEV = 19,
+	VIRTIO_ID_FS_DEV = 26,
+};
+
+struct virtio_mmio_config {
+	uint32_t id;            /* enum virtio_id */
+	uint16_t queue_size;    /* the largest that is offered; a power of two */
+	/* The configuration space of a device that leaves it to its front-end; copied. */
+	const void *space;
+	size_t space_len;
+	int irq_fd;             /* signalled for an interrupt; the caller's, outlives the device */
+};
+
+struct virtio_mmio;
+
+/* Starts the thread. Takes *@dev in every case; @mem's regions are the caller's and outlive it. */
+__must_check int virtio_mmio_start(struct virtio_dev **dev, const struct gmem *mem,
+				   const struct virtio_mmio_config *config,
+				   struct virtio_mmio **ret_mmio, struct error *err);
+/* Ends the thread and frees the device. No register may be accessed any more. NULL is fine. */
+void virtio_mmio_stop(struct virtio_mmio *mmio);
+
+unsigned virtio_mmio_n_queues(const struct virtio_mmio *mmio);
+/* What a write of @q to VIRTIO_MMIO_NOTIFY should signal instead; stays the transport's. */
+int virtio_mmio_kick_fd(const struct virtio_mmio *mmio, unsigned q);
+
+/*
+ * A guest's access of @len bytes at @off of the page. Whatever it is, it has a defined result: reads
+ * of nothing give zeros, writes of nonsense are ignored.
+ */
+void virtio_mmio_read(struct virtio_mmio *mmio, uint64_t off, void *data, size_t len);
+void virtio_mmio_write(struct virtio_mmio *mmio, uint64_t off, const void *data, size_t len);

@@ -1,0 +1,65 @@
+/*
+ * The built-in monitor: a virtual machine that this process holds itself, on caisson-vmm's loop. It is
+ * made in steps, so that each thread can start with what the jail leaves it:
+ *
+ *	monitor_new();  monitor_add_device() for each;  monitor_start();  ...  monitor_free();
+ *
+ * All of it is called on the loop's thread. Console, random numbers and balloon are the monitor's own
+ * devices; all others are the caller's.
+ */
+#pragma once
+
+#include <uv.h>
+
+#include "virtio/mmio.h"
+#include "vmm/kvm/vcpu.h"
+
+#define MONITOR_MAX_VCPUS   64u
+#define MONITOR_MAX_DEVICES 48u
+
+struct monitor;
+
+struct monitor_end {
+	bool stopped;           /* by monitor_stop() */
+	enum vcpu_end why;      /* else */
+	const char *text;
+};
+
+struct monitor_ops {
+	void (*running)(void *ctx);
+	void (*console)(void *ctx, const char *data, size_t len);
+	/* The vCPUs and all devices have ended, and the console was delivered. Last callback. */
+	void (*ended)(void *ctx, const struct monitor_end *end);
+};
+
+struct monitor_config {
+	int kvm_fd;             /* of /dev/kvm */
+	int kernel_fd;
+	int initrd_fd;          /* or -1 */
+	uint32_t memory_mib;
+	uint32_t vcpus;
+	const char *cmdline_extra; /* or NULL */
+	bool debug;
+};
+
+/* Takes the descriptors of @config in every case. Callbacks come from the loop only. */
+__must_check int monitor_new(uv_loop_t *loop, const struct monitor_config *config,
+			     const struct monitor_ops *ops, void *ctx, struct monitor **ret_monitor,
+			     struct error *err);
+/* Takes *@dev in every case; starts its thread. @config's irq_fd is filled in here. */
+__must_check int monitor_add_device(struct monitor *m, struct virtio_dev **dev,
+				    const struct virtio_mmio_config *config, struct error *err);
+/* Loads the kernel and starts the vCPUs. Once. */
+__must_check int monitor_start(struct monitor *m, struct error *err);
+/* Frees once the loop has run; ends what still runs, without a callback. NULL is fine. */
+void monitor_free(struct monitor *m);
+
+/* Returns when all vCPUs are out of the guest. */
+void monitor_pause(struct monitor *m);
+void monitor_resume(struct monitor *m);
+/* ended() follows. */
+void monitor_stop(struct monitor *m);
+
+/* The kernel command line for @n_devices; on the heap. For tests, too. */
+__must_check int monitor_cmdline(const struct monitor_config *config, size_t n_devices, char **ret,
+				 struct error *err);

@@ -1,0 +1,160 @@
+#include "vmm/kvm/vm.h"
+
+#include <linux/kvm.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "vmm/kvm/layout.h"
+
+static const struct {
+	int cap;
+	const char *name;
+} needed[] = {
+	{ KVM_CAP_IRQCHIP, "interrupt controllers" },
+	{ KVM_CAP_USER_MEMORY, "memory of user space" },
+	{ KVM_CAP_SET_TSS_ADDR, "the TSS address" },
+	{ KVM_CAP_IRQFD, "irqfd" },
+	{ KVM_CAP_IOEVENTFD, "ioeventfd" },
+	{ KVM_CAP_EXT_CPUID, "CPUID tables" },
+	{ KVM_CAP_IMMEDIATE_EXIT, "immediate exits" },
+};
+
+static int check_kvm(struct vm *vm, struct error *err)
+{
+	int size;
+
+	if (ioctl(vm->kvm, KVM_GET_API_VERSION, 0) != KVM_API_VERSION)
+		return error_set(err, -ENOTSUP, "/dev/kvm speaks another version of its interface");
+	for (size_t i = 0; i < ARRAY_LEN(needed); i++)
+		if (ioctl(vm->kvm, KVM_CHECK_EXTENSION, needed[i].cap) <= 0)
+			return error_set(err, -ENOTSUP, "this KVM lacks %s", needed[i].name);
+	vm->tsc_deadline = ioctl(vm->kvm, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0;
+	size = ioctl(vm->kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
+	if (size < (int)sizeof(struct kvm_run))
+		return error_set(err, -ENOTSUP, "KVM_GET_VCPU_MMAP_SIZE gives %d", size);
+	vm->run_size = (size_t)size;
+	return 0;
+}
+
+/* KVM_CREATE_VM starts a kernel thread, which a signal may interrupt. */
+static int create(int kvm)
+{
+	for (int tries = 0;; tries++) {
+		int fd = ioctl(kvm, KVM_CREATE_VM, 0);
+
+		if (fd >= 0 || errno != EINTR || tries == 100)
+			return fd < 0 ? -errno : fd;
+	}
+}
+
+static int add_slot(struct vm *vm, uint32_t slot, uint64_t gpa, uint64_t off, uint64_t size)
+{
+	struct kvm_userspace_memory_region region = {
+		.slot = slot,
+		.guest_phys_addr = gpa,
+		.memory_size = size,
+		.userspace_addr = (uintptr_t)vm->mem + off,
+	};
+
+	if (ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &region) < 0)
+		return -errno;
+	return gmem_add_host(&vm->gmem, gpa, size, gpa, vm->mem + off);
+}
+
+static int add_memory(struct vm *vm)
+{
+	int r;
+
+	vm->mem_fd = memfd_create("guest", MFD_CLOEXEC);
+	if (vm->mem_fd < 0 || ftruncate(vm->mem_fd, (off_t)vm->mem_size) < 0)
+		return -errno;
+	vm->mem = mmap(NULL, vm->mem_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+		       vm->mem_fd, 0);
+	if (vm->mem == MAP_FAILED) {
+		vm->mem = NULL;
+		return -errno;
+	}
+	/* A core dump of ours must not hold the guest's memory. */
+	(void)madvise(vm->mem, vm->mem_size, MADV_DONTDUMP);
+	vm->low_size = MIN_OF(vm->mem_size, (uint64_t)LAYOUT_HOLE);
+	vm->high_size = vm->mem_size - vm->low_size;
+	r = add_slot(vm, 0, 0, 0, vm->low_size);
+	if (r == 0 && vm->high_size)
+		r = add_slot(vm, 1, LAYOUT_HOLE_END, vm->low_size, vm->high_size);
+	return r;
+}
+
+int vm_init(struct vm *vm, int kvm, uint64_t mem_size, struct error *err)
+{
+	uint64_t identity = LAYOUT_IDENTITY_MAP;
+	int r;
+
+	*vm = (struct vm){ .kvm = kvm, .fd = -1, .mem_fd = -1, .mem_size = mem_size };
+	if (mem_size <= LAYOUT_HIGH)
+		return error_set(err, -EINVAL, "%llu bytes of memory are too few",
+				 (unsigned long long)mem_size);
+	r = check_kvm(vm, err);
+	if (r < 0)
+		return r;
+	vm->fd = create(kvm);
+	if (vm->fd < 0)
+		return error_errno(err, vm->fd, "KVM_CREATE_VM");
+	/* Intel's processors need both, and before there are vCPUs. */
+	if (ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity) < 0 && errno != ENOTTY &&
+	    errno != EINVAL)
+		r = error_errno(err, -errno, "KVM_SET_IDENTITY_MAP_ADDR");
+	else if (ioctl(vm->fd, KVM_SET_TSS_ADDR, (unsigned long)LAYOUT_TSS) < 0)
+		r = error_errno(err, -errno, "KVM_SET_TSS_ADDR");
+	else if (ioctl(vm->fd, KVM_CREATE_IRQCHIP, 0) < 0)
+		r = error_errno(err, -errno, "KVM_CREATE_IRQCHIP");
+	if (r == 0 && !vm->tsc_deadline) {
+		struct kvm_pit_config pit = { .flags = KVM_PIT_SPEAKER_DUMMY };
+
+		if (ioctl(vm->fd, KVM_CREATE_PIT2, &pit) < 0)
+			r = error_errno(err, -errno, "KVM_CREATE_PIT2");
+	}
+	if (r == 0) {
+		r = add_memory(vm);
+		if (r < 0)
+			(void)error_errno(err, r, "give the guest %llu bytes of memory",
+					  (unsigned long long)mem_size);
+	}
+	if (r < 0)
+		vm_fini(vm);
+	return r;
+}
+
+void vm_fini(struct vm *vm)
+{
+	gmem_fini(&vm->gmem);
+	if (vm->fd >= 0)
+		(void)close(take_fd(&vm->fd));
+	if (vm->mem)
+		(void)munmap(vm->mem, vm->mem_size);
+	vm->mem = NULL;
+	if (vm->mem_fd >= 0)
+		(void)close(take_fd(&vm->mem_fd));
+}
+
+int vm_ioevent(struct vm *vm, uint64_t addr, uint32_t value, int fd)
+{
+	struct kvm_ioeventfd event = {
+		.datamatch = value,
+		.addr = addr,
+		.len = 4,
+		.fd = fd,
+		.flags = KVM_IOEVENTFD_FLAG_DATAMATCH,
+	};
+
+	return ioctl(vm->fd, KVM_IOEVENTFD, &event) < 0 ? -errno : 0;
+}
+
+int vm_irq(struct vm *vm, uint32_t irq, int fd)
+{
+	struct kvm_irqfd event = { .fd = (uint32_t)fd, .gsi = irq };
+
+	return ioctl(vm->fd, KVM_IRQFD, &event) < 0 ? -errno : 0;
+}

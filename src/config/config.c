@@ -150,7 +150,7 @@ static bool one_of(const char *value, const char *const *list)
 static int apply(struct config *cfg, const char *section, const char *key, const char *value,
 		 const char **ret_want)
 {
-	static const char *const machines[] = { "auto", "microvm", "q35", NULL };
+	static const char *const machines[] = { "auto", "builtin", "microvm", "q35", NULL };
 	static const char *const levels[] = { "debug", "info", "warn", "error", NULL };
 	static const char *const models[] = { "tcfilter", "macvtap", "none", NULL };
 	uint64_t bytes;

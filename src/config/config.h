@@ -27,7 +27,7 @@ struct config {
 	char *initrd;           /* guest initramfs; NULL: initrd.cpio of the library folder */
 	char *kernel_params;    /* appended to the kernel's command line */
 	char *qemu;             /* QEMU program; NULL: found in PATH */
-	char *machine;          /* "auto", "microvm" or "q35" */
+	char *machine;          /* "auto", "builtin", "microvm" or "q35" */
 	enum config_accel accel;
 	uint64_t memory;        /* bytes of guest memory without a limit from the container */
 	uint64_t memory_overhead; /* bytes added to a container's limit */

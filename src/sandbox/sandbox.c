@@ -383,7 +383,7 @@ static void on_vm_started(struct vmm *vmm, const struct vmm_info *info, void *ar
 	(void)vmm;
 	log_write(LOG_INFO, "virtual machine started", "accelerator",
 		  info->accel == VMM_ACCEL_KVM ? "kvm" : "tcg", "machine",
-		  info->machine == VMM_MACHINE_Q35 ? "q35" : "microvm", NULL);
+		  vmm_machine_name(info->machine), NULL);
 	(void)s;
 }
 
@@ -568,8 +568,9 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 	cfg.cmdline_extra = extra;
 	cfg.memory_mib = memory_mib(s, spec);
 	cfg.vcpus = vcpus(s, spec);
-	cfg.machine = str_eq(s->config->machine, "q35")	 ? VMM_MACHINE_Q35 :
+	cfg.machine = str_eq(s->config->machine, "q35")	    ? VMM_MACHINE_Q35 :
 		      str_eq(s->config->machine, "microvm") ? VMM_MACHINE_MICROVM :
+		      str_eq(s->config->machine, "builtin") ? VMM_MACHINE_BUILTIN :
 							      VMM_MACHINE_AUTO;
 	cfg.accel = s->config->accel == CONFIG_ACCEL_KVM ? VMM_ACCEL_KVM :
 		    s->config->accel == CONFIG_ACCEL_TCG ? VMM_ACCEL_TCG :
@@ -583,7 +584,8 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 	cfg.log_fd = s->log_fd;
 	cfg.qemu = s->config->qemu;
 	cfg.debug = log_get_level() >= LOG_DEBUG;
-	if (s->config->templates)
+	/* Templates are QEMU's. */
+	if (s->config->templates && cfg.machine != VMM_MACHINE_BUILTIN)
 		template_find(&cfg, &s->template);
 	r = vmm_spawn(s->loop, &cfg, &events, s, &s->vmm, err);
 	network_vm_started(s);

@@ -65,10 +65,15 @@ enum {
 	REG_CONFIG = 0x100,
 };
 
+struct mmio_kick {
+	struct evsource src;
+	struct mmio_queue *queue;
+};
+
 struct mmio_queue {
 	struct virtio_mmio *mmio;
 	unsigned index;
-	struct evsource kick;
+	struct mmio_kick kicks[VIRTIO_QUEUE_THREADS]; /* one for each thread of the queue */
 	int kick_fd;
 	/* under lock */
 	uint32_t num;
@@ -79,7 +84,6 @@ struct mmio_queue {
 struct virtio_mmio {
 	struct virtio_dev *dev;
 	struct virtio_mmio_config config;
-	uint8_t space[VIRTIO_MMIO_CONFIG_MAX];
 	pthread_t thread;
 	int attach_result;
 
@@ -94,16 +98,21 @@ struct virtio_mmio {
 	bool broken;         /* atomic; a queue broke the rules */
 };
 
-/* --- the device's thread --- */
+/* --- the device's threads --- */
 
-static void interrupt(struct virtio_mmio *m, uint32_t bit)
+/* A full counter is a notification that is still pending. */
+static void raise_eventfd(int fd)
 {
 	uint64_t one = 1;
 
-	__atomic_fetch_or(&m->interrupt, bit, __ATOMIC_SEQ_CST);
-	/* A full counter is an interrupt that is still pending. */
-	if (write(m->config.irq_fd, &one, sizeof(one)) < 0)
+	if (write(fd, &one, sizeof(one)) < 0)
 		return;
+}
+
+static void interrupt(struct virtio_mmio *m, uint32_t bit)
+{
+	__atomic_fetch_or(&m->interrupt, bit, __ATOMIC_SEQ_CST);
+	raise_eventfd(m->config.irq_fd);
 }
 
 static void notify(void *transport, unsigned q)
@@ -133,19 +142,62 @@ static void check_broken(struct virtio_mmio *m, unsigned q)
 	interrupt(m, INTERRUPT_CONFIG);
 }
 
+static bool has_threads(const struct mmio_queue *q)
+{
+	return q->mmio->dev->queue_loops[q->index][0] != NULL;
+}
+
 static void on_kick(struct evsource *src, uint32_t events)
 {
-	struct mmio_queue *q = container_of(src, struct mmio_queue, kick);
+	struct mmio_queue *q = container_of(src, struct mmio_kick, src)->queue;
 	struct virtio_dev *dev = q->mmio->dev;
+	bool shared = has_threads(q);
 	uint64_t n;
 
 	(void)events;
 	if (read(src->fd, &n, sizeof(n)) < 0)
 		return;
-	if (!dev->queues[q->index].started)
-		return;
-	dev->ops->kick(dev, q->index);
-	check_broken(q->mmio, q->index);
+	if (shared)
+		(void)pthread_rwlock_rdlock(&dev->lock);
+	if (dev->queues[q->index].started) {
+		dev->ops->kick(dev, q->index);
+		check_broken(q->mmio, q->index);
+	}
+	if (shared)
+		(void)pthread_rwlock_unlock(&dev->lock);
+}
+
+struct listen_call {
+	struct mmio_kick *kick;
+	struct evloop *loop;
+	int fd;                 /* -1: no longer */
+	uint32_t events;
+};
+
+static int listen_in_loop(void *arg)
+{
+	struct listen_call *c = arg;
+
+	evloop_del(c->loop, &c->kick->src);
+	return c->fd < 0 ? 0 : evloop_add(c->loop, &c->kick->src, c->fd, c->events, on_kick);
+}
+
+/* Takes kicks from @fd, or with -1 from nowhere; in each thread of the queue. */
+static int queue_listen(struct mmio_queue *q, int fd)
+{
+	struct virtio_dev *dev = q->mmio->dev;
+	struct evloop **loops = dev->queue_loops[q->index];
+	struct listen_call own = { &q->kicks[0], &dev->loop, fd, EPOLLIN };
+	int r = 0;
+
+	if (!has_threads(q))
+		return listen_in_loop(&own);
+	for (unsigned i = 0; i < VIRTIO_QUEUE_THREADS && loops[i] && r == 0; i++) {
+		struct listen_call c = { &q->kicks[i], loops[i], fd, EPOLLIN | EPOLLEXCLUSIVE };
+
+		r = evloop_call(loops[i], listen_in_loop, &c);
+	}
+	return r;
 }
 
 static int activate(void *arg)
@@ -154,6 +206,7 @@ static int activate(void *arg)
 	struct virtio_dev *dev = m->dev;
 	int r = 0;
 
+	(void)pthread_rwlock_wrlock(&dev->lock);
 	dev->acked = m->driver_features & dev->features;
 	for (unsigned i = 0; i < dev->n_queues; i++) {
 		const struct mmio_queue *q = &m->queues[i];
@@ -179,9 +232,14 @@ static int activate(void *arg)
 	for (unsigned i = 0; i < dev->n_queues; i++) {
 		if (!dev->queues[i].started)
 			continue;
+		if (has_threads(&m->queues[i])) {
+			raise_eventfd(m->queues[i].kick_fd);
+			continue;
+		}
 		dev->ops->kick(dev, i);
 		check_broken(m, i);
 	}
+	(void)pthread_rwlock_unlock(&dev->lock);
 	return r;
 }
 
@@ -190,6 +248,7 @@ static int reset(void *arg)
 	struct virtio_mmio *m = arg;
 	struct virtio_dev *dev = m->dev;
 
+	(void)pthread_rwlock_wrlock(&dev->lock);
 	for (unsigned i = 0; i < dev->n_queues; i++) {
 		if (!dev->queues[i].started)
 			continue;
@@ -200,6 +259,7 @@ static int reset(void *arg)
 	dev->acked = 0;
 	if (dev->ops->reset)
 		dev->ops->reset(dev);
+	(void)pthread_rwlock_unlock(&dev->lock);
 	return 0;
 }
 
@@ -300,7 +360,7 @@ static void write_queue(struct virtio_mmio *m, uint32_t off, uint32_t v)
 {
 	struct mmio_queue *q;
 
-	if (!setting_up(m) || m->queue_sel >= m->dev->n_queues)
+	if (!setting_up(m) || m->queue_sel >= m->config.n_queues)
 		return;
 	q = &m->queues[m->queue_sel];
 	switch (off & ~4u) {
@@ -327,8 +387,6 @@ static void write_queue(struct virtio_mmio *m, uint32_t off, uint32_t v)
 
 static void write_reg(struct virtio_mmio *m, uint32_t off, uint32_t v)
 {
-	uint64_t one = 1;
-
 	switch (off) {
 	case REG_DEVICE_FEATURES_SEL:
 		m->device_sel = v;
@@ -343,8 +401,8 @@ static void write_reg(struct virtio_mmio *m, uint32_t off, uint32_t v)
 		m->queue_sel = v;
 		break;
 	case REG_QUEUE_NOTIFY:
-		if (v < m->dev->n_queues && write(m->queues[v].kick_fd, &one, sizeof(one)) < 0)
-			return;
+		if (v < m->dev->n_queues)
+			raise_eventfd(m->queues[v].kick_fd);
 		break;
 	case REG_INTERRUPT_ACK:
 		__atomic_fetch_and(&m->interrupt, ~v, __ATOMIC_SEQ_CST);
@@ -369,7 +427,7 @@ static void write_reg(struct virtio_mmio *m, uint32_t off, uint32_t v)
 
 static uint32_t read_reg(const struct virtio_mmio *m, uint32_t off)
 {
-	bool known = m->queue_sel < m->dev->n_queues;
+	bool known = m->queue_sel < m->config.n_queues;
 
 	switch (off) {
 	case REG_MAGIC:
@@ -404,9 +462,11 @@ static uint32_t read_reg(const struct virtio_mmio *m, uint32_t off)
 	}
 }
 
-static size_t space_size(const struct virtio_mmio *m)
+static bool in_config(const struct virtio_mmio *m, uint64_t off, size_t len)
 {
-	return m->config.space ? m->config.space_len : m->dev->config_size;
+	uint64_t size = m->dev->config_size;
+
+	return off - REG_CONFIG < size && len <= size - (off - REG_CONFIG);
 }
 
 void virtio_mmio_read(struct virtio_mmio *m, uint64_t off, void *data, size_t len)
@@ -416,14 +476,11 @@ void virtio_mmio_read(struct virtio_mmio *m, uint64_t off, void *data, size_t le
 	if (off < REG_CONFIG) {
 		if (len == 4 && off % 4 == 0)
 			store_le32(data, read_reg(m, (uint32_t)off));
-	} else if (off - REG_CONFIG < space_size(m) && len <= space_size(m) - (off - REG_CONFIG)) {
+	} else if (in_config(m, off, len) && m->dev->ops->read_config) {
 		struct config_call call = { .dev = m->dev, .off = (uint32_t)(off - REG_CONFIG),
 					    .len = (uint32_t)len, .data = data };
 
-		if (m->config.space)
-			memcpy(data, m->space + call.off, len);
-		else if (m->dev->ops->read_config)
-			(void)evloop_call(&m->dev->loop, read_config, &call);
+		(void)evloop_call(&m->dev->loop, read_config, &call);
 	}
 	pthread_mutex_unlock(&m->lock);
 }
@@ -434,8 +491,7 @@ void virtio_mmio_write(struct virtio_mmio *m, uint64_t off, const void *data, si
 	if (off < REG_CONFIG) {
 		if (len == 4 && off % 4 == 0)
 			write_reg(m, (uint32_t)off, load_le32(data));
-	} else if (!m->config.space && m->dev->ops->write_config &&
-		   off - REG_CONFIG < space_size(m) && len <= space_size(m) - (off - REG_CONFIG)) {
+	} else if (in_config(m, off, len) && m->dev->ops->write_config) {
 		struct config_call call = { .dev = m->dev, .off = (uint32_t)(off - REG_CONFIG),
 					    .len = (uint32_t)len, .from = data };
 
@@ -487,12 +543,23 @@ static int start_thread(struct virtio_mmio *m)
 static void mmio_free(struct virtio_mmio *m)
 {
 	for (unsigned i = 0; i < VIRTIO_MAX_QUEUES; i++) {
-		evloop_del(&m->dev->loop, &m->queues[i].kick);
-		cleanup_close_(&m->queues[i].kick_fd);
+		if (m->queues[i].kick_fd < 0)
+			continue;
+		(void)queue_listen(&m->queues[i], -1);
+		(void)close(m->queues[i].kick_fd);
 	}
 	virtio_dev_free(m->dev);
 	pthread_mutex_destroy(&m->lock);
 	free(m);
+}
+
+static void init_queue(struct virtio_mmio *m, unsigned i)
+{
+	struct mmio_queue *q = &m->queues[i];
+
+	*q = (struct mmio_queue){ .mmio = m, .index = i, .kick_fd = -1 };
+	for (unsigned k = 0; k < VIRTIO_QUEUE_THREADS; k++)
+		q->kicks[k] = (struct mmio_kick){ .src.fd = -1, .queue = q };
 }
 
 static int make_queues(struct virtio_mmio *m)
@@ -500,15 +567,14 @@ static int make_queues(struct virtio_mmio *m)
 	int r = 0;
 
 	for (unsigned i = 0; i < VIRTIO_MAX_QUEUES; i++)
-		m->queues[i] = (struct mmio_queue){ .mmio = m, .index = i, .kick.fd = -1,
-						    .kick_fd = -1 };
+		init_queue(m, i);
 	for (unsigned i = 0; i < m->dev->n_queues && r == 0; i++) {
 		struct mmio_queue *q = &m->queues[i];
 
 		q->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 		if (q->kick_fd < 0)
 			return -errno;
-		r = evloop_add(&m->dev->loop, &q->kick, q->kick_fd, EPOLLIN, on_kick);
+		r = queue_listen(q, q->kick_fd);
 	}
 	return r;
 }
@@ -521,15 +587,14 @@ int virtio_mmio_start(struct virtio_dev **dev, const struct gmem *mem,
 	struct virtio_mmio *m = calloc(1, sizeof(*m));
 	int r = 0;
 
-	if (!m || config->space_len > sizeof(m->space)) {
+	if (!m || config->n_queues > VIRTIO_MAX_QUEUES) {
 		free(m);
 		virtio_dev_free(d);
 		return error_set(err, -ENOMEM, "out of memory");
 	}
 	m->dev = d;
 	m->config = *config;
-	if (config->space)
-		memcpy(m->space, config->space, config->space_len);
+	m->config.n_queues = MAX_OF(config->n_queues, d->n_queues);
 	(void)pthread_mutex_init(&m->lock, NULL);
 	d->transport = m;
 	d->transport_ops = &transport_ops;

@@ -2,7 +2,8 @@
  * virtio-mmio (version 2): carries a device of this folder to a guest of the built-in monitor. The
  * register file is read and written by vCPU threads, one at a time; the device and its queues belong
  * to a thread of their own, as with vhost-user. A kick comes as an eventfd that KVM signals, an
- * interrupt goes out by one that KVM watches, so neither passes through the monitor.
+ * interrupt goes out by one that KVM watches, so neither passes through the monitor. Queues may have
+ * threads of their own (virtio_dev.queue_loops).
  *
  * The thread blocks all signals and has a small stack. It inherits the caller's seccomp filter and
  * capabilities.
@@ -15,8 +16,6 @@
 /* Of a device's page, and where in it the driver writes a queue's number. */
 #define VIRTIO_MMIO_SIZE   0x1000u
 #define VIRTIO_MMIO_NOTIFY 0x50u
-
-#define VIRTIO_MMIO_CONFIG_MAX 64u
 
 /* Device types of the specification. */
 enum virtio_id {
@@ -31,9 +30,8 @@ enum virtio_id {
 struct virtio_mmio_config {
 	uint32_t id;            /* enum virtio_id */
 	uint16_t queue_size;    /* the largest that is offered; a power of two */
-	/* The configuration space of a device that leaves it to its front-end; copied. */
-	const void *space;
-	size_t space_len;
+	/* Of the device type, where the device here serves fewer: the rest stay idle. 0: the device's. */
+	unsigned n_queues;
 	int irq_fd;             /* signalled for an interrupt; the caller's, outlives the device */
 };
 

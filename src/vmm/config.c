@@ -8,6 +8,8 @@
 #include "base/cleanup.h"
 #include "base/str.h"
 #include "vmm/kernel.h"
+#include "vmm/kvm/cmdline.h"
+#include "vmm/kvm/limits.h"
 #include "vmm/qemu/args.h"
 #include "vmm/spawn.h"
 
@@ -46,6 +48,21 @@ const char *vmm_exit_name(enum vmm_exit reason)
 		return "lost";
 	default:
 		return "unknown";
+	}
+}
+
+const char *vmm_machine_name(enum vmm_machine machine)
+{
+	switch (machine) {
+	case VMM_MACHINE_MICROVM:
+		return "microvm";
+	case VMM_MACHINE_Q35:
+		return "q35";
+	case VMM_MACHINE_BUILTIN:
+		return "builtin";
+	case VMM_MACHINE_AUTO:
+	default:
+		return "auto";
 	}
 }
 
@@ -195,15 +212,41 @@ static int check(const struct vmm_config *cfg, uint32_t *ret_features, struct er
 	return 0;
 }
 
-static int settle_machine(const struct vmm_config *cfg, enum vmm_machine *ret, struct error *err)
+/* Why the built-in monitor cannot hold the VM, or NULL. */
+static const char *not_builtin(const struct vmm_config *cfg, enum vmm_accel accel)
+{
+	size_t n = 1 + cfg->n_disks + cfg->shelf + cfg->n_shares + MONITOR_OWN_DEVICES;
+
+	if (accel != VMM_ACCEL_KVM)
+		return "it needs KVM";
+	if (cfg->root_image)
+		return "it has no pmem device for a root image";
+	if (cfg->n_nics)
+		return "it has no network cards";
+	if (cfg->will_save || cfg->template_ram_fd >= 0)
+		return "it has no templates";
+	if (n > MONITOR_MAX_DEVICES || cfg->vcpus > MONITOR_MAX_VCPUS)
+		return "it does not hold that many devices or vCPUs";
+	return NULL;
+}
+
+static int settle_machine(const struct vmm_config *cfg, enum vmm_accel accel,
+			  enum vmm_machine *ret, struct error *err)
 {
 	size_t n = qemu_mmio_slots(1 + cfg->n_disks + cfg->shelf + cfg->n_shares +
 				   cfg->n_nics);
 	bool fits = n <= QEMU_MICROVM_SLOTS && !cfg->root_image;
+	const char *why = not_builtin(cfg, accel);
 
 	switch (cfg->machine) {
 	case VMM_MACHINE_AUTO:
-		*ret = fits ? VMM_MACHINE_MICROVM : VMM_MACHINE_Q35;
+		*ret = !why ? VMM_MACHINE_BUILTIN : fits ? VMM_MACHINE_MICROVM : VMM_MACHINE_Q35;
+		return 0;
+	case VMM_MACHINE_BUILTIN:
+		if (why)
+			return error_set(err, -ENOTSUP, "the built-in monitor cannot run this: %s",
+					 why);
+		*ret = VMM_MACHINE_BUILTIN;
 		return 0;
 	case VMM_MACHINE_MICROVM:
 		if (!fits)
@@ -336,13 +379,19 @@ static int check_cmdline(const struct vmm_config *cfg, enum vmm_machine machine,
 		.tsc_khz = UINT32_MAX,
 		.debug = cfg->debug,
 	};
+	const struct cmdline_plan builtin = {
+		.extra = cfg->cmdline_extra,
+		.n_devices = plan.n_devices + MONITOR_OWN_DEVICES,
+		.debug = cfg->debug,
+	};
 	auto_free char *text = NULL;
 
 	for (const char *p = cfg->cmdline_extra; p && *p; p++)
 		if ((unsigned char)*p < ' ' || *p == 0x7f)
 			return error_set(err, -EINVAL,
 					 "the kernel command line holds a control character");
-	return qemu_cmdline(&plan, &text, err);
+	return machine == VMM_MACHINE_BUILTIN ? cmdline_make(&builtin, &text, err)
+					      : qemu_cmdline(&plan, &text, err);
 }
 
 int config_pack(const struct vmm_config *cfg, uint8_t **ret_data, size_t *ret_len,
@@ -357,20 +406,21 @@ int config_pack(const struct vmm_config *cfg, uint8_t **ret_data, size_t *ret_le
 	int r = check(cfg, &features, err);
 
 	if (r == 0)
-		r = settle_machine(cfg, &machine, err);
-	if (r == 0)
-		r = check_cmdline(cfg, machine, err);
-	if (r == 0)
 		r = vmm_host_probe(NULL, &host, err);
 	if (r == 0)
 		r = settle_accel(cfg, &host, &accel, err);
+	if (r == 0)
+		r = settle_machine(cfg, accel, &machine, err);
+	if (r == 0)
+		r = check_cmdline(cfg, machine, err);
 	if (r < 0)
 		return r;
-	qemu = cfg->qemu ? cfg->qemu : host.qemu_path;
-	if (str_empty(qemu))
+	qemu = machine == VMM_MACHINE_BUILTIN ? "" : cfg->qemu ? cfg->qemu : host.qemu_path;
+	if (str_empty(qemu) && machine != VMM_MACHINE_BUILTIN)
 		return error_set(err, -ENOENT,
 				 "qemu-system-x86_64 is not installed (looked in the usual places)");
-	r = check_file("the QEMU program", qemu, false, err);
+	if (!str_empty(qemu))
+		r = check_file("the QEMU program", qemu, false, err);
 	if (r < 0)
 		return r;
 	/* QEMU without KVM copies the packets itself in any case. */

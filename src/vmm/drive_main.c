@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include <uv.h>
 
+#include "base/cleanup.h"
 #include "base/log.h"
 #include "base/str.h"
 #include "vmm/vmm.h"
@@ -50,7 +51,7 @@ static void on_started(struct vmm *vmm, const struct vmm_info *info, void *ctx)
 	(void)vmm;
 	(void)ctx;
 	printf("started machine=%s accel=%s vmm=%d qemu=%d\n",
-	       info->machine == VMM_MACHINE_Q35 ? "q35" : "microvm",
+	       vmm_machine_name(info->machine),
 	       info->accel == VMM_ACCEL_KVM ? "kvm" : "tcg", info->vmm_pid, info->qemu_pid);
 	fflush(stdout);
 }
@@ -182,6 +183,17 @@ static void add_share(struct vmm_share *share, char *text)
 	share->read_only = str_eq(strtok(NULL, ":"), "ro");
 }
 
+static enum vmm_machine machine_of(const char *name)
+{
+	static const enum vmm_machine all[] = { VMM_MACHINE_MICROVM, VMM_MACHINE_Q35,
+						VMM_MACHINE_BUILTIN };
+
+	for (size_t i = 0; i < ARRAY_LEN(all); i++)
+		if (str_eq(name, vmm_machine_name(all[i])))
+			return all[i];
+	return VMM_MACHINE_AUTO;
+}
+
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
@@ -217,7 +229,7 @@ int main(int argc, char **argv)
 		case 's': cfg.shelf = true; break;
 		case 'm': cfg.memory_mib = (uint32_t)atoi(optarg); break;
 		case 'c': cfg.vcpus = (uint32_t)atoi(optarg); break;
-		case 'M': cfg.machine = str_eq(optarg, "q35") ? VMM_MACHINE_Q35 : VMM_MACHINE_MICROVM; break;
+		case 'M': cfg.machine = machine_of(optarg); break;
 		case 'A': cfg.accel = str_eq(optarg, "kvm") ? VMM_ACCEL_KVM : VMM_ACCEL_TCG; break;
 		case 'C': cfg.console_fd = open(optarg, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600); break;
 		case 'p': cfg.program = optarg; break;

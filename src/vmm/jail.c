@@ -105,6 +105,9 @@ static int fill_root(const struct jail *jail, struct error *err)
 {
 	int r = 0;
 
+	/* The built-in monitor has all it needs open. */
+	if (!jail->qemu)
+		return bind_ro(jail->dir, JAIL_VM, MS_NODEV | MS_NOEXEC, err);
 	for (size_t i = 0; i < ARRAY_LEN(trees) && r == 0; i++)
 		r = copy_tree(trees[i], err);
 	for (size_t i = 0; i < ARRAY_LEN(plain_files) && r == 0; i++)

@@ -25,7 +25,7 @@
 
 struct jail {
 	const char *dir;        /* the VM's directory; the root is mounted on its jail/ */
-	const char *qemu;
+	const char *qemu;       /* or NULL: of what follows, only proc and netns_fd count */
 	const char *kernel;
 	const char *initrd;     /* or NULL */
 	const char *root_image; /* or NULL */

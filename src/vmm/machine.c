@@ -19,6 +19,7 @@
 #include "virtio/vsock.h"
 #include "vmm/jail.h"
 #include "vmm/kernel.h"
+#include "vmm/kvm/monitor.h"
 #include "vmm/qemu/qemu.h"
 #include "vmm/ram.h"
 #include "vmm/seccomp.h"
@@ -47,8 +48,10 @@ struct shelved {
 struct machine {
 	const struct machine_ops *ops;
 	void *ctx;
+	/* One of the two. */
 	struct qemu *qemu;
-	struct vhost_user *backends[QEMU_MAX_DEVICES];
+	struct monitor *monitor;
+	struct vhost_user *backends[QEMU_MAX_DEVICES]; /* QEMU's devices */
 	size_t n_backends;
 	struct virtio_dev *shelf; /* for calls across threads, until its back-end stops; or NULL */
 	struct shelved shelved[BLK_SHELF_PARTS];
@@ -61,7 +64,7 @@ struct machine {
 	bool flood_seen;        /* said once: whoever floods the console must not flood the log */
 };
 
-/* What one device needs to start: QEMU's end, our end, the device. */
+/* What one device needs to start: what it is, with QEMU's end if there is a QEMU, our end, itself. */
 struct pending_device {
 	struct qemu_device qemu;
 	int fd;
@@ -71,6 +74,12 @@ struct pending_device {
 struct pending {
 	struct pending_device devices[QEMU_MAX_DEVICES];
 	size_t n;
+	bool builtin;           /* no vhost-user, no sockets */
+};
+
+/* What the built-in monitor reads, open before the jail closes. */
+struct builtin_fds {
+	int kvm, kernel, initrd;
 };
 
 static void pending_fini(struct pending *p)
@@ -87,10 +96,10 @@ static void pending_fini(struct pending *p)
 static int pending_add(struct pending *p, enum qemu_device_kind kind, const char *tag,
 		       struct virtio_dev *dev, struct error *err)
 {
-	int fds[2];
+	int fds[2] = { -1, -1 };
 
 	if (p->n == QEMU_MAX_DEVICES ||
-	    socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0) {
+	    (!p->builtin && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)) {
 		virtio_dev_free(dev);
 		return error_set(err, -EMFILE, "too many devices");
 	}
@@ -199,7 +208,8 @@ static int add_shares(struct pending *p, const Caisson__Vmm__V1__VmConfig *confi
 		r = fs_export_new(&fs_config, &fs, err);
 		if (r == 0)
 			r = fs_dev_new(fs, share_queues(config),
-				       typed(config) ? config->shares[i]->tag : NULL, &dev, err);
+				       typed(config) || p->builtin ? config->shares[i]->tag : NULL,
+				       &dev, err);
 		if (r == 0)
 			r = pending_add(p, QEMU_DEVICE_FS, config->shares[i]->tag, dev, err);
 	}
@@ -330,11 +340,97 @@ static const struct qemu_ops qemu_ops = {
 	.ended = on_ended,
 };
 
+static enum vmm_exit judge_builtin(const struct monitor_end *end, const char *panic)
+{
+	if (end->stopped)
+		return VMM_EXIT_STOPPED;
+	switch (end->why) {
+	case VCPU_END_RESET:
+		return panic ? VMM_EXIT_PANIC : VMM_EXIT_GUEST;
+	case VCPU_END_TRIPLE_FAULT:
+		return VMM_EXIT_PANIC;
+	case VCPU_END_FAILED:
+	default:
+		return VMM_EXIT_CRASH;
+	}
+}
+
+static char *describe_builtin(const struct machine *m, const struct monitor_end *end,
+			      const char *panic)
+{
+	auto_free char *tail = console_tail(&m->console, TAIL_LINES, TAIL_MAX);
+	const char *title = tail && *tail ? "; the guest's console:\n" : "";
+
+	if (end->stopped)
+		return strdup("stopped");
+	if (panic)
+		return str_printf("the guest's kernel panicked: %s", panic);
+	if (end->why == VCPU_END_RESET)
+		return strdup("the guest powered off");
+	return str_printf("%s%s%s%s",
+			  end->why == VCPU_END_TRIPLE_FAULT ?
+				  "the guest's processor gave up (triple fault): " :
+				  "the virtual machine cannot go on: ",
+			  end->text, title, tail ? tail : "");
+}
+
+static void on_builtin_ended(void *ctx, const struct monitor_end *end)
+{
+	struct machine *m = ctx;
+	auto_free char *panic = console_panic(&m->console);
+	enum vmm_exit reason = judge_builtin(end, panic);
+	auto_free char *text = describe_builtin(m, end, panic);
+
+	m->shelf = NULL;
+	monitor_free(take_ptr(&m->monitor));
+	m->ops->ended(m->ctx, reason, text ? text : "out of memory");
+}
+
+static const struct monitor_ops builtin_ops = {
+	.running = on_running,
+	.console = on_console,
+	.ended = on_builtin_ended,
+};
+
 static uint64_t file_size(const char *path)
 {
 	struct stat st;
 
 	return stat(path, &st) == 0 && st.st_size > 0 ? (uint64_t)st.st_size : 0;
+}
+
+static int start_builtin(struct machine *m, struct pending_device *d, struct error *err)
+{
+	struct virtio_mmio_config config = { .queue_size = 128 };
+
+	switch (d->qemu.kind) {
+	case QEMU_DEVICE_VSOCK:
+		config.id = VIRTIO_ID_VSOCK_DEV;
+		/* The third tells of a move to another host, which never happens. */
+		config.n_queues = 3;
+		break;
+	case QEMU_DEVICE_BLK:
+		config.id = VIRTIO_ID_BLOCK_DEV;
+		break;
+	case QEMU_DEVICE_FS:
+		config.id = VIRTIO_ID_FS_DEV;
+		config.queue_size = 512;
+		break;
+	}
+	return monitor_add_device(m->monitor, &d->dev, &config, err);
+}
+
+static int start_backend(struct machine *m, struct pending_device *d, struct error *err)
+{
+	int r;
+
+	if (m->monitor)
+		return start_builtin(m, d, err);
+	r = vhost_user_start(&d->dev, take_fd(&d->fd), VHOST_USER_CONNECTED,
+			     &m->backends[m->n_backends], err);
+	if (r == 0)
+		m->n_backends++;
+	return r;
 }
 
 /*
@@ -352,12 +448,8 @@ static int start_backends(struct machine *m, struct pending *p, bool shares, str
 	for (size_t i = 0; i < p->n && r == 0; i++) {
 		struct pending_device *d = &p->devices[i];
 
-		if ((d->qemu.kind == QEMU_DEVICE_FS) != shares)
-			continue;
-		r = vhost_user_start(&d->dev, take_fd(&d->fd), VHOST_USER_CONNECTED,
-				     &m->backends[m->n_backends], err);
-		if (r == 0)
-			m->n_backends++;
+		if ((d->qemu.kind == QEMU_DEVICE_FS) == shares)
+			r = start_backend(m, d, err);
 	}
 	return r;
 }
@@ -451,15 +543,60 @@ static int launch(uv_loop_t *loop, struct machine *m, const Caisson__Vmm__V1__Vm
 	return r;
 }
 
+static int open_builtin(const Caisson__Vmm__V1__VmConfig *config, struct builtin_fds *fds,
+			struct error *err)
+{
+	const struct {
+		const char *path;
+		int flags, *ret;
+	} files[] = { { "/dev/kvm", O_RDWR, &fds->kvm },
+		      { config->kernel, O_RDONLY, &fds->kernel },
+		      { config->initrd, O_RDONLY, &fds->initrd } };
+
+	for (size_t i = 0; i < ARRAY_LEN(files); i++) {
+		if (!*files[i].path)
+			continue;
+		*files[i].ret = open(files[i].path, files[i].flags | O_CLOEXEC);
+		if (*files[i].ret < 0)
+			return error_errno(err, -errno, "open '%s'", files[i].path);
+	}
+	return 0;
+}
+
+static int launch_builtin(uv_loop_t *loop, struct machine *m,
+			  const Caisson__Vmm__V1__VmConfig *config, struct pending *p,
+			  struct builtin_fds *fds, struct error *err)
+{
+	const struct monitor_config plan = {
+		.kvm_fd = take_fd(&fds->kvm),
+		.mem_fd = take_fd(&m->ram_fd),
+		.kernel_fd = take_fd(&fds->kernel),
+		.initrd_fd = take_fd(&fds->initrd),
+		.memory_mib = config->memory_mib,
+		.vcpus = config->vcpus,
+		.cmdline_extra = config->cmdline_extra,
+		.debug = config->debug,
+	};
+	int r = monitor_new(loop, &plan, &builtin_ops, m, &m->monitor, err);
+
+	if (r == 0 && config->n_shares)
+		r = start_backends(m, p, true, err);
+	if (r == 0)
+		r = start_backends(m, p, false, err);
+	return r < 0 ? r : monitor_start(m->monitor, err);
+}
+
 int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
 		  struct machine_fds *fds, const struct machine_ops *ops, void *ctx,
 		  struct machine **ret_machine, struct error *err)
 {
-	__attribute__((cleanup(pending_fini))) struct pending p = { 0 };
+	bool builtin = config->machine == VMM_MACHINE_BUILTIN;
+	__attribute__((cleanup(pending_fini))) struct pending p = { .builtin = builtin };
+	struct builtin_fds files = { -1, -1, -1 };
 	struct machine *m = calloc(1, sizeof(*m));
 	const struct jail jail = {
 		.dir = config->dir,
-		.qemu = config->qemu,
+		.qemu = builtin ? NULL : config->qemu,
 		.kernel = config->kernel,
 		.initrd = *config->initrd ? config->initrd : NULL,
 		.root_image = *config->root_image ? config->root_image : NULL,
@@ -483,6 +620,8 @@ int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
 	r = add_devices(m, &p, config, fds, err);
 	if (r == 0)
 		r = open_shares(config, shares, err);
+	if (r == 0 && builtin)
+		r = open_builtin(config, &files, err);
 	if (r == 0)
 		r = jail_enter(&jail, &m->ram_fd, err);
 	cleanup_close_(&fds->netns);
@@ -502,7 +641,11 @@ int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
 			(void)error_errno(err, r, "close the jail");
 	}
 	if (r == 0)
-		r = launch(loop, m, config, fds, &p, root_size, err);
+		r = builtin ? launch_builtin(loop, m, config, &p, &files, err)
+			    : launch(loop, m, config, fds, &p, root_size, err);
+	cleanup_close_(&files.kvm);
+	cleanup_close_(&files.kernel);
+	cleanup_close_(&files.initrd);
 	cleanup_close_(&fds->ram);
 	cleanup_close_(&fds->state);
 	fds->ram = fds->state = -1;
@@ -519,6 +662,7 @@ void machine_free(struct machine *m)
 	if (!m)
 		return;
 	qemu_free(take_ptr(&m->qemu));
+	monitor_free(take_ptr(&m->monitor));
 	stop_backends(m);
 	cleanup_close_(&m->console_fd);
 	cleanup_close_(&m->ram_fd);
@@ -530,16 +674,28 @@ void machine_free(struct machine *m)
 
 int machine_pause(struct machine *m, machine_done_fn cb, void *ctx)
 {
+	if (m->monitor) {
+		monitor_pause(m->monitor);
+		cb(ctx, NULL);
+		return 0;
+	}
 	return m->qemu ? qemu_command(m->qemu, "stop", NULL, cb, ctx) : -ECONNRESET;
 }
 
 int machine_resume(struct machine *m, machine_done_fn cb, void *ctx)
 {
+	if (m->monitor) {
+		monitor_resume(m->monitor);
+		cb(ctx, NULL);
+		return 0;
+	}
 	return m->qemu ? qemu_command(m->qemu, "cont", NULL, cb, ctx) : -ECONNRESET;
 }
 
 void machine_stop(struct machine *m)
 {
+	if (m->monitor)
+		monitor_stop(m->monitor);
 	if (!m->qemu)
 		return;
 	m->stopping = true;

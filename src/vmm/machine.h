@@ -1,5 +1,6 @@
 /*
- * The machine that a caisson-vmm holds: QEMU and the back-ends of its devices, from start to end.
+ * The machine that a caisson-vmm holds, from start to end: the built-in monitor's, or QEMU and the
+ * back-ends of its devices.
  * Lives on the program's one loop; each back-end has a thread of its own.
  */
 #pragma once
@@ -27,7 +28,7 @@ struct machine_fds {
 };
 
 /*
- * Opens the disks, enters the jail, starts back-ends and QEMU. On failure the process is good
+ * Opens the disks, enters the jail, starts the devices and the guest. On failure the process is good
  * for nothing but reporting it.
  */
 int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
@@ -35,6 +36,7 @@ int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
 		  struct machine **ret_machine, struct error *err);
 void machine_free(struct machine *m);
 
+/* May run within the call. */
 typedef void (*machine_done_fn)(void *ctx, const struct error *err);
 
 int machine_pause(struct machine *m, machine_done_fn cb, void *ctx);

@@ -47,9 +47,10 @@
 #define VMM_GUEST_CID  3u
 
 enum vmm_machine {
-	VMM_MACHINE_AUTO = 0,       /* microvm, or q35 where microvm cannot hold the devices */
-	VMM_MACHINE_MICROVM,
-	VMM_MACHINE_Q35,
+	VMM_MACHINE_AUTO = 0,       /* builtin, microvm or q35: the first that can hold the devices */
+	VMM_MACHINE_MICROVM,        /* QEMU's */
+	VMM_MACHINE_Q35,            /* QEMU's */
+	VMM_MACHINE_BUILTIN,        /* the monitor of our own; needs KVM */
 };
 
 enum vmm_accel {
@@ -154,18 +155,19 @@ enum vmm_exit {
 };
 
 const char *vmm_exit_name(enum vmm_exit reason);
+const char *vmm_machine_name(enum vmm_machine machine);
 
 struct vmm_info {
 	enum vmm_machine machine;   /* never AUTO */
 	enum vmm_accel accel;       /* never AUTO */
 	pid_t vmm_pid;
-	pid_t qemu_pid;             /* as seen from the caller's pid namespace, or 0 */
+	pid_t qemu_pid;             /* as seen from the caller's pid namespace; 0: there is none */
 };
 
 struct vmm;
 
 struct vmm_events {
-	/* QEMU runs the guest. Information only: the agent's hello is the sign of life to wait for. */
+	/* The guest runs. Information only: the agent's hello is the sign of life to wait for. */
 	void (*started)(struct vmm *vmm, const struct vmm_info *info, void *ctx);
 	/*
 	 * The machine and all its processes are gone. Exactly once after a successful

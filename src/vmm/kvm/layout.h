@@ -22,6 +22,7 @@
 #define LAYOUT_HOLE       0xc0000000u
 #define LAYOUT_HOLE_END   0x100000000ull
 #define LAYOUT_MMIO       0xc0001000u   /* one page for each virtio device */
+#define LAYOUT_MMIO_STEP  0x1000u
 #define LAYOUT_IOAPIC     0xfec00000u
 #define LAYOUT_LAPIC      0xfee00000u
 #define LAYOUT_IDENTITY_MAP 0xfffbc000u

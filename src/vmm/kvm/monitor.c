@@ -26,12 +26,11 @@
 #include "virtio/console.h"
 #include "virtio/rng.h"
 #include "vmm/kvm/boot.h"
+#include "vmm/kvm/cmdline.h"
 #include "vmm/kvm/layout.h"
 
-#define READ_SIZE  4096u
-#define SMALL_MIB  256u         /* guests that save on hash tables */
-#define OWN_DEVICES 3u
-#define OWN_QUEUE  64u
+#define READ_SIZE   4096u
+#define OWN_QUEUE   64u
 
 struct device {
 	struct virtio_mmio *mmio;
@@ -62,40 +61,6 @@ struct monitor {
 	struct monitor_end end;
 	char text[200];
 };
-
-/* The end of the guest is a reset by the keyboard controller's port, so that a triple fault is one. */
-static const char cmdline_common[] =
-	"console=hvc0 reboot=k panic=-1 nomodule tsc=reliable no_timer_check noreplace-smp"
-	" cryptomgr.notests random.trust_cpu=on swiotlb=noforce rcupdate.rcu_expedited=1 pci=off"
-	/* Free pieces of 64 KiB go back to the host; by default only those of 2 MiB would. */
-	" page_reporting.page_reporting_order=4";
-
-int monitor_cmdline(const struct monitor_config *config, size_t n_devices, char **ret,
-		    struct error *err)
-{
-	auto_free char *text = NULL;
-	size_t size = 0;
-	FILE *f = open_memstream(&text, &size);
-	bool bad;
-
-	if (!f)
-		return error_set(err, -ENOMEM, "no memory for the kernel command line");
-	fputs(cmdline_common, f);
-	fputs(config->debug ? " loglevel=7" : " quiet", f);
-	/* The kernel would size these for a machine that runs more than one small pod. */
-	if (config->memory_mib <= SMALL_MIB)
-		fputs(" dhash_entries=4096 ihash_entries=2048 thash_entries=1024 dummy.numdummies=0", f);
-	for (unsigned i = 0; i < n_devices; i++)
-		fprintf(f, " virtio_mmio.device=4K@%#x:%u", LAYOUT_MMIO + i * VIRTIO_MMIO_SIZE,
-			LAYOUT_IRQ_FIRST + i % (LAYOUT_IRQ_LAST - LAYOUT_IRQ_FIRST + 1));
-	if (config->cmdline_extra && *config->cmdline_extra)
-		fprintf(f, " %s", config->cmdline_extra);
-	bad = ferror(f);
-	if (fclose(f) != 0 || bad)
-		return error_set(err, -ENOMEM, "no memory for the kernel command line");
-	*ret = take_ptr(&text);
-	return 0;
-}
 
 /* --- vCPUs' threads --- */
 
@@ -199,6 +164,8 @@ static void log_exits(const struct monitor *m)
 	for (unsigned i = 0; i < m->config.vcpus; i++)
 		for (unsigned k = 0; k < VCPU_N_EXITS; k++)
 			n[k] += m->vcpus[i].exits[k];
+	if (!m->vm_open)
+		return;
 	log_debug("exits: io %llu, mmio %llu, interrupted %llu, other %llu",
 		  (unsigned long long)n[VCPU_EXIT_IO], (unsigned long long)n[VCPU_EXIT_MMIO],
 		  (unsigned long long)n[VCPU_EXIT_INTERRUPTED],
@@ -297,6 +264,7 @@ int monitor_new(uv_loop_t *loop, const struct monitor_config *config, const stru
 
 	if (!m) {
 		cleanup_close_(&(int){ config->kvm_fd });
+		cleanup_close_(&(int){ config->mem_fd });
 		cleanup_close_(&(int){ config->kernel_fd });
 		cleanup_close_(&(int){ config->initrd_fd });
 		return error_set(err, -ENOMEM, "no memory for the machine");
@@ -314,7 +282,8 @@ int monitor_new(uv_loop_t *loop, const struct monitor_config *config, const stru
 		r = error_set(err, -EINVAL, "%u vCPUs: 1 to %u can be had", config->vcpus,
 			      MONITOR_MAX_VCPUS);
 	if (r == 0)
-		r = vm_init(&m->vm, config->kvm_fd, (uint64_t)config->memory_mib << 20, err);
+		r = vm_init(&m->vm, config->kvm_fd, take_fd(&m->config.mem_fd),
+			    (uint64_t)config->memory_mib << 20, err);
 	m->vm_open = r == 0;
 	if (r < 0) {
 		m->config.vcpus = 0;
@@ -366,7 +335,13 @@ static int load(struct monitor *m, struct kernel_image *kernel, struct error *er
 		.n_cpus = m->config.vcpus,
 		.initrd_fd = m->config.initrd_fd,
 	};
-	int r = monitor_cmdline(&m->config, m->n_devices, &cmdline, err);
+	const struct cmdline_plan plan = {
+		.extra = m->config.cmdline_extra,
+		.memory_mib = m->config.memory_mib,
+		.n_devices = m->n_devices,
+		.debug = m->config.debug,
+	};
+	int r = cmdline_make(&plan, &cmdline, err);
 
 	if (r == 0)
 		r = kernel_load(&m->vm.gmem, m->vm.low_size, m->config.kernel_fd, kernel, err);
@@ -406,6 +381,7 @@ void monitor_free(struct monitor *m)
 	stop_all(m);
 	close_console(m);
 	cleanup_close_(&m->config.kvm_fd);
+	cleanup_close_(&m->config.mem_fd);
 	cleanup_close_(&m->config.kernel_fd);
 	cleanup_close_(&m->config.initrd_fd);
 	if (m->wake_open)

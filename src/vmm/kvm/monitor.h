@@ -12,10 +12,8 @@
 #include <uv.h>
 
 #include "virtio/mmio.h"
+#include "vmm/kvm/limits.h"
 #include "vmm/kvm/vcpu.h"
-
-#define MONITOR_MAX_VCPUS   64u
-#define MONITOR_MAX_DEVICES 48u
 
 struct monitor;
 
@@ -34,6 +32,7 @@ struct monitor_ops {
 
 struct monitor_config {
 	int kvm_fd;             /* of /dev/kvm */
+	int mem_fd;             /* a file of the memory's size */
 	int kernel_fd;
 	int initrd_fd;          /* or -1 */
 	uint32_t memory_mib;
@@ -59,7 +58,3 @@ void monitor_pause(struct monitor *m);
 void monitor_resume(struct monitor *m);
 /* ended() follows. */
 void monitor_stop(struct monitor *m);
-
-/* The kernel command line for @n_devices; on the heap. For tests, too. */
-__must_check int monitor_cmdline(const struct monitor_config *config, size_t n_devices, char **ret,
-				 struct error *err);

@@ -68,9 +68,6 @@ static int add_memory(struct vm *vm)
 {
 	int r;
 
-	vm->mem_fd = memfd_create("guest", MFD_CLOEXEC);
-	if (vm->mem_fd < 0 || ftruncate(vm->mem_fd, (off_t)vm->mem_size) < 0)
-		return -errno;
 	vm->mem = mmap(NULL, vm->mem_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
 		       vm->mem_fd, 0);
 	if (vm->mem == MAP_FAILED) {
@@ -87,21 +84,25 @@ static int add_memory(struct vm *vm)
 	return r;
 }
 
-int vm_init(struct vm *vm, int kvm, uint64_t mem_size, struct error *err)
+int vm_init(struct vm *vm, int kvm, int mem_fd, uint64_t mem_size, struct error *err)
 {
 	uint64_t identity = LAYOUT_IDENTITY_MAP;
 	int r;
 
-	*vm = (struct vm){ .kvm = kvm, .fd = -1, .mem_fd = -1, .mem_size = mem_size };
-	if (mem_size <= LAYOUT_HIGH)
-		return error_set(err, -EINVAL, "%llu bytes of memory are too few",
-				 (unsigned long long)mem_size);
-	r = check_kvm(vm, err);
-	if (r < 0)
+	*vm = (struct vm){ .kvm = kvm, .fd = -1, .mem_fd = mem_fd, .mem_size = mem_size };
+	r = mem_size > LAYOUT_HIGH ? check_kvm(vm, err)
+				   : error_set(err, -EINVAL, "%llu bytes of memory are too few",
+					       (unsigned long long)mem_size);
+	if (r == 0) {
+		r = vm->fd = create(kvm);
+		if (r < 0)
+			(void)error_errno(err, r, "KVM_CREATE_VM");
+	}
+	if (r < 0) {
+		vm_fini(vm);
 		return r;
-	vm->fd = create(kvm);
-	if (vm->fd < 0)
-		return error_errno(err, vm->fd, "KVM_CREATE_VM");
+	}
+	r = 0;
 	/* Intel's processors need both, and before there are vCPUs. */
 	if (ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity) < 0 && errno != ENOTTY &&
 	    errno != EINVAL)

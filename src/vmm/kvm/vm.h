@@ -13,7 +13,7 @@
 struct vm {
 	int kvm;                /* /dev/kvm; the caller's */
 	int fd;
-	int mem_fd;             /* the guest's memory, a memfd */
+	int mem_fd;             /* the guest's memory */
 	uint8_t *mem;
 	uint64_t mem_size;
 	uint64_t low_size, high_size;
@@ -22,8 +22,11 @@ struct vm {
 	struct gmem gmem;
 };
 
-/* @kvm stays the caller's and outlives the VM. -ENOTSUP: KVM lacks something; the text says what. */
-__must_check int vm_init(struct vm *vm, int kvm, uint64_t mem_size, struct error *err);
+/*
+ * @kvm stays the caller's and outlives the VM. @mem_fd, a file of @mem_size zeros, is taken in every
+ * case. -ENOTSUP: KVM lacks something; the text says what.
+ */
+__must_check int vm_init(struct vm *vm, int kvm, int mem_fd, uint64_t mem_size, struct error *err);
 void vm_fini(struct vm *vm);
 
 /* KVM signals @fd when the guest writes @value (4 bytes) to @addr. */

@@ -1,0 +1,97 @@
+/*
+ * A device behind its registers: the input is the guest's memory and a list of accesses of all sizes,
+ * any order. The first byte picks the device.
+ */
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+#include "virtio/balloon.h"
+#include "virtio/console.h"
+#include "virtio/mmio.h"
+#include "virtio/rng.h"
+
+#define RAM    16384u
+#define OP     8u       /* kind and size, queue, offset (2), value (4) */
+#define MAX_OPS 200u
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static struct virtio_dev *make(uint8_t kind)
+{
+	struct virtio_dev *dev = NULL;
+	int fds[2], r;
+
+	switch (kind % 3) {
+	case 0:
+		r = rng_dev_new(&dev, NULL);
+		break;
+	case 1:
+		r = balloon_dev_new(&dev, NULL);
+		break;
+	default:
+		if (pipe(fds) < 0)
+			abort();
+		close(fds[0]);
+		r = console_dev_new(fds[1], &dev, NULL);
+		break;
+	}
+	if (r < 0)
+		abort();
+	return dev;
+}
+
+static void access_one(struct virtio_mmio *m, const uint8_t *op)
+{
+	static const uint8_t sizes[] = { 4, 4, 4, 1, 2, 8 };
+	size_t len = sizes[(op[0] >> 2) % sizeof(sizes)];
+	uint64_t off = load_le16(op + 2) & 0x3ff;
+	uint8_t value[8] = { 0 };
+
+	memcpy(value, op + 4, 4);
+	/* Mostly what exists: registers are words. */
+	if (op[0] & 0x80)
+		off &= 0xfc;
+	if (op[0] & 1)
+		virtio_mmio_write(m, off, value, len);
+	else
+		virtio_mmio_read(m, off, value, len);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct virtio_mmio_config config = { .id = 1, .queue_size = 64 };
+	struct gmem mem = { 0 };
+	struct virtio_mmio *m;
+	struct virtio_dev *dev;
+	size_t n_ops;
+	uint8_t *ram;
+
+	if (size < 2)
+		return 0;
+	signal(SIGPIPE, SIG_IGN);
+	ram = mmap(NULL, RAM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	config.irq_fd = eventfd(0, EFD_NONBLOCK);
+	if (ram == MAP_FAILED || config.irq_fd < 0 || gmem_add_host(&mem, 0, RAM, 0, ram) < 0)
+		abort();
+	dev = make(data[0]);
+	if (virtio_mmio_start(&dev, &mem, &config, &m, NULL) < 0)
+		abort();
+	n_ops = data[1] < MAX_OPS ? data[1] : MAX_OPS;
+	data += 2;
+	size -= 2;
+	if (n_ops > size / OP)
+		n_ops = size / OP;
+	memcpy(ram, data + n_ops * OP, size - n_ops * OP < RAM ? size - n_ops * OP : RAM);
+	for (size_t i = 0; i < n_ops; i++)
+		access_one(m, data + i * OP);
+	virtio_mmio_stop(m);
+	gmem_fini(&mem);
+	close(config.irq_fd);
+	munmap(ram, RAM);
+	return 0;
+}

@@ -566,8 +566,6 @@ static int make_queues(struct virtio_mmio *m)
 {
 	int r = 0;
 
-	for (unsigned i = 0; i < VIRTIO_MAX_QUEUES; i++)
-		init_queue(m, i);
 	for (unsigned i = 0; i < m->dev->n_queues && r == 0; i++) {
 		struct mmio_queue *q = &m->queues[i];
 
@@ -596,6 +594,8 @@ int virtio_mmio_start(struct virtio_dev **dev, const struct gmem *mem,
 	m->config = *config;
 	m->config.n_queues = MAX_OF(config->n_queues, d->n_queues);
 	(void)pthread_mutex_init(&m->lock, NULL);
+	for (unsigned i = 0; i < VIRTIO_MAX_QUEUES; i++)
+		init_queue(m, i);
 	d->transport = m;
 	d->transport_ops = &transport_ops;
 	for (size_t i = 0; i < mem->n_regions && r == 0; i++) {

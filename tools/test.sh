@@ -68,8 +68,9 @@ unit() {
     add $(python3 tools/count.py meson build/dev/meson-logs/testlog.json)
 }
 
-# The end-to-end tests' own run of pytest. Failed ones get a second chance, and are named: a VM
-# under emulation on a busy machine can miss a deadline.
+# The end-to-end tests' own run of pytest, a file to each of two workers at a time: an emulated guest
+# keeps one processor busy. Failed ones get a second chance, alone, and are named: a VM under
+# emulation on a busy machine can miss a deadline.
 e2e() {
     step "build as released" build release false || finish
     step "stage, guest kernel included" tools/stage.sh build/release || finish
@@ -81,7 +82,8 @@ e2e() {
     CAISSON_STAGE=$PWD/build/release/stage
     export CAISSON_STAGE
     in_own_network /usr/bin/python3 -m pytest tests/e2e -q -rs --junitxml="$out/e2e.xml" \
-        -o cache_dir="$PWD/$out/cache" --durations=15 "$@" 2>&1 | tee "$out/e2e.log"
+        -o cache_dir="$PWD/$out/cache" --durations=15 -n 2 --dist loadfile "$@" 2>&1 |
+        tee "$out/e2e.log"
     if /usr/bin/python3 tools/count.py failed "$out/e2e.xml"; then
         say "once more, those that failed"
         in_own_network /usr/bin/python3 -m pytest tests/e2e -q -rs --junitxml="$out/e2e-again.xml" \

@@ -91,6 +91,7 @@ void config_fini(struct config *cfg)
 {
 	free(cfg->kernel);
 	free(cfg->initrd);
+	free(cfg->root_image);
 	free(cfg->kernel_params);
 	free(cfg->qemu);
 	free(cfg->machine);
@@ -156,13 +157,15 @@ static int apply(struct config *cfg, const char *section, const char *key, const
 	uint64_t bytes;
 
 #define IS(s, k) (strcmp(section, s) == 0 && strcmp(key, k) == 0)
-	if (IS("vm", "kernel") || IS("vm", "initrd") || IS("vm", "qemu") ||
+	if (IS("vm", "kernel") || IS("vm", "initrd") || IS("vm", "root_image") || IS("vm", "qemu") ||
 	    IS("storage", "scratch_dir")) {
 		*ret_want = "an absolute path";
 		if (value[0] != '/' || strlen(value) >= PATH_MAX)
 			return -EINVAL;
 		if (IS("vm", "kernel"))
 			return replace_text(&cfg->kernel, value);
+		if (IS("vm", "root_image"))
+			return replace_text(&cfg->root_image, value);
 		if (IS("vm", "initrd"))
 			return replace_text(&cfg->initrd, value);
 		if (IS("vm", "qemu"))
@@ -407,6 +410,7 @@ int config_annotate(struct config *cfg, const char *name, const char *value, boo
 		{ "io.caisson.vcpus", "vm", "vcpus" },
 		{ "io.caisson.kernel", "vm", "kernel" },
 		{ "io.caisson.initrd", "vm", "initrd" },
+		{ "io.caisson.root-image", "vm", "root_image" },
 		{ "io.caisson.kernel-params", "vm", "kernel_params" },
 		{ "io.caisson.machine", "vm", "machine" },
 		{ "io.caisson.accelerator", "vm", "accelerator" },
@@ -422,6 +426,7 @@ int config_annotate(struct config *cfg, const char *name, const char *value, boo
 		{ "io.katacontainers.config.hypervisor.default_vcpus", "vm", "vcpus" },
 		{ "io.katacontainers.config.hypervisor.kernel", "vm", "kernel" },
 		{ "io.katacontainers.config.hypervisor.initrd", "vm", "initrd" },
+		{ "io.katacontainers.config.hypervisor.image", "vm", "root_image" },
 		{ "io.katacontainers.config.hypervisor.kernel_params", "vm", "kernel_params" },
 		{ "io.katacontainers.config.hypervisor.machine_type", "vm", "machine" },
 		{ "io.katacontainers.config.runtime.internetworking_model", "network", "model" },

@@ -25,6 +25,7 @@ enum config_accel {
 struct config {
 	char *kernel;           /* guest kernel; NULL: vmlinux of the library folder */
 	char *initrd;           /* guest initramfs; NULL: initrd.cpio of the library folder */
+	char *root_image;       /* EROFS image on pmem instead of the initramfs; NULL: none */
 	char *kernel_params;    /* appended to the kernel's command line */
 	char *qemu;             /* QEMU program; NULL: found in PATH */
 	char *machine;          /* "auto", "builtin", "microvm" or "q35" */

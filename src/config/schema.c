@@ -9,6 +9,7 @@
 static const cyaml_schema_field_t vm_fields[] = {
 	TEXT("kernel", struct file_vm, kernel),
 	TEXT("initrd", struct file_vm, initrd),
+	TEXT("root_image", struct file_vm, root_image),
 	TEXT("kernel_params", struct file_vm, kernel_params),
 	TEXT("qemu", struct file_vm, qemu),
 	TEXT("machine", struct file_vm, machine),

@@ -9,7 +9,7 @@
  * from a zero.
  */
 struct file_vm {
-	char *kernel, *initrd, *kernel_params, *qemu, *machine, *accelerator;
+	char *kernel, *initrd, *root_image, *kernel_params, *qemu, *machine, *accelerator;
 	char *memory, *memory_overhead, *vcpus, *boot_timeout, *templates;
 };
 

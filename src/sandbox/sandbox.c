@@ -564,7 +564,8 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 	cfg.id = name;
 	cfg.dir = s->vm_dir;
 	cfg.kernel = s->kernel;
-	cfg.initrd = s->initrd;
+	cfg.root_image = s->config->root_image;
+	cfg.initrd = cfg.root_image ? NULL : s->initrd;
 	cfg.cmdline_extra = extra;
 	cfg.memory_mib = memory_mib(s, spec);
 	cfg.vcpus = vcpus(s, spec);

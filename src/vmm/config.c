@@ -17,6 +17,7 @@
 #define MIN_MEMORY_MIB     64u
 #define MAX_MEMORY_MIB     (1024u * 1024u)
 #define MAX_VCPUS          255u
+#define ROOT_PIECE         (2 << 20)
 
 void vmm_config_init(struct vmm_config *cfg)
 {
@@ -92,6 +93,19 @@ static int check_file(const char *what, const char *path, bool write, struct err
 	if (S_ISREG(st.st_mode) && st.st_size == 0)
 		return error_set(err, -EINVAL, "%s '%s' is empty", what, path);
 	return 0;
+}
+
+/* The guest maps persistent memory in pieces of 2 MiB, and says little if there is a rest. */
+static int check_root_image(const char *path, struct error *err)
+{
+	struct stat st;
+	int r = check_file("the root image", path, false, err);
+
+	if (r == 0 && stat(path, &st) == 0 && S_ISREG(st.st_mode) && st.st_size % ROOT_PIECE)
+		r = error_set(err, -EINVAL,
+			      "the root image '%s' is not a multiple of 2 MiB: pad it (truncate -s %%2M)",
+			      path);
+	return r;
 }
 
 static int check_name(const char *what, const char *name, size_t max, struct error *err)
@@ -195,7 +209,7 @@ static int check(const struct vmm_config *cfg, uint32_t *ret_features, struct er
 	if (r == 0 && cfg->initrd)
 		r = check_file("the initrd", cfg->initrd, false, err);
 	if (r == 0 && cfg->root_image)
-		r = check_file("the root image", cfg->root_image, false, err);
+		r = check_root_image(cfg->root_image, err);
 	if (r == 0)
 		r = check_devices(cfg, err);
 	if (r == 0)

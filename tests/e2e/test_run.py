@@ -452,3 +452,29 @@ def test_client_killed_with_rm(caisson):
     assert caisson.ps()[0]["State"] == "running"
     wait_for(lambda: caisson.ps() == [])
     caisson.assert_clean()
+
+
+def config_with(caisson, tmp_path, text):
+    f = tmp_path / "config.yaml"
+    f.write_text(f"vm:\n  boot_timeout: 120s\n{text}", encoding="ascii")
+    return {"CAISSON_CONFIG": str(f)}
+
+
+def test_root_image_on_pmem(caisson, stage, tmp_path):
+    """The guest's root is the image on persistent memory, mapped and not copied; no initramfs."""
+    env = config_with(caisson, tmp_path, f"  root_image: {stage}/lib/caisson/root.erofs\n")
+    out = caisson.run("--privileged", caisson.image, "sh", "-c",
+                      "cat /proc/cmdline /sys/block/pmem0/size /sys/block/pmem0/queue/dax; uname -r",
+                      env=env).ok().out.splitlines()
+    assert "root=/dev/pmem0" in out[0] and "dax=always" in out[0]
+    assert int(out[1]) * 512 == (stage / "lib/caisson/root.erofs").stat().st_size
+    assert out[2] == "1" and "caisson" in out[3]
+
+    short = tmp_path / "short.erofs"
+    short.write_bytes((stage / "lib/caisson/root.erofs").read_bytes()[:-4096])
+    env = config_with(caisson, tmp_path, f"  root_image: {short}\n")
+    caisson.run(caisson.image, "true", env=env).fails(125, str(short), "2 MiB")
+
+
+def test_several_cpus(caisson):
+    assert caisson.run("--cpus", "2", caisson.image, "nproc").ok().out == "2\n"

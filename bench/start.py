@@ -102,6 +102,25 @@ def other_runtimes(layout, scratch):
             if subprocess.run(c, stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode == 0}
 
 
+def with_containerd(layout, scratch):
+    """containerd, and rows for `ctr run` with its own runtime and with ours; (None, {}) without it."""
+    if not shutil.which("containerd") or not shutil.which("ctr"):
+        return None, {}
+    sys.path.insert(0, str(TOP / "tests/e2e"))
+    import ctrd  # pylint: disable=import-outside-toplevel
+
+    directory = pathlib.Path(tempfile.mkdtemp(prefix="cb-"))
+    stage = pathlib.Path(os.environ["CAISSON_STAGE"])
+    daemon = ctrd.Containerd(stage, directory).start()
+    name = "docker.io/test/busybox"
+    daemon.import_layout(layout, name)
+    head = daemon.inside("env", *[f"{k}={v}" for k, v in daemon.env.items()],
+                         "ctr", "-a", str(daemon.socket), "run", "--rm")
+    tail = [f"{name}:latest", "bench", "true"]
+    return daemon, {"ctr run, runc": [*head, *tail],
+                    "ctr run, caisson": [*head, "--runtime", ctrd.RUNTIME, *tail]}
+
+
 def main():
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 7
     stage = pathlib.Path(os.environ.get("CAISSON_STAGE", TOP / "build/release/stage"))
@@ -113,6 +132,8 @@ def main():
     layout = subprocess.run([TOP / "tests/images/build", "busybox"], stdout=subprocess.PIPE, text=True,
                             check=True).stdout.split()[-1]
     image = f"oci:{layout}:latest"
+    daemon = None
+    os.environ["CAISSON_STAGE"] = str(stage)
     try:
         name = subprocess.run([caisson, "run", "-d", image, "sleep", "1000"], stdout=subprocess.PIPE,
                               text=True, check=True).stdout.strip()
@@ -125,11 +146,19 @@ def main():
             "caisson run --rm": [str(caisson), "run", "--rm", image, "true"],
             **other_runtimes(layout, scratch),
         }
+        daemon, rows = with_containerd(layout, scratch)
+        commands.update(rows)
         times = {k: [] for k in commands}
+        # The first run of each leaves caches and a template; it is not counted.
+        for command in commands.values():
+            timed(command)
         for _ in range(runs):
             for k, command in commands.items():
                 times[k].append(timed(command))
     finally:
+        if daemon:
+            daemon.close()
+            shutil.rmtree(daemon.dir, ignore_errors=True)
         shutil.rmtree(scratch, ignore_errors=True)
 
     accel = argv[argv.index("-accel") + 1].split(",")[0]

@@ -198,6 +198,9 @@ void net_ip_format(const struct net_ip *ip, char out[static NET_IP_TEXT]);
 /* "02:00:00:00:00:01", into 18 bytes. */
 void net_mac_format(const uint8_t mac[static 6], char out[static 18]);
 
+/* Makes a namespace with nothing in it; it lives as long as @ret_fd or somebody in it. */
+__must_check int net_make(int *ret_fd, struct error *err);
+
 /*
  * Whether @path is the network namespace of this process or of the host's first process. -ENOENT
  * and the like if it cannot be told.

@@ -47,6 +47,23 @@ int net_is_host(const char *path)
 	return 0;
 }
 
+int net_make(int *ret_fd, struct error *err)
+{
+	auto_close int back = open(OWN_NS, O_RDONLY | O_CLOEXEC);
+	int fd;
+
+	if (back < 0 || unshare(CLONE_NEWNET) < 0)
+		return error_errno(err, -errno, "make a network namespace");
+	fd = open(OWN_NS, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		(void)error_errno(err, -errno, "make a network namespace");
+	ns_leave(take_fd(&back));
+	if (fd < 0)
+		return -EIO;
+	*ret_fd = fd;
+	return 0;
+}
+
 int ns_enter(int fd, int *ret_back)
 {
 	auto_close int back = open(OWN_NS, O_RDONLY | O_CLOEXEC);

@@ -81,6 +81,16 @@ static void link_gone(struct net *n, struct net_link *l)
 	l->gone = true;
 }
 
+static void set_tap_mtu(struct net *n, const struct net_link *l, uint32_t mtu)
+{
+	union rtnl_request rq;
+
+	(void)rtnl_init(&rq, RTM_NEWLINK, 0, sizeof(struct ifinfomsg));
+	mnl_attr_put_strz(&rq.h, IFLA_IFNAME, l->tap);
+	mnl_attr_put_u32(&rq.h, IFLA_MTU, mtu);
+	(void)!rtnl_do(&n->rt, &rq);
+}
+
 /* @ret_slots: the place in the state of each link of the scan, or -1. */
 static bool match_links(struct net *n, struct scan *s, int *ret_slots, unsigned *ret_left)
 {
@@ -102,6 +112,8 @@ static bool match_links(struct net *n, struct scan *s, int *ret_slots, unsigned 
 		struct net_link *l = slot_of(n, sl->link.index);
 
 		if (l && !scan_same_link(l, &sl->link)) {
+			if (l->mtu != sl->link.mtu && l->bridge == NET_BRIDGE_TCFILTER)
+				set_tap_mtu(n, l, sl->link.mtu);
 			take_link(l, &sl->link);
 			(void)!str_format(n->hold[l - n->state.links].link, IFNAMSIZ, "%s", l->name);
 			changed = true;

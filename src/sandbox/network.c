@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "net/net.h"
 #include "oci/oci.h"
@@ -16,16 +17,19 @@
 #define RESOLV_MAX  ((size_t)64 << 10)
 #define DNS_MAX     64u
 
+#define DOCKER_NAMESPACE "moby" /* of containerd; Docker adds links between create and start */
 #define SETTLE_MS   20u /* changes come in bursts */
 
 struct network {
 	struct net *net;
+	int made_fd;              /* a namespace of the sandbox's own, or -1 */
 	struct forward *forward; /* NULL: ports of the guest's loopback can't be reached */
 	char **dns;
 	size_t n_dns;
 	uv_poll_t poll;           /* of the namespace's changes */
 	struct loop_timer *timer; /* until they have settled */
 	bool watching, closing;
+	bool changing;            /* the guest was set up before: what fails now is no reason to end it */
 };
 
 /* --- before the VM --- */
@@ -83,18 +87,36 @@ static int write_record(struct sandbox *s, struct error *err)
 	return sandbox_record_write(s->dir, &s->record, err);
 }
 
+/*
+ * A namespace that is to be made gets its links later, if at all: without cards for them there is
+ * no use in it.
+ */
+static unsigned slots(const struct sandbox *s)
+{
+	unsigned n = s->config->network_slots;
+
+	return n == 0 && str_eq(s->ns, DOCKER_NAMESPACE) ? 1 : n;
+}
+
+static bool makes_own(const struct sandbox *s, const Grpc__Spec *spec)
+{
+	return !s->netns && spec && slots(s) && !str_eq(s->ns, SANDBOX_OWN_NAMESPACE) &&
+	       oci_namespace_find(spec, "network");
+}
+
 int network_open(struct sandbox *s, const Grpc__Spec *spec, unsigned queues, struct error *err)
 {
+	auto_free char *own = NULL;
 	struct net_options o = {
 		.queues = queues,
-		.spare = s->config->network_slots,
+		.spare = slots(s),
 		.rx_rate = s->config->network_rx_rate,
 		.tx_rate = s->config->network_tx_rate,
 	};
 	const char *path;
 	int r = find_netns(s, spec, &path, err);
 
-	if (r < 0 || !path || s->network)
+	if (r < 0 || s->network || (!path && !makes_own(s, spec)))
 		return r;
 	if (net_model_parse(s->config->network_model, &o.model) < 0)
 		return error_set(err, -EINVAL, "unknown network model '%s'",
@@ -102,7 +124,16 @@ int network_open(struct sandbox *s, const Grpc__Spec *spec, unsigned queues, str
 	s->network = calloc(1, sizeof(*s->network));
 	if (!s->network)
 		return error_set(err, -ENOMEM, "out of memory");
-	r = net_open(path, &o, &s->network->net, err);
+	s->network->made_fd = -1;
+	if (!path) {
+		r = net_make(&s->network->made_fd, err);
+		if (r == 0) {
+			path = own = str_printf("/proc/%d/fd/%d", (int)getpid(), s->network->made_fd);
+			r = own ? 0 : error_set(err, -ENOMEM, "out of memory");
+		}
+	}
+	if (r == 0)
+		r = net_open(path, &o, &s->network->net, err);
 	if (r == 0)
 		r = write_record(s, err);
 	if (r == 0)
@@ -130,14 +161,19 @@ size_t network_nics(const struct sandbox *s, struct vmm_nic nics[static VMM_MAX_
 		const struct net_link *l = &st->links[n];
 
 		nics[n] = (struct vmm_nic){
+			/* The agent sets the MTU: the card's own would be a bound for later ones. */
 			.kind = VMM_NIC_TAP,
-			.mtu = l->mtu,
 			.fds = l->fds,
 			.n_fds = l->n_fds,
 		};
 		memcpy(nics[n].mac, l->card_mac, sizeof(nics[n].mac));
 	}
 	return n;
+}
+
+int network_netns(const struct sandbox *s)
+{
+	return s->network ? s->network->made_fd : -1;
 }
 
 size_t network_dns(const struct sandbox *s, char ***ret_lines)
@@ -158,6 +194,10 @@ static void fail(struct sandbox *s, const struct error *err, const char *what)
 {
 	if (s->state != VM_READY || sandbox_lost(s, err))
 		return;
+	if (s->network->changing) {
+		log_warn("the network has changed, the guest does not follow: %s: %s", what, err->msg);
+		return;
+	}
 	(void)error_set(&s->failure, err->code, "set up the guest's network: %s: %s", what,
 			err->msg);
 	log_error("%s", s->failure.msg);
@@ -365,6 +405,7 @@ static void on_settled(void *arg)
 			r = net_attach(n->net, &err);
 		if (r == 0) {
 			log_debug("the network has changed");
+			n->changing = true;
 			tell_agent(s);
 		}
 	}
@@ -413,6 +454,7 @@ void network_configure(struct sandbox *s)
 
 static void network_destroy(struct network *n)
 {
+	cleanup_close_(&n->made_fd);
 	net_free(n->net);
 	for (size_t i = 0; i < n->n_dns; i++)
 		free(n->dns[i]);

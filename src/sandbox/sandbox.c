@@ -581,6 +581,7 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 	cfg.n_shares = shares_for_vmm(&s->shares, shares);
 	cfg.nics = nics;
 	cfg.n_nics = network_nics(s, nics);
+	cfg.netns_fd = network_netns(s);
 	cfg.console_fd = s->config->log_console ? s->log_fd : -1;
 	cfg.log_fd = s->log_fd;
 	cfg.qemu = s->config->qemu;

@@ -17,18 +17,29 @@ def ip(*args, netns=None, check=True):
 
 
 class Netns:
-    """A network namespace that lives as long as this object."""
+    """A network namespace that lives as long as this object, or one that is there already."""
 
-    def __init__(self):
+    def __init__(self, path=None):
+        self.holder = None
+        if path:
+            self.path = path
+            self.check()
+            return
         self.holder = subprocess.Popen(["unshare", "--net", "sh", "-c", "echo; exec sleep 600"],
                                        stdout=subprocess.PIPE)
         self.holder.stdout.readline()
         self.path = f"/proc/{self.holder.pid}/ns/net"
-        assert os.stat(self.path).st_ino != os.stat("/proc/self/ns/net").st_ino
+        self.check()
         self.do("ip link set lo up")
+
+    def check(self):
+        assert os.stat(self.path).st_ino != os.stat("/proc/self/ns/net").st_ino
 
     def do(self, *lines, check=True):
         return "".join(ip(*line.split(), netns=self.path, check=check) for line in lines)
+
+    def pid(self):
+        return self.path.split("/")[2]
 
     def links(self):
         return [x.split(":")[1].strip().split("@")[0] for x in self.do("ip -o link").splitlines()]
@@ -41,6 +52,8 @@ class Netns:
         return subprocess.Popen(["nsenter", f"--net={self.path}", *args], **kw)
 
     def close(self):
+        if not self.holder:
+            return
         self.holder.send_signal(signal.SIGKILL)
         self.holder.wait()
         self.holder.stdout.close()
@@ -49,13 +62,13 @@ class Netns:
 class Pod(Netns):
     """A namespace joined by veth pairs to the one of the tests."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, path=None):
+        super().__init__(path)
         self.veths = []
 
     def veth(self, name, addresses, host_name, host_addresses, mtu=1500, mac=None):
         ip("ip", "link", "add", host_name, "mtu", str(mtu), "type", "veth", "peer", "name", name,
-           "mtu", str(mtu), *(["address", mac] if mac else []), "netns", str(self.holder.pid))
+           "mtu", str(mtu), *(["address", mac] if mac else []), "netns", self.pid())
         self.veths.append(host_name)
         for a in host_addresses:
             ip("ip", "addr", "add", a, "dev", host_name, *(["nodad"] if ":" in a else []))

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import threading
 import time
 
@@ -30,9 +31,15 @@ def image(tmp_path_factory):
     return sc.make_image(str(tmp_path_factory.mktemp("image")))
 
 
+@pytest.fixture(scope="module")
+def templates(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("templates"))
+
+
 @pytest.fixture
-def host(tmp_path, image, request):
+def host(tmp_path, image, templates, request):
     h = sc.Host(tmp_path / "h", image)
+    h.env["CAISSON_TEMPLATES"] = templates
     yield h
     for t in h.tasks:
         if request.session.testsfailed:
@@ -218,8 +225,11 @@ def test_links_that_come_later(host, pod):
     assert eventually(lambda: all(w in sh(t, show, check=False) for w in want)), sh(t, show)
     ping(t, "10.9.1.1")
     # An address more, and a link less.
-    pod.do("ip addr add 10.9.0.3/24 dev eth0")
-    assert eventually(lambda: "10.9.0.3/24" in sh(t, "busybox ip addr show eth0"))
+    pod.do("ip addr add 10.9.0.3/24 dev eth0", "ip link set eth0 mtu 8000")
+    ip("ip", "link", "set", "h0", "mtu", "8000")
+    show = "busybox ip addr show eth0"
+    assert eventually(lambda: all(w in sh(t, show) for w in ("10.9.0.3/24", "mtu 8000")))
+    upload(t, "10.9.0.1", 1 << 20)
     pod.do("ip link del net1")
     assert eventually(lambda: "10.9.1.2" not in sh(t, "busybox ip addr"))
     ping(t, "10.9.0.1")
@@ -257,6 +267,26 @@ def test_kill(host, pod):
         if model == "macvtap":
             assert any(x.endswith("_csn") for x in pod.links())
         host.shim(t.id, t.dir, "delete")
+        clean(pod, "eth0")
+
+
+def test_kill_while_starting(host, pod):
+    """Whenever the shim dies, `delete` frees what was made until then."""
+    pod.veth("eth0", ["10.9.0.2/24"], "h0", ["10.9.0.1/24"])
+    for i in range(10):
+        configure(host, f"network:\n  model: {('tcfilter', 'macvtap')[i % 2]}\n")
+        cid = f"early{i}"
+        bundle = host.bundle(cid, pod.spec(IDLE))
+        with subprocess.Popen([sc.SHIM, "-namespace", "caisson", "-id", cid, "-address", "", "start"],
+                              cwd=bundle, env=host.env, stdout=subprocess.DEVNULL) as p:
+            time.sleep(0.004 * i)
+            for pid in host.processes():
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            p.wait()
+        host.shim(cid, bundle, "delete", check=False)
         clean(pod, "eth0")
 
 
@@ -299,6 +329,7 @@ def test_host_network_is_refused(host, pod):
 
 def test_from_a_template(host, pod):
     """The second VM of a kind goes on from the first one's saved state: the link's address is its own."""
+    host.env["CAISSON_TEMPLATES"] = os.path.join(host.root, "templates")
     macs = ["02:11:22:33:44:01", "02:11:22:33:44:02"]
     for i, mac in enumerate(macs):
         pod.veth("eth0", ["10.9.0.2/24"], "h0", ["10.9.0.1/24"], mac=mac)
@@ -311,3 +342,20 @@ def test_from_a_template(host, pod):
         ip("ip", "link", "del", "h0")
     names = os.listdir(os.path.join(host.root, "templates"))
     assert len(names) == 1, names
+
+
+def test_docker_adds_links_later(host, image):
+    """Docker moves its links into the namespace of the task's process between create and start."""
+    t = Task(host, "later", spec=sc.default_spec(IDLE), ns="moby")
+    t.create()
+    pod = Pod(f"/proc/{t.state()['pid']}/ns/net")
+    assert [x for x in pod.links() if x != "lo"] == ["spare0_csn"]
+    pod.veth("eth0", ["172.17.0.2/16"], "h0", ["172.17.0.1/16"], mac="02:42:ac:11:00:02")
+    pod.do("ip route add default via 172.17.0.1")
+    t.start()
+    want = ("172.17.0.2/16", "02:42:ac:11:00:02", "default via 172.17.0.1")
+    show = "busybox ip addr; busybox ip route"
+    assert eventually(lambda: all(w in sh(t, show) for w in want)), sh(t, show)
+    ping(t, "172.17.0.1")
+    stop(t)
+    pod.close()

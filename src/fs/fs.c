@@ -31,6 +31,7 @@ static int configure(struct fs_export *fs, const struct fs_config *c, struct err
 	fs->writeback = c->writeback && c->cache == FS_CACHE_ALWAYS;
 	fs->locks = c->locks;
 	fs->acl = !c->no_acl;
+	fs->submounts = c->submounts;
 	fs->direct_io = c->direct_io;
 	fs->file_handles = c->file_handles;
 	fs->max_fds = c->max_fds ? c->max_fds : default_max_fds();

@@ -70,6 +70,11 @@ struct fs_config {
 	bool writeback;   /* with FS_CACHE_ALWAYS: the guest may gather writes */
 	bool locks;       /* fcntl(2) and flock(2) locks are taken on the host; else they stay in the guest */
 	bool no_acl;      /* POSIX ACLs are attributes like others, not enforced by the guest */
+	/*
+	 * Mounts beneath are announced: the guest makes each a mount of its own, with its own device
+	 * number. Linux 6.12 guests enforce no ACLs there, and ask for security.capability at each write.
+	 */
+	bool submounts;
 	bool direct_io;   /* O_DIRECT is passed on to the host's file */
 	/*
 	 * All but user.* and POSIX ACLs is kept with this in front ("user.caisson."), so that a guest's

@@ -75,7 +75,7 @@ struct fs_table {
 
 struct fs_export {
 	/* Settings; unchanged once the session has begun. */
-	bool read_only, locks, acl, direct_io, writeback;
+	bool read_only, locks, acl, submounts, direct_io, writeback;
 	enum fs_cache cache;
 	uint32_t timeout_s;
 	char *xattr_prefix;

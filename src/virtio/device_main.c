@@ -5,7 +5,7 @@
  *	caisson-vhost-device --socket PATH | --fd N  blk FILE|- SERIAL [ro]
  *	caisson-vhost-device --socket PATH | --fd N  fs DIR [OPTION...]
  *
- * Options of fs: ro, cache=auto|never|always, writeback, locks, noacl, direct, xattrmap, handles,
+ * Options of fs: ro, cache=auto|never|always, writeback, locks, noacl, submounts, direct, xattrmap, handles,
  * queues=N, fds=N.
  *
  * For a block device, lines on standard input change the source while the guest runs: "attach FILE
@@ -59,6 +59,8 @@ static int fs_option(struct fs_config *c, const char *o, uint32_t *queues, struc
 		c->locks = true;
 	else if (str_eq(o, "noacl"))
 		c->no_acl = true;
+	else if (str_eq(o, "submounts"))
+		c->submounts = true;
 	else if (str_eq(o, "direct"))
 		c->direct_io = true;
 	else if (str_eq(o, "xattrmap"))
@@ -143,16 +145,11 @@ static void command(struct virtio_dev *dev, bool is_blk, char *line)
 	(void)fflush(stdout);
 }
 
-static void wait_for_end(struct virtio_dev *dev, bool is_blk)
+static void wait_for_end(struct virtio_dev *dev, bool is_blk, const sigset_t *set)
 {
 	struct pollfd fds[2] = { { .events = POLLIN }, { .events = POLLIN } };
-	sigset_t set;
 
-	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
-	(void)sigprocmask(SIG_BLOCK, &set, NULL);
-	fds[0].fd = signalfd(-1, &set, SFD_CLOEXEC);
+	fds[0].fd = signalfd(-1, set, SFD_CLOEXEC);
 	fds[1].fd = STDIN_FILENO;
 	while (poll(fds, 2, -1) > 0 && !fds[0].revents) {
 		char line[4400];
@@ -171,8 +168,14 @@ int main(int argc, char **argv)
 	struct vhost_user *vu = NULL;
 	enum vhost_user_fd kind = VHOST_USER_LISTENING;
 	uint32_t n;
+	sigset_t set;
 	int fd;
 
+	/* Who ends it may do so before the first request. */
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	(void)sigprocmask(SIG_BLOCK, &set, NULL);
 	log_init("vhost-device", STDERR_FILENO, LOG_DEBUG);
 	(void)setvbuf(stdin, NULL, _IONBF, 0);
 	if (argc < 5 || new_device(argc - 3, argv + 3, &dev, &err) < 0)
@@ -190,7 +193,7 @@ int main(int argc, char **argv)
 	}
 	if (vhost_user_start(&dev, fd, kind, &vu, &err) < 0)
 		goto fail;
-	wait_for_end(kept, str_eq(argv[3], "blk"));
+	wait_for_end(kept, str_eq(argv[3], "blk"), &set);
 	vhost_user_stop(vu);
 	if (kind == VHOST_USER_LISTENING)
 		(void)unlink(argv[2]);

@@ -60,9 +60,14 @@ def build_initrd(source, where):
 
 
 class Machine:
-    """A guest with devices: [(kind, args...)], kind one of vsock, blk, fs."""
+    """A guest with devices: [(kind, args...)], kind one of vsock, blk, fs.
 
-    def __init__(self, devices, memory=256, cid=3, guest="device-guest.c", initrd=None, append=""):
+    @prefix is a command that runs the devices' programs. A share with the option queues=N has N queues
+    in the machine too.
+    """
+
+    def __init__(self, devices, memory=256, cid=3, guest="device-guest.c", initrd=None, append="",
+                 smp=1, prefix=()):
         self.program, self.kernel = find_program(), find_kernel()
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="caisson-dev-"))
         self.initrd = initrd or build_initrd(HERE / guest, self.dir)
@@ -74,19 +79,20 @@ class Machine:
             ours, theirs = socket.socketpair()
             os.set_inheritable(theirs.fileno(), True)
             self.backends.append(subprocess.Popen(
-                [self.program, "--fd", str(theirs.fileno()), kind, *map(str, rest)],
+                [*prefix, self.program, "--fd", str(theirs.fileno()), kind, *map(str, rest)],
                 pass_fds=[theirs.fileno()], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 text=True))
             theirs.close()
             ends.append(ours)
             name = {"vsock": "vhost-user-vsock-device", "blk": "vhost-user-blk",
                     "fs": f"vhost-user-fs-device,tag=share{i},queue-size=512"}[kind]
+            name += "".join(f",num-request-{o}" for o in map(str, rest) if o.startswith("queues="))
             args += ["-chardev", f"socket,id=c{i},fd={ours.fileno()}",
                      "-device", f"{name},chardev=c{i}"]
         self.console = open(self.dir / "console", "wb")
         self.qemu = subprocess.Popen(
             ["qemu-system-x86_64", "-M", "microvm,acpi=off,isa-serial=off",
-             "-cpu", "max", "-accel", "tcg", "-m", str(memory), "-kernel", self.kernel, "-initrd",
+             "-cpu", "max", "-accel", "tcg", "-m", str(memory), "-smp", str(smp), "-kernel", self.kernel, "-initrd",
              self.initrd, "-append", f"console=hvc0 reboot=t panic=-1 quiet tsc=reliable {append}",
              "-object", f"memory-backend-memfd,id=mem,size={memory}M,share=on",
              "-machine", "memory-backend=mem", "-global", "virtio-mmio.force-legacy=false",

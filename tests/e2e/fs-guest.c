@@ -1,50 +1,5 @@
-/*
- * PID 1 of the guest of test_volumes.py: connects to the host's port 1030; each line "NAME DIR" runs
- * that test on the directory and is answered by "ok" or by the place and reason of failure. "mount
- * TAG DIR" mounts a share; "cat PATH" gives a file's first line; "off" ends the machine.
- */
-#include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <grp.h>
-#include <linux/vm_sockets.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/file.h>
-#include <sys/mman.h>
-#include <sys/mount.h>
-#include <sys/reboot.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/statvfs.h>
-#include <sys/syscall.h>
-#include <sys/sysmacros.h>
-#include <sys/wait.h>
-#include <sys/xattr.h>
-#include <unistd.h>
-
-static char why[300];
-
-#define CHECK(x)                                                                          \
-	do {                                                                              \
-		errno = 0;                                                                \
-		if (!(x)) {                                                               \
-			snprintf(why, sizeof(why), "line %d: %s: %s", __LINE__, #x,       \
-				 strerror(errno));                                        \
-			return;                                                           \
-		}                                                                         \
-	} while (0)
-#define FAILS(x, e) CHECK((x) < 0 && errno == (e))
-
-static void drop_caches(void)
-{
-	int fd = open("/proc/sys/vm/drop_caches", O_WRONLY);
-
-	sync();
-	(void)!write(fd, "3", 1);
-	close(fd);
-}
+/* Behaviour of a shared directory as test_volumes.py asks for it. */
+#include "fs-guest.h"
 
 static void basic(void)
 {
@@ -433,82 +388,12 @@ static void readonly(void)
 	CHECK(stat("file", &st) == 0);
 }
 
-static const struct {
-	const char *name;
-	void (*fn)(void);
-} tests[] = {
+const struct test tests[] = {
 	{ "basic", basic }, { "names", names }, { "links", links }, { "escape", escape },
 	{ "attributes", attributes }, { "owner", owner }, { "special", special }, { "big", big },
 	{ "directory", directory }, { "attrs", attrs }, { "holes", holes }, { "copies", copies },
 	{ "temporary", temporary }, { "renames", renames }, { "locks", locks },
 	{ "mapping", mapping }, { "whole", whole }, { "parallel", parallel },
 	{ "readonly", readonly },
+	{ NULL, NULL },
 };
-
-static void cat(FILE *out, const char *path)
-{
-	char line[200] = "";
-	int fd = open(path, O_RDONLY);
-	ssize_t n = fd < 0 ? -1 : read(fd, line, sizeof(line) - 1);
-
-	if (n < 0)
-		snprintf(line, sizeof(line), "%s", strerror(errno));
-	if (fd >= 0)
-		close(fd);
-	line[strcspn(line, "\n")] = '\0';
-	fprintf(out, "%s\n", line);
-}
-
-static void command(FILE *out, char *line)
-{
-	char cmd[32] = "", a[200] = "", b[64] = "";
-
-	sscanf(line, "%31s %199s %63s", cmd, a, b);
-	if (strcmp(cmd, "off") == 0)
-		reboot(RB_AUTOBOOT);
-	if (strcmp(cmd, "cat") == 0) {
-		cat(out, a);
-		return;
-	}
-	snprintf(why, sizeof(why), "ok");
-	if (strcmp(cmd, "mount") == 0) {
-		mkdir(b, 0755);
-		if (mount(a, b, "virtiofs", 0, NULL) < 0)
-			snprintf(why, sizeof(why), "mount: %s", strerror(errno));
-	} else if (chdir(a) < 0) {
-		snprintf(why, sizeof(why), "%s: %s", a, strerror(errno));
-	} else {
-		for (size_t i = 0; i < sizeof(tests) / sizeof(tests[0]); i++) {
-			if (strcmp(tests[i].name, cmd) == 0)
-				tests[i].fn();
-		}
-	}
-	if (chdir("/") < 0)
-		snprintf(why, sizeof(why), "chdir");
-	fprintf(out, "%s\n", why);
-}
-
-int main(void)
-{
-	struct sockaddr_vm sa = { .svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_HOST,
-				  .svm_port = 1030 };
-	int fd = socket(AF_VSOCK, SOCK_STREAM, 0);
-	char line[300];
-	FILE *in, *out;
-
-	umask(022);
-	mkdir("/proc", 0755);
-	mount("proc", "/proc", "proc", 0, NULL);
-	if (connect(fd, (struct sockaddr *)&sa, sizeof(sa)) == 0) {
-		in = fdopen(fd, "r");
-		out = fdopen(dup(fd), "w");
-		fprintf(out, "hello\n");
-		fflush(out);
-		while (fgets(line, sizeof(line), in)) {
-			command(out, line);
-			fflush(out);
-		}
-	}
-	reboot(RB_AUTOBOOT);
-	return 0;
-}

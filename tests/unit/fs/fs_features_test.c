@@ -406,7 +406,7 @@ static int look_at_mounts(struct fixture *f)
 	    mount("t", path, "tmpfs", 0, NULL) < 0)
 		return 77;
 	close_export(f);
-	open_export(f, (struct fs_config){ 0 });
+	open_export(f, (struct fs_config){ .submounts = true });
 	init(f);
 	(void)must_lookup(f, 1, "dir");
 	if (!(e->attr.flags & FUSE_ATTR_SUBMOUNT))

@@ -171,7 +171,7 @@ static void give_room(uv_handle_t *handle, size_t hint, uv_buf_t *buf)
 
 static void add_disk(struct vmm_disk *disk, char *text)
 {
-	disk->path = strtok(text, ":");
+	*disk = (struct vmm_disk){ .path = strtok(text, ":") };
 	disk->serial = strtok(NULL, ":");
 	disk->read_only = str_eq(strtok(NULL, ":"), "ro");
 }

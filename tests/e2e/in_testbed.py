@@ -6,6 +6,9 @@
 run as they are, fixtures included, in a virtual machine of their own kernel. Tests of one file with
 the same options share one machine, which is started for the first of them. Where there is no testbed
 to be had they are skipped, with the reason. Within a testbed the mark means nothing.
+
+What takes a processor's time is better done outside: a file's function prepare_testbed(), if it has one,
+runs there first and gives a dictionary of environment variables for the tests.
 """
 
 import io
@@ -38,7 +41,9 @@ def run_inside(items, options):
     out, err = io.BytesIO(), io.BytesIO()
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
                *(f"{i.config.rootpath}/{i.nodeid}" for i in items)]
-    bed = machine.Testbed(command, machine.Options(**{"timeout": DEFAULT_TIMEOUT, **options}))
+    prepare = getattr(items[0].module, "prepare_testbed", dict)
+    bed = machine.Testbed(command, machine.Options(
+        **{"timeout": DEFAULT_TIMEOUT, "env": {**os.environ, **prepare()}, **options}))
     bed.run(out, err)
     found = {}
     for line in out.getvalue().splitlines():

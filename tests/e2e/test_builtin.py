@@ -1,0 +1,105 @@
+"""The built-in monitor, in the testbed: what test_vmm.py asks of any machine, and containers.
+
+Guests of guests under emulation are slow: few tests, and one testbed for them all.
+"""
+
+import atexit
+import os
+import pathlib
+import shutil
+import tempfile
+
+import pytest
+
+import devices
+import test_vmm
+from conftest import build_image, stage_dir
+
+OPTIONS = {"memory": 2048, "timeout": 400}
+
+
+def prepare_testbed():
+    d = pathlib.Path(tempfile.mkdtemp(prefix="caisson-guest-"))
+    atexit.register(shutil.rmtree, d, ignore_errors=True)
+    env = {"CAISSON_TEST_INITRD": str(devices.build_initrd(test_vmm.HERE / "guest-init.c", d)),
+           "CAISSON_TEST_TIMEOUT": "120", "CAISSON_TEST_IMAGE_busybox": build_image("busybox")}
+    # Sanitizers under two layers of emulation are no test of anything.
+    drive = stage_dir().parent / "src/vmm/caisson-vmm-drive" if stage_dir() else None
+    if drive and drive.exists():
+        env["CAISSON_VMM_DRIVE"] = str(drive)
+    return env
+
+
+class Builtin(test_vmm.VM):
+    """As any other, but without a QEMU."""
+
+    def start(self, test="", *args, wait=True, **kw):
+        super().start(test, *args, "--accel", "kvm", "--machine", "builtin", wait=wait, **kw)
+        assert not self.qemu
+        return self
+
+
+@pytest.fixture
+def vm():
+    v = Builtin(os.environ["CAISSON_TEST_INITRD"], "builtin")
+    yield v
+    v.close()
+
+
+@pytest.mark.testbed(**OPTIONS)
+class TestMachine:
+    def test_talks_pauses_and_takes_disks(self, vm, tmp_path):
+        test_vmm.test_talks_pauses_and_takes_disks(vm, tmp_path)
+
+    def test_is_attached_to_again_and_jailed(self, vm):
+        """The jail of a machine without QEMU holds the VM's directory and its memory, no more."""
+        vm.start("hang")
+        status = pathlib.Path(f"/proc/{vm.vmm}/status").read_text(encoding="ascii")
+        field = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        for cap in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+            assert int(field[cap], 16) == 0, (cap, field[cap])
+        assert sorted(os.listdir(f"/proc/{vm.vmm}/root")) == ["ram", "vm"]
+        for task in pathlib.Path(f"/proc/{vm.vmm}/task").iterdir():
+            text = (task / "status").read_text(encoding="ascii")
+            assert "Seccomp:\t2" in text, text
+            assert "CapEff:\t0000000000000000" in text, text
+        vm.tell("close")
+        assert vm.proc.wait(10) == 0
+        vm.popen("--attach")
+        vm.expect("spawned")
+        vm.expect("started machine=builtin accel=kvm")
+        vm.tell("pause")
+        vm.expect("done")
+        vm.tell("shutdown")
+        vm.expect("done")
+        vm.exited("stopped")
+        vm.assert_gone()
+
+    def test_panic(self, vm):
+        test_vmm.test_panic(vm)
+
+    def test_caisson_vmm_dies(self, vm):
+        test_vmm.test_caisson_vmm_dies(vm)
+
+    def test_what_it_cannot_hold_is_said(self, vm):
+        vm.popen("--kernel", devices.find_kernel(), "--machine", "builtin", "--accel", "tcg")
+        assert "the built-in monitor cannot run this: it needs KVM" in vm.expect("failed")
+
+
+@pytest.mark.testbed(**OPTIONS)
+def test_a_container(caisson, tmp_path):
+    """Two processors, a shared directory, exit codes; no QEMU in sight."""
+    config = tmp_path / "config.yaml"
+    config.write_text("vm:\n  machine: builtin\n  boot_timeout: 120s\n", encoding="ascii")
+    env = {"CAISSON_CONFIG": str(config)}
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "in").write_text("from the host", encoding="ascii")
+    script = "nproc; cat /data/in; echo from the guest >/data/out; exit 5"
+    r = caisson("run", "--rm", "--cpus", "2", "-v", f"{shared}:/data", caisson.image, "sh", "-c",
+                script, env=env)
+    assert r.code == 5, r
+    assert r.out.split("\n") == ["2", "from the host"], r
+    assert (shared / "out").read_text(encoding="ascii") == "from the guest\n"
+    assert not [p for p in pathlib.Path("/proc").glob("[0-9]*/comm")
+                if p.read_text(encoding="utf-8").startswith("qemu")]

@@ -20,7 +20,7 @@
 #define SECTOR 512u
 
 /* Data segments of a request; header and status come on top. */
-#define SEG_MAX  126u
+#define SEG_MAX  254u
 /* A segment may straddle two regions of guest memory. */
 #define MAX_SEGS (SEG_MAX + 2u + 8u)
 /* Ranges in one discard or write-zeroes request, and the longest of them. */

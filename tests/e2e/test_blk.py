@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import subprocess
 import tempfile
 import threading
 import time
@@ -103,3 +104,18 @@ def test_a_shortened_file_is_an_io_error(vm, where):
     os.truncate(where / "rw", 32 * MIB)
     assert vm(f"zeros disk-rw {56 * MIB} 4096") == "Input/output error"
     assert vm(f"check disk-rw 0 {MIB} 9") == "ok"
+
+
+def test_without_io_uring(caisson, tmp_path):
+    """Worker threads do the same, in the same jail."""
+    wrapper = tmp_path / "no-uring"
+    subprocess.run([os.environ.get("CC", "cc"), "-o", wrapper, pathlib.Path(__file__).parent / "no-uring.c"],
+                   check=True)
+    caisson.bin, real = wrapper, caisson.bin
+    try:
+        r = caisson(real, "run", "--rm", "--storage-opt", "size=128m", caisson.image, "sh", "-c",
+                    "dd if=/dev/urandom of=/a bs=1M count=4 2>/dev/null; cp /a /b; sync; "
+                    "dd if=/b bs=1M iflag=direct 2>/dev/null | cmp - /a && rm /a && sync && echo same").ok()
+        assert r.out == "same\n"
+    finally:
+        caisson.bin = real

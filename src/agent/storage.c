@@ -9,6 +9,7 @@
 #include "agent/mountopt.h"
 #include "base/beneath.h"
 #include "base/buf.h"
+#include "base/fd.h"
 #include "base/fsutil.h"
 #include "base/log.h"
 #include "base/str.h"
@@ -304,6 +305,48 @@ static bool is_lasting(const Grpc__Storage *st)
 	return st->shared || str_eq(st->driver, "ephemeral") || str_eq(st->driver, "local");
 }
 
+static int read_number(const char *path, uint64_t *ret)
+{
+	auto_free char *text = NULL;
+	int r = fd_read_file(AT_FDCWD, path, 64, &text, NULL);
+
+	if (r < 0)
+		return r;
+	text[strcspn(text, "\n")] = '\0';
+	return str_parse_u64(text, ret);
+}
+
+/* The guest has none until somebody asks: as many as the volume may hold are set aside. */
+static int reserve_huge_pages(const Grpc__Storage *st, struct error *err)
+{
+	const char *page = option_value(st, "pagesize"), *size = option_value(st, "size");
+	uint64_t page_size, bytes, have, now = 0;
+	char path[96], text[24];
+	int r;
+
+	if (!page || !size)
+		return 0;
+	if (str_parse_size(page, &page_size) < 0 || str_parse_size(size, &bytes) < 0 || !page_size ||
+	    str_format(path, sizeof(path), "/sys/kernel/mm/hugepages/hugepages-%llukB/nr_hugepages",
+		       (unsigned long long)(page_size >> 10)) < 0)
+		return error_set(err, -EINVAL, "storage %s: wrong pagesize or size", st->mount_point);
+	r = read_number(path, &have);
+	if (r < 0)
+		return error_errno(err, r, "huge pages of %s bytes", page);
+	have += bytes / page_size;
+	if (str_format(text, sizeof(text), "%llu", (unsigned long long)have) < 0)
+		return -EINVAL;
+	r = fd_write_existing(AT_FDCWD, path, text);
+	if (r == 0)
+		r = read_number(path, &now);
+	if (r < 0)
+		return error_errno(err, r, "set aside huge pages");
+	if (now < have)
+		return error_set(err, -ENOMEM, "the guest has no memory for %llu huge pages of %s bytes; give "
+				 "it more", (unsigned long long)(bytes / page_size), page);
+	return 0;
+}
+
 static int mount_one(const Grpc__Storage *st, const char *device, bool *ret_mounted,
 		     struct error *err)
 {
@@ -314,6 +357,9 @@ static int mount_one(const Grpc__Storage *st, const char *device, bool *ret_moun
 		return mount_overlay(st, err);
 	if (str_eq(st->driver, "virtio-fs"))
 		return do_mount(st, st->source, "virtiofs", 0, err);
+	if (str_eq(st->driver, "ephemeral") && str_eq(st->fstype, "hugetlbfs") &&
+	    reserve_huge_pages(st, err) < 0)
+		return err->code;
 	if (str_eq(st->driver, "ephemeral"))
 		return do_mount(st, str_empty(st->source) ? "tmpfs" : st->source,
 				str_empty(st->fstype) ? "tmpfs" : st->fstype, 0, err);

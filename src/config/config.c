@@ -223,6 +223,23 @@ static int apply(struct config *cfg, const char *section, const char *key, const
 		cfg->scratch_size = bytes & ~(uint64_t)4095;
 		return 0;
 	}
+	if (IS("storage", "disk_rate")) {
+		*ret_want = "0, or bytes a second up to 1TiB";
+		if (str_parse_size(value, &bytes) < 0 || bytes >> 40 > 1)
+			return -EINVAL;
+		cfg->disk_rate = bytes;
+		return 0;
+	}
+	if (IS("storage", "disk_ops")) {
+		unsigned ops;
+		int r;
+
+		*ret_want = "a number up to 10000000";
+		r = parse_number(value, 0, 10000000, &ops);
+		if (r == 0)
+			cfg->disk_ops = ops;
+		return r;
+	}
 	if (IS("network", "model")) {
 		*ret_want = "tcfilter, macvtap or none";
 		return one_of(value, models) ? replace_text(&cfg->network_model, value) : -EINVAL;
@@ -416,6 +433,8 @@ int config_annotate(struct config *cfg, const char *name, const char *value, boo
 		{ "io.caisson.accelerator", "vm", "accelerator" },
 		{ "io.caisson.boot-timeout", "vm", "boot_timeout" },
 		{ "io.caisson.scratch-size", "storage", "scratch_size" },
+		{ "io.caisson.disk-rate", "storage", "disk_rate" },
+		{ "io.caisson.disk-ops", "storage", "disk_ops" },
 		{ "io.caisson.network-model", "network", "model" },
 		{ "io.caisson.network-slots", "network", "slots" },
 		{ "io.caisson.network-rx-rate", "network", "rx_rate" },

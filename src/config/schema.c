@@ -25,6 +25,8 @@ static const cyaml_schema_field_t vm_fields[] = {
 static const cyaml_schema_field_t storage_fields[] = {
 	TEXT("scratch_dir", struct file_storage, scratch_dir),
 	TEXT("scratch_size", struct file_storage, scratch_size),
+	TEXT("disk_rate", struct file_storage, disk_rate),
+	TEXT("disk_ops", struct file_storage, disk_ops),
 	CYAML_FIELD_END,
 };
 

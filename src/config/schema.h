@@ -14,7 +14,7 @@ struct file_vm {
 };
 
 struct file_storage {
-	char *scratch_dir, *scratch_size;
+	char *scratch_dir, *scratch_size, *disk_rate, *disk_ops;
 };
 
 struct file_network {

@@ -39,6 +39,10 @@ int disk_attach(struct sandbox *s, struct disk *d, const char *kind, const struc
 	(void)snprintf(d->serial, sizeof(d->serial), "%.8s%u", kind, s->next_serial++);
 	d->read_only = disk.read_only;
 	disk.serial = d->serial;
+	if (!disk.read_only) {
+		disk.bytes_per_s = s->config->disk_rate;
+		disk.ops_per_s = s->config->disk_ops;
+	}
 	r = vmm_disk_attach(s->vmm, &disk, on_attached, a);
 	if (r < 0) {
 		free(a);

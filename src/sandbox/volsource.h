@@ -31,7 +31,7 @@ struct volsource {
 	char *fstype;
 	char **options;
 	struct stat st;  /* of the source on the host */
-	uint64_t size;   /* MEMORY, HUGE: limit in bytes, 0: none */
+	uint64_t size;   /* MEMORY, HUGE, SCRATCH: limit in bytes, 0: none */
 	uint64_t page;   /* HUGE */
 	bool read_only;
 };

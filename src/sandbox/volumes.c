@@ -20,6 +20,7 @@
 #include "sandbox/volsource.h"
 
 #define GUEST_VOLUMES "/run/caisson/volumes"
+#define MIN_DISK      ((uint64_t)1 << 20)
 
 struct volume {
 	struct list node;
@@ -27,6 +28,7 @@ struct volume {
 	enum volsource_kind kind;
 	char *source;
 	char *guest;      /* where the guest has it */
+	char *mounted;    /* SCRATCH with a limit: where its disk is, above @guest */
 	char *fstype, *device;
 	char **options;
 	struct stat st;   /* of the source, for kinds that take owner and mode from it */
@@ -36,16 +38,19 @@ struct volume {
 	struct disk disk;
 	struct mirror *mirror;
 	bool mirror_started;
+	struct scratch *scratch; /* a disk of its own, for a limit of its own */
 	struct gate gate; /* disk attached, mirror complete */
 };
 
 static void volume_free(struct volume *v)
 {
 	mirror_free(v->mirror);
+	scratch_free(v->scratch);
 	disk_detach(v->s, &v->disk);
 	list_remove(&v->node);
 	free(v->source);
 	free(v->guest);
+	free(v->mounted);
 	free(v->fstype);
 	free(v->device);
 	strv_free(v->options);
@@ -85,6 +90,15 @@ static int start(struct volume *v, struct error *err)
 	auto_free char *name = NULL;
 
 	switch (v->kind) {
+	case VOLSOURCE_SCRATCH:
+		if (!v->size) {
+			gate_settle(&v->gate, NULL);
+			return 0;
+		}
+		if (scratch_new(v->s, v->size, &v->scratch, err) < 0)
+			return err->code;
+		scratch_when_ready(v->scratch, on_attached, v);
+		return 0;
 	case VOLSOURCE_DISK: {
 		const struct vmm_disk what = { .path = v->device, .read_only = v->read_only };
 
@@ -104,12 +118,29 @@ static int start(struct volume *v, struct error *err)
 	case VOLSOURCE_GUEST:
 	case VOLSOURCE_MEMORY:
 	case VOLSOURCE_HUGE:
-	case VOLSOURCE_SCRATCH:
 	case VOLSOURCE_NETWORK:
 	default:
 		gate_settle(&v->gate, NULL);
 		return 0;
 	}
+}
+
+/* Where the guest has it. -ENOMEM. */
+static int place(struct volume *v)
+{
+	unsigned n = v->s->next_serial++;
+
+	if (v->kind == VOLSOURCE_GUEST) {
+		v->guest = strdup(v->source);
+	} else if (v->kind == VOLSOURCE_SCRATCH && !v->size) {
+		v->guest = str_printf(GUEST_SCRATCH "/volumes/%u", n);
+	} else if (v->kind == VOLSOURCE_SCRATCH) {
+		v->mounted = str_printf(GUEST_VOLUMES "/%u", n);
+		v->guest = v->mounted ? str_printf("%s/data", v->mounted) : NULL;
+	} else {
+		v->guest = str_printf(GUEST_VOLUMES "/%u", n);
+	}
+	return v->guest ? 0 : -ENOMEM;
 }
 
 static int volume_new(struct sandbox *s, struct volsource *src, struct volume **ret,
@@ -131,12 +162,8 @@ static int volume_new(struct sandbox *s, struct volsource *src, struct volume **
 	v->size = src->size;
 	v->page = src->page;
 	v->read_only = src->read_only;
-	v->guest = src->kind == VOLSOURCE_GUEST ?
-			   strdup(v->source) :
-			   str_printf("%s/%u", src->kind == VOLSOURCE_SCRATCH ?
-						       GUEST_SCRATCH "/volumes" : GUEST_VOLUMES,
-				      s->next_serial++);
-	if (!v->guest) {
+	r = place(v);
+	if (r < 0) {
 		volume_free(v);
 		return error_set(err, -ENOMEM, "out of memory");
 	}
@@ -195,6 +222,24 @@ static int set_bind(Grpc__Mount *m, const char *source)
 	return 0;
 }
 
+#define SIZE_ANNOTATION "io.caisson.empty-dir-size."
+
+/* An emptyDir's limit is not in the specification: an annotation gives it, by the volume's name. */
+static int size_limit(const Grpc__Spec *spec, struct volsource *src, struct error *err)
+{
+	const char *name = strrchr(src->source, '/') + 1, *value;
+	auto_free char *key = str_printf(SIZE_ANNOTATION "%s", name);
+
+	if (!key)
+		return error_set(err, -ENOMEM, "out of memory");
+	value = oci_annotation_get(spec, key);
+	if (value && (str_parse_size(value, &src->size) < 0 || src->size < MIN_DISK))
+		return error_set(err, -EINVAL, "annotation %s: '%s' is not a size of at least 1MiB", key,
+				 value);
+	src->size &= ~(uint64_t)4095;
+	return 0;
+}
+
 static int use(struct container *c, size_t i, struct volsource *src, struct error *err)
 {
 	struct volume_use *u = &c->uses[i];
@@ -202,7 +247,12 @@ static int use(struct container *c, size_t i, struct volsource *src, struct erro
 	struct volume *v = volume_find(s, src);
 	int r = 0;
 
-	if (src->kind == VOLSOURCE_SCRATCH)
+	if (src->kind == VOLSOURCE_SCRATCH && !v) {
+		r = size_limit(c->spec, src, err);
+		if (r < 0)
+			return r;
+	}
+	if (src->kind == VOLSOURCE_SCRATCH && !(v ? v->size : src->size))
 		r = container_want_scratch(c, err);
 	if (r == 0 && !v)
 		r = volume_new(s, src, &v, err);
@@ -309,6 +359,27 @@ static int add_disk(const struct volume *v, struct storages *st)
 	return r;
 }
 
+/* A directory on the sandbox's scratch disk, or on one of its own. */
+static int add_scratch(const struct volume *v, struct storages *st)
+{
+	Grpc__Storage *g;
+	int r = 0;
+
+	if (v->scratch) {
+		auto_free char *name = disk_name(scratch_disk(v->scratch));
+
+		g = storages_add(st, "blk", name, "ext4", v->mounted);
+		r = storage_option(g, "noatime");
+		if (r == 0)
+			r = storage_option(g, "discard");
+	}
+	if (r < 0)
+		return r;
+	g = storages_add(st, "local", "local", "local", v->guest);
+	r = storage_option(g, "mode=%04o", v->st.st_mode & 0777);
+	return r == 0 ? set_group(g, &v->st) : r;
+}
+
 static int add_volume(const struct volume *v, struct storages *st)
 {
 	size_t n = st->n;
@@ -321,10 +392,7 @@ static int add_volume(const struct volume *v, struct storages *st)
 		r = add_memory(v, st);
 		break;
 	case VOLSOURCE_SCRATCH:
-		g = storages_add(st, "local", "local", "local", v->guest);
-		r = storage_option(g, "mode=%04o", v->st.st_mode & 0777);
-		if (r == 0)
-			r = set_group(g, &v->st);
+		r = add_scratch(v, st);
 		break;
 	case VOLSOURCE_DISK:
 		r = add_disk(v, st);
@@ -339,7 +407,7 @@ static int add_volume(const struct volume *v, struct storages *st)
 	default:
 		break;
 	}
-	if (r == 0 && st->n > n)
+	for (; r == 0 && n < st->n; n++)
 		st->v[n]->shared = true;
 	return r;
 }

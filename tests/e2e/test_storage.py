@@ -230,8 +230,8 @@ def test_scratch_has_a_limit_and_gives_space_back(host):
 
 def test_empty_dirs(host):
     volumes = kubelet(host)
-    disk, memory = volumes / "kubernetes.io~empty-dir/data", volumes / "kubernetes.io~empty-dir/mem"
-    for d in (disk, memory):
+    disk, memory, huge = (volumes / "kubernetes.io~empty-dir" / n for n in ("data", "mem", "huge"))
+    for d in (disk, memory, huge):
         d.mkdir(parents=True)
         os.chown(d, 0, 4242)
         d.chmod(0o2777)
@@ -239,6 +239,7 @@ def test_empty_dirs(host):
     (disk / "a/b").mkdir(parents=True)
     sub.mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", memory], check=True)
+    subprocess.run(["mount", "-t", "hugetlbfs", "-o", "pagesize=2M,size=4M", "none", huge], check=True)
     subprocess.run(["mount", "--bind", disk / "a/b", sub], check=True)
     pod = None
     try:
@@ -261,6 +262,9 @@ def test_empty_dirs(host):
                       mounts=[bind(disk, "/data"), bind(memory, "/mem")])
         assert out.startswith("keep\n") and "No space left" in out and str(8 * MIB) in out
         assert not os.listdir(memory) and os.listdir(disk) == ["a"]
+        out = pod.run("grep ' /huge ' /proc/mounts; grep HugePages_Total /proc/meminfo",
+                      mounts=[bind(huge, "/huge")])
+        assert "hugetlbfs rw" in out and "pagesize=2M" in out and out.split()[-1] == "2"
         # A container that makes a link of the path leads nobody out of the volume.
         pod.run("rm -rf /data/a; cd /data; busybox ln -s / a", mounts=[bind(disk, "/data")])
         with pytest.raises(RpcError) as e:
@@ -270,7 +274,36 @@ def test_empty_dirs(host):
         if pod:
             pod.finish()
         subprocess.run(["umount", sub], check=True)
+        subprocess.run(["umount", huge], check=True)
         subprocess.run(["umount", memory], check=True)
+
+
+def test_limits_of_an_empty_dir_and_of_disks(host):
+    with open(host.config, "a", encoding="ascii") as f:
+        f.write("storage:\n  disk_rate: 4MiB\n")
+    volumes = kubelet(host)
+    small = volumes / "kubernetes.io~empty-dir/small"
+    small.mkdir(parents=True)
+    small.chmod(0o777)
+    spec = default_spec(["sh", "-c", "df -m /small | tail -1; dd if=/dev/zero of=/small/x bs=1M count=40 2>&1;"
+                         "stat -c %a /small; sleep 1000"],
+                        annotations={"io.caisson.empty-dir-size.small": "24MiB"})
+    spec["mounts"].append(bind(small, "/small"))
+    t = Task(host, "one", spec=spec)
+    t.create(stdout=t.fifo("out"), stderr=t.fifo("err"))
+    t.start()
+    out = t.fifos["out"].wait_for(b"777\n").decode()
+    assert 15 <= int(out.split()[1]) <= 24 and "No space left" in out
+    # 4 MiB at once, then 4 MiB a second: 12 MiB take two seconds at least.
+    t.exec("slow", ["sh", "-c", "dd if=/dev/zero of=/big bs=1M count=12 oflag=direct 2>&1"],
+           stdout=t.fifo("slow.out"), stderr=t.fifo("slow.err"))
+    start = time.monotonic()
+    t.start("slow")
+    assert t.wait("slow") == 0
+    assert time.monotonic() - start > 1.8
+    t.kill(signal.SIGKILL)
+    t.wait()
+    t.finish()
 
 
 def test_changes_of_a_config_map_reach_the_guest(host, pod):

@@ -423,7 +423,7 @@ static void remove_container(struct container *c, const struct sandbox_exit *exi
 	}
 	*rm = (struct removal){ .c = container_ref(c), .exit = *exit, .done = done, .arg = arg };
 	/* With the last one the VM has no purpose left. */
-	if (c->s->n_containers == 1 || c->s->state != VM_READY) {
+	if ((c->s->n_containers == 1 && !c->s->lasting) || c->s->state != VM_READY) {
 		sandbox_stop(c->s, on_stopped, rm);
 		return;
 	}

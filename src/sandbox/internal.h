@@ -40,6 +40,7 @@ struct stop_waiter {
 };
 
 struct network; /* see network.h */
+struct pod_waiter; /* for the pod as a whole, see pod.c */
 struct scratch; /* a disk being made, see scratch.c */
 
 struct sandbox {
@@ -68,6 +69,14 @@ struct sandbox {
 	char *console_tail;
 	bool dying;           /* a boot that timed out collects the console's last lines */
 	struct stop_waiter *stop_waiters;
+	/* see pod.c */
+	bool lasting;         /* lives without containers */
+	bool prepared;        /* the agent has made the sandbox */
+	char *hostname;
+	uint64_t pod_memory, pod_quota, pod_period; /* 0: not said */
+	struct timespec created_at;
+	struct sandbox_exit pod_exit;
+	struct pod_waiter *pod_waiters;
 
 	struct list containers;
 	size_t n_containers;
@@ -191,6 +200,16 @@ bool sandbox_lost(const struct sandbox *s, const struct error *err);
 const struct error *sandbox_blame(const struct sandbox *s, const struct error *err,
 				  struct error *room);
 void sandbox_add_child(struct sandbox *s, const struct child_id *id);
+
+/* --- pod.c --- */
+
+/* What the VM gets. @spec (may be NULL) is the first container's. */
+uint32_t pod_memory_mib(const struct sandbox *s, const Grpc__Spec *spec);
+uint32_t pod_vcpus(const struct sandbox *s, const Grpc__Spec *spec);
+/* The agent has made the sandbox. */
+void pod_prepared(struct sandbox *s);
+/* The VM is gone. */
+void pod_gone(struct sandbox *s);
 
 /* --- container.c --- */
 

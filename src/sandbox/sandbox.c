@@ -173,11 +173,15 @@ static void on_sandbox_created(void *arg, const struct error *err,
 		return;
 	}
 	ask_oom(s);
+	pod_prepared(s);
 }
 
 static const char *sandbox_hostname(struct sandbox *s)
 {
 	struct container *c;
+
+	if (!str_empty(s->hostname))
+		return s->hostname;
 
 	list_for_each(c, &s->containers, node)
 		if (c->spec && !str_empty(c->spec->hostname))
@@ -478,33 +482,8 @@ static void vm_gone(struct sandbox *s, uint32_t status, int code, const char *te
 	network_vm_gone(s);
 	list_for_each_safe(c, tmp, &s->containers, node)
 		container_vm_gone(c);
+	pod_gone(s);
 	run_stop_waiters(s);
-}
-
-static uint32_t memory_mib(const struct sandbox *s, const Grpc__Spec *spec)
-{
-	uint64_t bytes = s->config->memory;
-	const Grpc__LinuxMemory *m = spec && spec->linux && spec->linux->resources ?
-					     spec->linux->resources->memory : NULL;
-
-	/* A container's limit must fit in beside the guest's own needs. */
-	if (!s->is_pod && m && m->limit > 0 && !oci_annotation_get(spec, "io.caisson.memory"))
-		bytes = (uint64_t)m->limit + s->config->memory_overhead;
-	if (bytes < (uint64_t)96 << 20)
-		bytes = (uint64_t)96 << 20;
-	return (uint32_t)MIN_OF((bytes + (1 << 20) - 1) >> 20, (uint64_t)1 << 20);
-}
-
-static uint32_t vcpus(const struct sandbox *s, const Grpc__Spec *spec)
-{
-	const Grpc__LinuxCPU *cpu = spec && spec->linux && spec->linux->resources ?
-					    spec->linux->resources->cpu : NULL;
-	uint64_t n = s->config->vcpus;
-
-	if (!s->is_pod && cpu && cpu->quota > 0 && cpu->period > 0 &&
-	    !oci_annotation_get(spec, "io.caisson.vcpus"))
-		n = ((uint64_t)cpu->quota + cpu->period - 1) / cpu->period;
-	return (uint32_t)MIN_OF(MAX_OF(n, (uint64_t)1), (uint64_t)64);
 }
 
 /* [A-Za-z0-9_.-], at most VMM_ID_MAX. */
@@ -553,7 +532,7 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 	r = shares_init(&s->shares, s->dir, ro, rw, err);
 	if (r < 0)
 		return r;
-	r = network_open(s, spec, vcpus(s, spec), err);
+	r = network_open(s, spec, pod_vcpus(s, spec), err);
 	if (r < 0)
 		return r;
 	r = agent_vsock_accept(s->loop, s->vsock, AGENT_PORT_HELLO, 0, on_hello, s, &s->hello, err);
@@ -567,8 +546,8 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 	cfg.root_image = s->config->root_image;
 	cfg.initrd = cfg.root_image ? NULL : s->initrd;
 	cfg.cmdline_extra = extra;
-	cfg.memory_mib = memory_mib(s, spec);
-	cfg.vcpus = vcpus(s, spec);
+	cfg.memory_mib = pod_memory_mib(s, spec);
+	cfg.vcpus = pod_vcpus(s, spec);
 	cfg.machine = str_eq(s->config->machine, "q35")	    ? VMM_MACHINE_Q35 :
 		      str_eq(s->config->machine, "microvm") ? VMM_MACHINE_MICROVM :
 		      str_eq(s->config->machine, "builtin") ? VMM_MACHINE_BUILTIN :
@@ -783,5 +762,6 @@ void sandbox_free(struct sandbox *s)
 	free(s->initrd);
 	free(s->netns);
 	free(s->console_tail);
+	free(s->hostname);
 	free(s);
 }

@@ -96,6 +96,21 @@ __must_check int sandbox_new(uv_loop_t *loop, const struct sandbox_options *o,
  * nothing if the VM was started before.
  */
 __must_check int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err);
+
+struct sandbox_pod {
+	const char *hostname, *netns; /* NULL: not known; netns "": none */
+	uint64_t memory;              /* limit of all containers, bytes; 0: none */
+	uint64_t cpu_quota, cpu_period;
+};
+
+/*
+ * Before the boot: makes the sandbox a pod that lives until it is stopped, whether it holds
+ * containers or not. -EEXIST, -EBUSY.
+ */
+__must_check int sandbox_make_pod(struct sandbox *s, const struct sandbox_pod *pod,
+				  struct error *err);
+/* Runs @done when containers can be created, or never will be. */
+void sandbox_when_ready(struct sandbox *s, sandbox_done_fn done, void *arg);
 /* Ends the VM and frees its host resources but the directory. */
 void sandbox_stop(struct sandbox *s, sandbox_done_fn done, void *arg);
 /* After sandbox_stop() is done. The directory stays: sandbox_reclaim() removes it. */
@@ -146,6 +161,17 @@ typedef void (*sandbox_exit_fn)(void *arg, const struct error *err, const struct
 
 void sandbox_wait(struct sandbox *s, const char *id, const char *exec_id, sandbox_exit_fn done,
 		  void *arg);
+/* The end of the sandbox as a whole: status 0 if it was stopped. */
+void sandbox_when_gone(struct sandbox *s, sandbox_exit_fn done, void *arg);
+
+struct sandbox_pod_state {
+	bool ready, gone;
+	uint32_t pid;
+	struct timespec created_at; /* 0 unless made by sandbox_make_pod() */
+	struct sandbox_exit exit;   /* if gone */
+};
+
+void sandbox_pod_state(const struct sandbox *s, struct sandbox_pod_state *ret);
 /* Of a process that is not running. With the init of the last container the VM ends too. */
 void sandbox_delete(struct sandbox *s, const char *id, const char *exec_id, sandbox_exit_fn done,
 		    void *arg);

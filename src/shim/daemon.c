@@ -163,7 +163,7 @@ static void on_idle(void *arg)
 	struct shim *shim = arg;
 
 	shim->idle = NULL;
-	if (sandbox_containers(shim->sandbox) > 0) {
+	if (shim->lasting || sandbox_containers(shim->sandbox) > 0) {
 		shim_touch(shim);
 		return;
 	}
@@ -212,7 +212,7 @@ static int set_up_sandbox(struct shim *shim, const struct shim_setup *setup, str
 	r = sandbox_new(&shim->loop, &o, &shim->sandbox, err);
 	if (r < 0)
 		return r;
-	return sandbox_boot(shim->sandbox, setup->spec, err);
+	return setup->spec ? sandbox_boot(shim->sandbox, setup->spec, err) : 0;
 }
 
 static int set_up_server(struct shim *shim, const struct shim_setup *setup, struct error *err)
@@ -223,6 +223,8 @@ static int set_up_server(struct shim *shim, const struct shim_setup *setup, stru
 	r = ttrpc_server_new(&shim->server);
 	if (r == 0)
 		r = task_register(shim);
+	if (r == 0)
+		r = pod_register(shim);
 	if (r == 0)
 		r = events_new(&shim->loop, setup->events_address, shim->ns, &shim->events);
 	if (r == 0 && !str_empty(exit_command)) {

@@ -8,10 +8,12 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <time.h>
 #include <uv.h>
 
 #include "base/error.h"
 #include "config/config.h"
+#include "google/protobuf/timestamp.pb-c.h"
 #include "oci.pb-c.h"
 #include "sandbox/sandbox.h"
 #include "ttrpc/ttrpc_uv.h"
@@ -36,6 +38,7 @@ struct shim {
 	struct config config;
 	char *id, *ns, *bundle, *dir, *address;
 	bool is_pod, own_mounts;
+	bool lasting; /* a pod of the Sandbox service: stays until it is told to leave */
 	int log_fd;
 	struct sandbox *sandbox;
 	struct ttrpc_server *server;
@@ -53,7 +56,7 @@ struct shim_setup {
 	const char *events_address; /* containerd's ttRPC socket, or NULL */
 	int listen_fd;
 	bool is_pod;
-	const Grpc__Spec *spec;     /* of the first container, or NULL */
+	const Grpc__Spec *spec;     /* of the first container; NULL: the Sandbox service comes first */
 	struct config *config;      /* taken over */
 };
 
@@ -71,8 +74,22 @@ void shim_run_exit_command(struct shim *shim);
 
 /* --- task.c --- */
 
+/* The request as @var, or the call has been answered and the handler returns. */
+#define SHIM_UNPACK(var, type, desc)                                         \
+	type *var = ttrpc_call_unpack(call, &desc, payload, len);            \
+	if (!var)                                                            \
+		return
+#define SHIM_FREE(var) protobuf_c_message_free_unpacked(&(var)->base, NULL)
+
+/* Ends a call with the status code that containerd knows the error by. */
+void shim_call_fail(struct ttrpc_call *call, const struct error *err);
+Google__Protobuf__Timestamp shim_timestamp(const struct timespec *t);
 __must_check int task_register(struct shim *shim);
 void task_event(struct shim *shim, const struct sandbox_event *ev);
+
+/* --- pod.c --- */
+
+__must_check int pod_register(struct shim *shim);
 
 /* --- events.c --- */
 
@@ -88,6 +105,9 @@ void events_publish(struct events *e, const char *topic, const char *name,
 void events_free(struct events *e);
 
 /* --- stats.c --- */
+
+/* The same of a VM as the host sees it: the process @pid and those below it. -ESRCH. */
+__must_check int stats_pack_vm(pid_t pid, uint8_t **ret_data, size_t *ret_len);
 
 /* The packed io.containerd.cgroups.v2.Metrics. The caller frees. */
 __must_check int stats_pack(const Grpc__StatsContainerResponse *st, uint8_t **ret_data,

@@ -297,6 +297,21 @@ static int start_new(const struct shim_flags *f, const char *bundle, const Grpc_
 	return r;
 }
 
+/* None for a pod of containerd's Sandbox service, which tells later what it is. */
+static int load_spec(const struct shim_flags *f, const char *bundle, Grpc__Spec **ret,
+		     struct error *err)
+{
+	auto_free char *path = str_join_path(bundle, "config.json");
+
+	if (!path)
+		return error_set(err, -ENOMEM, "out of memory");
+	if (access(path, F_OK) == 0)
+		return oci_spec_load(AT_FDCWD, path, ret, err);
+	if (str_eq(f->ns, SANDBOX_OWN_NAMESPACE))
+		return error_set(err, -ENOENT, "no config.json in '%s'", bundle);
+	return 0;
+}
+
 int shim_start(const struct shim_flags *f)
 {
 	Runtimeoptions__V1__BootstrapParams *boot = NULL;
@@ -314,16 +329,9 @@ int shim_start(const struct shim_flags *f)
 		return 1;
 	}
 	boot = read_bootstrap(f);
-	r = access("config.json", F_OK) < 0 && str_empty(f->bundle) ? -ENOENT : 0;
+	r = load_spec(f, bundle, &spec, &err);
 	if (r == 0) {
-		auto_free char *path = str_join_path(bundle, "config.json");
-
-		r = path ? oci_spec_load(AT_FDCWD, path, &spec, &err) : -ENOMEM;
-	} else {
-		r = error_set(&err, r, "no config.json in '%s'", bundle);
-	}
-	if (r == 0) {
-		g = grouping_of(spec, f->id);
+		g = spec ? grouping_of(spec, f->id) : (struct grouping){ .is_pod = true };
 		r = g.member_of ? join_pod(f, bundle, g.member_of, boot != NULL, &err) :
 				  start_new(f, bundle, spec, boot, g.is_pod, &err);
 	}

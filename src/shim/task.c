@@ -57,7 +57,7 @@ static struct reply *reply_new(struct shim *shim, struct ttrpc_call *call, const
 }
 
 /* -EBUSY is "not in this state", which containerd knows as FAILED_PRECONDITION. */
-static void fail(struct ttrpc_call *call, const struct error *err)
+void shim_call_fail(struct ttrpc_call *call, const struct error *err)
 {
 	int code;
 
@@ -81,10 +81,19 @@ static void fail(struct ttrpc_call *call, const struct error *err)
 	ttrpc_call_fail(call, code, "%s", error_text(err));
 }
 
+Google__Protobuf__Timestamp shim_timestamp(const struct timespec *t)
+{
+	Google__Protobuf__Timestamp ts = GOOGLE__PROTOBUF__TIMESTAMP__INIT;
+
+	ts.seconds = t->tv_sec;
+	ts.nanos = (int32_t)t->tv_nsec;
+	return ts;
+}
+
 static void finish_empty(struct reply *r, const struct error *err)
 {
 	if (err)
-		fail(r->call, err);
+		shim_call_fail(r->call, err);
 	else
 		ttrpc_reply_empty(r->call);
 	reply_free(r);
@@ -94,13 +103,6 @@ static void on_done(void *arg, const struct error *err)
 {
 	finish_empty(arg, err);
 }
-
-#define UNPACK(var, type, desc)                                              \
-	type *var = ttrpc_call_unpack(call, &desc, payload, len);            \
-	if (!var)                                                            \
-		return
-
-#define FREE(var) protobuf_c_message_free_unpacked(&(var)->base, NULL)
 
 /* --- create, start, delete --- */
 
@@ -130,7 +132,7 @@ static void on_created(void *arg, const struct error *err)
 
 static void create(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
 {
-	UNPACK(q, Task__CreateTaskRequest, task__create_task_request__descriptor);
+	SHIM_UNPACK(q, Task__CreateTaskRequest, task__create_task_request__descriptor);
 	struct sandbox_rootfs rootfs[ROOTFS_MAX];
 	struct shim *shim = ctx;
 	struct sandbox_create c = {
@@ -169,7 +171,7 @@ static void create(void *ctx, struct ttrpc_call *call, const uint8_t *payload, s
 		c.bundle = r->bundle;
 		sandbox_create(shim->sandbox, &c, on_created, r);
 	}
-	FREE(q);
+	SHIM_FREE(q);
 }
 
 static void on_started(void *arg, const struct error *err)
@@ -196,22 +198,13 @@ static void on_started(void *arg, const struct error *err)
 
 static void start(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
 {
-	UNPACK(q, Task__StartRequest, task__start_request__descriptor);
+	SHIM_UNPACK(q, Task__StartRequest, task__start_request__descriptor);
 	struct shim *shim = ctx;
 	struct reply *r = reply_new(shim, call, q->id, q->exec_id);
 
 	if (r)
 		sandbox_start(shim->sandbox, r->id, r->exec_id, on_started, r);
-	FREE(q);
-}
-
-static Google__Protobuf__Timestamp timestamp(const struct timespec *t)
-{
-	Google__Protobuf__Timestamp ts = GOOGLE__PROTOBUF__TIMESTAMP__INIT;
-
-	ts.seconds = t->tv_sec;
-	ts.nanos = (int32_t)t->tv_nsec;
-	return ts;
+	SHIM_FREE(q);
 }
 
 static void on_deleted(void *arg, const struct error *err, const struct sandbox_exit *x)
@@ -225,7 +218,7 @@ static void on_deleted(void *arg, const struct error *err, const struct sandbox_
 		finish_empty(r, err);
 		return;
 	}
-	at = timestamp(&x->at);
+	at = shim_timestamp(&x->at);
 	answer.pid = ev.pid = x->pid;
 	answer.exit_status = ev.exit_status = x->status;
 	answer.exited_at = ev.exited_at = &at;
@@ -240,20 +233,20 @@ static void on_deleted(void *arg, const struct error *err, const struct sandbox_
 
 static void delete(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
 {
-	UNPACK(q, Task__DeleteRequest, task__delete_request__descriptor);
+	SHIM_UNPACK(q, Task__DeleteRequest, task__delete_request__descriptor);
 	struct shim *shim = ctx;
 	struct reply *r = reply_new(shim, call, q->id, q->exec_id);
 
 	if (r)
 		sandbox_delete(shim->sandbox, r->id, r->exec_id, on_deleted, r);
-	FREE(q);
+	SHIM_FREE(q);
 }
 
 /* --- exec, wait, kill --- */
 
 static void exec(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
 {
-	UNPACK(q, Task__ExecProcessRequest, task__exec_process_request__descriptor);
+	SHIM_UNPACK(q, Task__ExecProcessRequest, task__exec_process_request__descriptor);
 	Containerd__Events__TaskExecAdded ev = CONTAINERD__EVENTS__TASK_EXEC_ADDED__INIT;
 	const struct sandbox_stdio io = { q->terminal, q->stdin, q->stdout, q->stderr };
 	Grpc__Process *process = NULL;
@@ -271,14 +264,14 @@ static void exec(void *ctx, struct ttrpc_call *call, const uint8_t *payload, siz
 	if (r == 0)
 		r = sandbox_exec(shim->sandbox, q->id, q->exec_id, &io, process, &err);
 	if (r < 0) {
-		fail(call, &err);
+		shim_call_fail(call, &err);
 	} else {
 		ttrpc_reply_empty(call);
 		ev.container_id = q->id;
 		ev.exec_id = q->exec_id;
 		events_publish(shim->events, "/tasks/exec-added", "TaskExecAdded", &ev.base);
 	}
-	FREE(q);
+	SHIM_FREE(q);
 }
 
 static void on_exited(void *arg, const struct error *err, const struct sandbox_exit *x)
@@ -291,7 +284,7 @@ static void on_exited(void *arg, const struct error *err, const struct sandbox_e
 		finish_empty(r, err);
 		return;
 	}
-	at = timestamp(&x->at);
+	at = shim_timestamp(&x->at);
 	answer.exit_status = x->status;
 	answer.exited_at = &at;
 	ttrpc_reply_msg(r->call, &answer.base);
@@ -300,40 +293,40 @@ static void on_exited(void *arg, const struct error *err, const struct sandbox_e
 
 static void wait_(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
 {
-	UNPACK(q, Task__WaitRequest, task__wait_request__descriptor);
+	SHIM_UNPACK(q, Task__WaitRequest, task__wait_request__descriptor);
 	struct shim *shim = ctx;
 	struct reply *r = reply_new(shim, call, q->id, q->exec_id);
 
 	if (r)
 		sandbox_wait(shim->sandbox, r->id, r->exec_id, on_exited, r);
-	FREE(q);
+	SHIM_FREE(q);
 }
 
 static void kill_(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
 {
-	UNPACK(q, Task__KillRequest, task__kill_request__descriptor);
+	SHIM_UNPACK(q, Task__KillRequest, task__kill_request__descriptor);
 	struct shim *shim = ctx;
 	struct reply *r = reply_new(shim, call, q->id, q->exec_id);
 
 	if (r)
 		sandbox_kill(shim->sandbox, r->id, r->exec_id, q->signal, on_done, r);
-	FREE(q);
+	SHIM_FREE(q);
 }
 
 static void resize_pty(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
 {
-	UNPACK(q, Task__ResizePtyRequest, task__resize_pty_request__descriptor);
+	SHIM_UNPACK(q, Task__ResizePtyRequest, task__resize_pty_request__descriptor);
 	struct shim *shim = ctx;
 	struct reply *r = reply_new(shim, call, q->id, q->exec_id);
 
 	if (r)
 		sandbox_resize(shim->sandbox, r->id, r->exec_id, q->width, q->height, on_done, r);
-	FREE(q);
+	SHIM_FREE(q);
 }
 
 static void close_io(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
 {
-	UNPACK(q, Task__CloseIORequest, task__close_iorequest__descriptor);
+	SHIM_UNPACK(q, Task__CloseIORequest, task__close_iorequest__descriptor);
 	struct error err = { 0 };
 	struct shim *shim = ctx;
 	int r = 0;
@@ -341,10 +334,10 @@ static void close_io(void *ctx, struct ttrpc_call *call, const uint8_t *payload,
 	if (q->stdin)
 		r = sandbox_close_stdin(shim->sandbox, q->id, q->exec_id, &err);
 	if (r < 0)
-		fail(call, &err);
+		shim_call_fail(call, &err);
 	else
 		ttrpc_reply_empty(call);
-	FREE(q);
+	SHIM_FREE(q);
 }
 
 /* --- state, pids, connect --- */
@@ -371,7 +364,7 @@ static char *text(const char *s)
 
 static void state(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
 {
-	UNPACK(q, Task__StateRequest, task__state_request__descriptor);
+	SHIM_UNPACK(q, Task__StateRequest, task__state_request__descriptor);
 	Task__StateResponse a = TASK__STATE_RESPONSE__INIT;
 	Google__Protobuf__Timestamp at;
 	struct error err = { 0 };
@@ -379,7 +372,7 @@ static void state(void *ctx, struct ttrpc_call *call, const uint8_t *payload, si
 	struct sandbox_state st;
 
 	if (sandbox_state(shim->sandbox, q->id, q->exec_id, &st, &err) < 0) {
-		fail(call, &err);
+		shim_call_fail(call, &err);
 	} else {
 		a.id = q->id;
 		a.exec_id = q->exec_id;
@@ -391,19 +384,19 @@ static void state(void *ctx, struct ttrpc_call *call, const uint8_t *payload, si
 		a.stderr = text(st.stdio.err);
 		a.terminal = st.stdio.terminal;
 		if (st.status == SANDBOX_STOPPED) {
-			at = timestamp(&st.exit.at);
+			at = shim_timestamp(&st.exit.at);
 			a.exit_status = st.exit.status;
 			a.exited_at = &at;
 		}
 		ttrpc_reply_msg(call, &a.base);
 	}
-	FREE(q);
+	SHIM_FREE(q);
 }
 
 /* The processes are the guest's; what the host sees of them is the VM. */
 static void pids(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
 {
-	UNPACK(q, Task__PidsRequest, task__pids_request__descriptor);
+	SHIM_UNPACK(q, Task__PidsRequest, task__pids_request__descriptor);
 	Task__ProcessInfo info = TASK__PROCESS_INFO__INIT, *list[] = { &info };
 	Task__PidsResponse a = TASK__PIDS_RESPONSE__INIT;
 	struct error err = { 0 };
@@ -411,19 +404,19 @@ static void pids(void *ctx, struct ttrpc_call *call, const uint8_t *payload, siz
 	struct sandbox_state st;
 
 	if (sandbox_state(shim->sandbox, q->id, NULL, &st, &err) < 0) {
-		fail(call, &err);
+		shim_call_fail(call, &err);
 	} else {
 		info.pid = st.pid;
 		a.processes = list;
 		a.n_processes = 1;
 		ttrpc_reply_msg(call, &a.base);
 	}
-	FREE(q);
+	SHIM_FREE(q);
 }
 
 static void connect_(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
 {
-	UNPACK(q, Task__ConnectRequest, task__connect_request__descriptor);
+	SHIM_UNPACK(q, Task__ConnectRequest, task__connect_request__descriptor);
 	Task__ConnectResponse a = TASK__CONNECT_RESPONSE__INIT;
 	struct shim *shim = ctx;
 	struct sandbox_state st;
@@ -433,7 +426,7 @@ static void connect_(void *ctx, struct ttrpc_call *call, const uint8_t *payload,
 	if (sandbox_state(shim->sandbox, q->id, NULL, &st, NULL) == 0)
 		a.task_pid = st.pid;
 	ttrpc_reply_msg(call, &a.base);
-	FREE(q);
+	SHIM_FREE(q);
 }
 
 /* --- pause, resume, update, stats, checkpoint --- */
@@ -451,13 +444,13 @@ static void on_paused(void *arg, const struct error *err)
 
 static void pause_(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
 {
-	UNPACK(q, Task__PauseRequest, task__pause_request__descriptor);
+	SHIM_UNPACK(q, Task__PauseRequest, task__pause_request__descriptor);
 	struct shim *shim = ctx;
 	struct reply *r = reply_new(shim, call, q->id, NULL);
 
 	if (r)
 		sandbox_pause(shim->sandbox, r->id, true, on_paused, r);
-	FREE(q);
+	SHIM_FREE(q);
 }
 
 static void on_resumed(void *arg, const struct error *err)
@@ -473,18 +466,18 @@ static void on_resumed(void *arg, const struct error *err)
 
 static void resume(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
 {
-	UNPACK(q, Task__ResumeRequest, task__resume_request__descriptor);
+	SHIM_UNPACK(q, Task__ResumeRequest, task__resume_request__descriptor);
 	struct shim *shim = ctx;
 	struct reply *r = reply_new(shim, call, q->id, NULL);
 
 	if (r)
 		sandbox_pause(shim->sandbox, r->id, false, on_resumed, r);
-	FREE(q);
+	SHIM_FREE(q);
 }
 
 static void update(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
 {
-	UNPACK(q, Task__UpdateTaskRequest, task__update_task_request__descriptor);
+	SHIM_UNPACK(q, Task__UpdateTaskRequest, task__update_task_request__descriptor);
 	Grpc__LinuxResources *res = NULL;
 	struct error err = { 0 };
 	struct shim *shim = ctx;
@@ -494,14 +487,14 @@ static void update(void *ctx, struct ttrpc_call *call, const uint8_t *payload, s
 		ttrpc_call_fail(call, TTRPC_INVALID_ARGUMENT, "no resources were given");
 	} else if (oci_resources_parse((const char *)q->resources->value.data,
 				       q->resources->value.len, &res, &err) < 0) {
-		fail(call, &err);
+		shim_call_fail(call, &err);
 	} else {
 		r = reply_new(shim, call, q->id, NULL);
 		if (r)
 			sandbox_update(shim->sandbox, r->id, res, on_done, r);
 		oci_resources_free(res);
 	}
-	FREE(q);
+	SHIM_FREE(q);
 }
 
 static void on_stats(void *arg, const struct error *err, const Grpc__StatsContainerResponse *st)
@@ -530,13 +523,13 @@ static void on_stats(void *arg, const struct error *err, const Grpc__StatsContai
 
 static void stats(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
 {
-	UNPACK(q, Task__StatsRequest, task__stats_request__descriptor);
+	SHIM_UNPACK(q, Task__StatsRequest, task__stats_request__descriptor);
 	struct shim *shim = ctx;
 	struct reply *r = reply_new(shim, call, q->id, NULL);
 
 	if (r)
 		sandbox_stats(shim->sandbox, r->id, on_stats, r);
-	FREE(q);
+	SHIM_FREE(q);
 }
 
 static void checkpoint(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
@@ -550,13 +543,16 @@ static void checkpoint(void *ctx, struct ttrpc_call *call, const uint8_t *payloa
 
 static void shutdown_(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
 {
-	UNPACK(q, Task__ShutdownRequest, task__shutdown_request__descriptor);
+	SHIM_UNPACK(q, Task__ShutdownRequest, task__shutdown_request__descriptor);
 	struct shim *shim = ctx;
-	bool now = q->now;
+	bool now = q->now, ours = str_eq(q->id, shim->id);
 
-	FREE(q);
-	/* While there are containers, only "now" is meant seriously. */
-	if (sandbox_containers(shim->sandbox) > 0 && !now) {
+	SHIM_FREE(q);
+	/*
+	 * While there are containers, only "now" is meant seriously. containerd asks with the id of
+	 * a container when that is gone; a pod of the Sandbox service does not end with it.
+	 */
+	if ((sandbox_containers(shim->sandbox) > 0 && !now) || (shim->lasting && !ours)) {
 		ttrpc_reply_empty(call);
 		return;
 	}
@@ -617,7 +613,7 @@ void task_event(struct shim *shim, const struct sandbox_event *ev)
 		events_publish(shim->events, "/tasks/oom", "TaskOOM", &oom.base);
 		return;
 	}
-	at = timestamp(&ev->exited_at);
+	at = shim_timestamp(&ev->exited_at);
 	exited.container_id = (char *)ev->id;
 	exited.id = (char *)(ev->exec_id ? ev->exec_id : ev->id);
 	exited.pid = ev->pid;

@@ -58,6 +58,15 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
       container_annotations = ["io.caisson.*"]
 """
 
+# containerd 2 has the Sandbox service: pods without a pause container.
+SANDBOX_HANDLER = """
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.caisson-sandbox]
+      runtime_type = "io.containerd.caisson.v2"
+      sandboxer = "shim"
+      privileged_without_host_devices = true
+      pod_annotations = ["io.caisson.*", "io.katacontainers.*"]
+"""
+
 CNI_BRIDGE = {
     "cniVersion": "0.4.0", "name": "pods", "plugins": [
         {"type": "bridge", "bridge": BRIDGE, "isGateway": True, "ipMasq": False,
@@ -94,7 +103,9 @@ class Containerd:
 
     def __init__(self, stage, directory, cni=None, config="", env=None, program="containerd",
                  disabled=()):
-        self.stage, self.dir, self.program = stage, pathlib.Path(directory), program
+        """@program: containerd; its ctr is beside it."""
+        self.stage, self.dir, self.program = stage, pathlib.Path(directory), str(program)
+        self.ctr_program = os.path.join(os.path.dirname(self.program), "ctr")
         self.run_dir, self.root = self.dir / "run", self.dir / "caisson"
         self.socket = self.dir / "c.sock"
         self.log_path = self.dir / "containerd.log"
@@ -177,8 +188,8 @@ class Containerd:
     # --- ctr ---
 
     def try_ctr(self, *args, ns="default", input=None, timeout=90):
-        return subprocess.run(self.inside("ctr", "-a", self.socket, "-n", ns, *args), env=self.env,
-                              input=input, stdin=subprocess.DEVNULL if input is None else None,
+        return subprocess.run(self.inside(self.ctr_program, "-a", self.socket, "-n", ns, *args),
+                              env=self.env, input=input, stdin=subprocess.DEVNULL if input is None else None,
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                               timeout=timeout, check=False)
 
@@ -189,7 +200,7 @@ class Containerd:
 
     def ctr_popen(self, *args, ns="default", **kw):
         kw.setdefault("stdin", subprocess.DEVNULL)
-        return subprocess.Popen(self.inside("ctr", "-a", self.socket, "-n", ns, *args),
+        return subprocess.Popen(self.inside(self.ctr_program, "-a", self.socket, "-n", ns, *args),
                                 env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                 text=True, **kw)
 
@@ -429,7 +440,7 @@ class Cri:
 class Pod:
     """A running pod."""
 
-    def __init__(self, cri, name, annotations=None, linux=None, **config):
+    def __init__(self, cri, name, annotations=None, linux=None, handler="caisson", **config):
         self.cri, self.name = cri, name
         linux = dict(linux or {})
         # The kubelet's own choice: network and ipc are the pod's, pids each container's.
@@ -441,7 +452,7 @@ class Pod:
                            linux=linux, **config)
         self.config.setdefault("hostname", name)
         self.id = cri.call("RunPodSandbox", config=self.config,
-                           runtime_handler="caisson").pod_sandbox_id
+                           runtime_handler=handler).pod_sandbox_id
 
     def create(self, name, *command, image="docker.io/test/busybox:latest", security=None,
                resources=None, attempt=0, **config):
@@ -477,7 +488,8 @@ class Pod:
         self.cri.call("RemovePodSandbox", pod_sandbox_id=self.id)
 
     def shim_pid(self):
-        return int(self.cri.ctrd.task_file("k8s.io", self.id, "shim.pid").read_text("ascii"))
+        found = list((self.cri.ctrd.dir / "state").glob(f"*/k8s.io/{self.id}/shim.pid"))
+        return int(found[0].read_text("ascii"))
 
 
 CREATED, RUNNING, EXITED = 0, 1, 2

@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A sandbox as a pod: made before any container and alive without one, waited for as a whole, and
+ * sized for all its containers.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "oci/oci.h"
+#include "sandbox/internal.h"
+
+#define MIN_MEMORY ((uint64_t)96 << 20)
+#define MAX_VCPUS  64u
+
+struct pod_waiter {
+	struct pod_waiter *next;
+	sandbox_done_fn ready; /* one of the two */
+	sandbox_exit_fn gone;
+	void *arg;
+};
+
+int sandbox_make_pod(struct sandbox *s, const struct sandbox_pod *pod, struct error *err)
+{
+	auto_free char *hostname = pod->hostname ? strdup(pod->hostname) : NULL;
+	auto_free char *netns = pod->netns ? strdup(pod->netns) : NULL;
+
+	if (s->lasting)
+		return error_set(err, -EEXIST, "sandbox '%s' has been created already", s->id);
+	if (s->state != VM_NEW)
+		return error_set(err, -EBUSY, "the virtual machine of '%s' runs already", s->id);
+	if ((pod->hostname && !hostname) || (pod->netns && !netns))
+		return error_set(err, -ENOMEM, "out of memory");
+	s->is_pod = s->lasting = true;
+	s->pod_memory = pod->memory;
+	s->pod_quota = pod->cpu_quota;
+	s->pod_period = pod->cpu_period;
+	free(s->hostname);
+	s->hostname = take_ptr(&hostname);
+	if (netns) {
+		free(s->netns);
+		s->netns = take_ptr(&netns);
+	}
+	(void)clock_gettime(CLOCK_REALTIME, &s->created_at);
+	return 0;
+}
+
+static struct pod_waiter *waiter_add(struct sandbox *s, void *arg)
+{
+	struct pod_waiter *w = calloc(1, sizeof(*w));
+
+	if (w) {
+		w->arg = arg;
+		w->next = s->pod_waiters;
+		s->pod_waiters = w;
+	}
+	return w;
+}
+
+void sandbox_when_ready(struct sandbox *s, sandbox_done_fn done, void *arg)
+{
+	struct error err = { 0 };
+	struct pod_waiter *w;
+
+	if (s->prepared || sandbox_check_alive(s, &err) < 0) {
+		done(arg, err.code ? &err : NULL);
+		return;
+	}
+	w = waiter_add(s, arg);
+	if (w) {
+		w->ready = done;
+		return;
+	}
+	(void)error_set(&err, -ENOMEM, "out of memory");
+	done(arg, &err);
+}
+
+void sandbox_when_gone(struct sandbox *s, sandbox_exit_fn done, void *arg)
+{
+	struct error err = { 0 };
+	struct pod_waiter *w;
+
+	if (s->state == VM_GONE) {
+		done(arg, NULL, &s->pod_exit);
+		return;
+	}
+	w = waiter_add(s, arg);
+	if (w) {
+		w->gone = done;
+		return;
+	}
+	(void)error_set(&err, -ENOMEM, "out of memory");
+	done(arg, &err, NULL);
+}
+
+/* Those of one kind; they may ask again. */
+static void run_waiters(struct sandbox *s, bool gone, const struct error *err)
+{
+	struct pod_waiter **at = &s->pod_waiters, *w, *run = NULL;
+
+	while ((w = *at)) {
+		if (gone || w->ready) {
+			*at = w->next;
+			w->next = run;
+			run = w;
+		} else {
+			at = &w->next;
+		}
+	}
+	while ((w = run)) {
+		run = w->next;
+		if (w->ready)
+			w->ready(w->arg, err);
+		else
+			w->gone(w->arg, NULL, &s->pod_exit);
+		free(w);
+	}
+}
+
+void pod_prepared(struct sandbox *s)
+{
+	s->prepared = true;
+	run_waiters(s, false, NULL);
+}
+
+void pod_gone(struct sandbox *s)
+{
+	s->pod_exit = (struct sandbox_exit){ .pid = sandbox_vm_pid(s), .status = s->gone_status };
+	(void)clock_gettime(CLOCK_REALTIME, &s->pod_exit.at);
+	/* A sandbox that was stopped has ended well. */
+	if (s->stopping)
+		s->pod_exit.status = 0;
+	run_waiters(s, true, &s->failure);
+}
+
+void sandbox_pod_state(const struct sandbox *s, struct sandbox_pod_state *ret)
+{
+	*ret = (struct sandbox_pod_state){
+		.ready = s->prepared && s->state == VM_READY,
+		.gone = s->state == VM_GONE,
+		.pid = sandbox_vm_pid(s),
+		.created_at = s->created_at,
+		.exit = s->pod_exit,
+	};
+}
+
+/* --- size --- */
+
+static uint64_t annotated(const Grpc__Spec *spec, const char *key)
+{
+	const char *text = spec ? oci_annotation_get(spec, key) : NULL;
+	char *end;
+	long long n;
+
+	if (str_empty(text))
+		return 0;
+	errno = 0;
+	n = strtoll(text, &end, 10);
+	return errno || *end || n < 0 ? 0 : (uint64_t)n;
+}
+
+/* What containerd says of all containers together; 0 without a limit. */
+static uint64_t memory_limit(const struct sandbox *s, const Grpc__Spec *spec)
+{
+	const Grpc__LinuxMemory *m = spec && spec->linux && spec->linux->resources ?
+					     spec->linux->resources->memory : NULL;
+
+	if (s->is_pod)
+		return s->pod_memory ? s->pod_memory :
+				       annotated(spec, "io.kubernetes.cri.sandbox-memory");
+	return m && m->limit > 0 ? (uint64_t)m->limit : 0;
+}
+
+uint32_t pod_memory_mib(const struct sandbox *s, const Grpc__Spec *spec)
+{
+	uint64_t bytes = s->config->memory, limit = memory_limit(s, spec);
+
+	/*
+	 * A limit must fit in beside the guest's own needs. The limits of a pod's containers may
+	 * leave out some that have none: it never has less than a pod without limits.
+	 */
+	if (limit && !(spec && oci_annotation_get(spec, "io.caisson.memory"))) {
+		limit += s->config->memory_overhead;
+		bytes = s->is_pod ? MAX_OF(bytes, limit) : limit;
+	}
+	bytes = MAX_OF(bytes, MIN_MEMORY);
+	return (uint32_t)MIN_OF((bytes + (1 << 20) - 1) >> 20, (uint64_t)1 << 20);
+}
+
+uint32_t pod_vcpus(const struct sandbox *s, const Grpc__Spec *spec)
+{
+	const Grpc__LinuxCPU *cpu = spec && spec->linux && spec->linux->resources ?
+					    spec->linux->resources->cpu : NULL;
+	uint64_t n = s->config->vcpus, quota = 0, period = 0;
+
+	if (s->is_pod) {
+		quota = s->pod_quota ? s->pod_quota :
+				       annotated(spec, "io.kubernetes.cri.sandbox-cpu-quota");
+		period = s->pod_quota ? s->pod_period :
+					annotated(spec, "io.kubernetes.cri.sandbox-cpu-period");
+	} else if (cpu && cpu->quota > 0) {
+		quota = (uint64_t)cpu->quota;
+		period = cpu->period;
+	}
+	if (quota && period && !(spec && oci_annotation_get(spec, "io.caisson.vcpus"))) {
+		quota = (quota + period - 1) / period;
+		n = s->is_pod ? MAX_OF(n, quota) : quota;
+	}
+	return (uint32_t)MIN_OF(MAX_OF(n, (uint64_t)1), (uint64_t)MAX_VCPUS);
+}

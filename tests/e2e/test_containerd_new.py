@@ -1,0 +1,102 @@
+"""The same pods with newer containerds, which tests/peers/get-containerd gets; else skipped."""
+
+import os
+import pathlib
+import shutil
+import signal
+import tempfile
+
+import pytest
+
+import ctrd as c
+from conftest import build_image
+from ctrd import Containerd, Cri, wait_until
+
+PEERS = pathlib.Path(os.environ.get("CAISSON_PEERS", "/var/cache/caisson/peers"))
+LOOP = ("sh", "-c", "trap 'exit 0' TERM; touch /tmp/ready; while :; do sleep 0.1; done")
+
+pytestmark = pytest.mark.skipif(c.missing() is not None, reason=str(c.missing()))
+
+
+@pytest.fixture(scope="module", params=["1.7", "2.1"])
+def daemon(stage, request):
+    program = PEERS / f"containerd-{request.param}/usr/bin/containerd"
+    if not program.exists():
+        pytest.skip(f"no containerd {request.param}: run tests/peers/get-containerd")
+    directory = tempfile.mkdtemp(prefix="ctrn-")
+    new = request.param.startswith("2")
+    d = Containerd(stage, directory, program=program, config=c.SANDBOX_HANDLER if new else "")
+    d.handlers = ["caisson", "caisson-sandbox"] if new else ["caisson"]
+    try:
+        d.start()
+        for name in ("busybox", "pause"):
+            d.import_layout(build_image(name), f"docker.io/test/{name}", ns="k8s.io")
+            d.import_layout(build_image(name), f"docker.io/test/{name}")
+        wait_until(lambda: d.ctr("images", "ls", ns="k8s.io").count("cri-containerd.image") >= 2)
+        yield d
+    finally:
+        d.close()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def cri(daemon):
+    client = Cri(daemon)
+    yield client
+    client.remove_all()
+    client.close()
+    daemon.assert_clean()
+
+
+def test_run(daemon):
+    r = daemon.run("hello", "sh", "-c", "echo out; exit 3", options=("--rm",))
+    assert (r.returncode, r.stdout) == (3, "out\n"), r.stderr
+    daemon.assert_clean()
+
+
+@pytest.mark.parametrize("handler", ["caisson", "caisson-sandbox"])
+def test_life_of_a_pod(cri, daemon, handler):
+    if handler not in daemon.handlers:
+        pytest.skip("this containerd has no Sandbox service for pods")
+    p = cri.pod(f"life-{handler}", handler=handler)
+    assert p.ready()
+    k = p.run("main", *LOOP)
+    assert k.exec("sh", "-c", "hostname; exit 4") == (4, f"life-{handler}\n", "")
+    address = p.status().network.ip
+    assert address and address in k.sh("ip addr")
+    once = p.run("once", "sh", "-c", "echo gone; exit 2")
+    assert once.wait() == 2 and once.log() == "gone\n"
+    once.remove()
+    wait_until(lambda: k.stats().memory.usage_bytes.value > 0)
+
+    # containerd comes back to running pods.
+    daemon.kill(signal.SIGKILL)
+    daemon.start()
+    cri.connect()
+    wait_until(p.ready)
+    assert k.status().state == c.RUNNING
+    assert k.sh("echo alive") == "alive\n"
+
+    # A pod without containers stays.
+    k.stop(10)
+    assert k.status().exit_code == 0
+    k.remove()
+    assert p.ready()
+    again = p.run("again", "true")
+    assert again.wait() == 0
+    again.remove()
+    p.remove()
+    daemon.assert_clean()
+
+
+@pytest.mark.parametrize("handler", ["caisson", "caisson-sandbox"])
+def test_virtual_machine_dies(cri, daemon, handler):
+    if handler not in daemon.handlers:
+        pytest.skip("this containerd has no Sandbox service for pods")
+    p = cri.pod(f"dies-{handler}", handler=handler)
+    k = p.run("main", *LOOP)
+    mine = [p.shim_pid(), *c.descendants(p.shim_pid())]
+    os.kill([x for x in mine if c.comm(x).startswith("qemu")][-1], signal.SIGKILL)
+    wait_until(lambda: k.status().state == c.EXITED and not p.ready(), 40)
+    p.remove()
+    daemon.assert_clean()

@@ -19,6 +19,7 @@ allowed() {
         sandbox) echo "base net ttrpc oci image vmm agentclient config" ;;
         shim) echo "base ttrpc oci agentclient config sandbox" ;;
         cli) echo "base ttrpc oci cni image config sandbox" ;;
+        runtime) echo "base ttrpc oci config cli" ;;
         agent) echo "base ttrpc" ;;
         *) return 1 ;;
     esac

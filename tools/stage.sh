@@ -12,7 +12,7 @@ kernel=$("$top/guest/kernel/build")
 
 mkdir -p "$stage/bin" "$stage/lib/caisson"
 put() { cp -f --remove-destination "$1" "$2"; }
-for program in src/cli/caisson src/shim/containerd-shim-caisson-v2 src/vmm/caisson-vmm; do
+for program in src/cli/caisson src/runtime/caisson-runtime src/shim/containerd-shim-caisson-v2 src/vmm/caisson-vmm; do
     put "$build/$program" "$stage/bin/"
 done
 put "$build/src/agent/caisson-agent" "$stage/lib/caisson/"

@@ -154,23 +154,16 @@ static void call_and_forget(struct task *t, const char *method, const ProtobufCM
 
 #define TEXT(s) ((char *)((s) ? (s) : ""))
 
-int task_create(struct task *t, const char *bundle, const char *rootfs, const struct task_stdio *io,
-		uint32_t *ret_pid, struct error *err)
+static int create_with(struct task *t, const char *bundle, Containerd__Types__Mount *mount,
+		       const struct task_stdio *io, uint32_t *ret_pid, struct error *err)
 {
 	Task__CreateTaskRequest req = TASK__CREATE_TASK_REQUEST__INIT;
-	Containerd__Types__Mount mount = CONTAINERD__TYPES__MOUNT__INIT;
-	Containerd__Types__Mount *mounts[] = { &mount };
-	char *options[] = { (char *)"ro" };
 	Task__CreateTaskResponse *reply;
 	int r;
 
-	mount.type = (char *)"erofs";
-	mount.source = (char *)rootfs;
-	mount.options = options;
-	mount.n_options = 1;
 	req.id = t->id;
 	req.bundle = (char *)bundle;
-	req.rootfs = mounts;
+	req.rootfs = &mount;
 	req.n_rootfs = 1;
 	req.terminal = io->terminal;
 	req.stdin = TEXT(io->in);
@@ -182,6 +175,32 @@ int task_create(struct task *t, const char *bundle, const char *rootfs, const st
 	*ret_pid = reply->pid;
 	protobuf_c_message_free_unpacked(&reply->base, NULL);
 	return 0;
+}
+
+int task_create(struct task *t, const char *bundle, const char *rootfs, const struct task_stdio *io,
+		uint32_t *ret_pid, struct error *err)
+{
+	Containerd__Types__Mount mount = CONTAINERD__TYPES__MOUNT__INIT;
+	char *options[] = { (char *)"ro" };
+
+	mount.type = (char *)"erofs";
+	mount.source = (char *)rootfs;
+	mount.options = options;
+	mount.n_options = 1;
+	return create_with(t, bundle, &mount, io, ret_pid, err);
+}
+
+int task_create_bind(struct task *t, const char *bundle, const char *rootfs,
+		     const struct task_stdio *io, uint32_t *ret_pid, struct error *err)
+{
+	Containerd__Types__Mount mount = CONTAINERD__TYPES__MOUNT__INIT;
+	char *options[] = { (char *)"rbind" };
+
+	mount.type = (char *)"bind";
+	mount.source = (char *)rootfs;
+	mount.options = options;
+	mount.n_options = 1;
+	return create_with(t, bundle, &mount, io, ret_pid, err);
 }
 
 int task_start(struct task *t, const char *exec, uint32_t *ret_pid, struct error *err)

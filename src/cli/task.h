@@ -39,6 +39,9 @@ void task_interrupt(struct task *t);
 int task_create(struct task *t, const char *bundle, const char *rootfs, const struct task_stdio *io,
 		uint32_t *ret_pid, struct error *err);
 /* @exec: NULL means the container's first process; so in all that follow. */
+/* With a directory of the host as the root file system. */
+int task_create_bind(struct task *t, const char *bundle, const char *rootfs,
+		     const struct task_stdio *io, uint32_t *ret_pid, struct error *err);
 int task_start(struct task *t, const char *exec, uint32_t *ret_pid, struct error *err);
 int task_exec(struct task *t, const char *exec, const struct task_stdio *io,
 	      const Grpc__Process *process, struct error *err);

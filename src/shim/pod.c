@@ -152,15 +152,15 @@ static void start(void *ctx, struct ttrpc_call *call, const uint8_t *payload, si
 	SHIM_UNPACK(q, Containerd__Runtime__Sandbox__V1__StartSandboxRequest,
 		    containerd__runtime__sandbox__v1__start_sandbox_request__descriptor);
 	struct shim *shim = ctx;
+	struct pod_call *p;
 
-	if (!shim->lasting) {
+	p = pod_call_new(shim, call, q->sandbox_id);
+	if (p && !shim->lasting) {
 		ttrpc_call_fail(call, TTRPC_FAILED_PRECONDITION,
 				"sandbox '%.80s' has not been created", q->sandbox_id);
-	} else {
-		struct pod_call *p = pod_call_new(shim, call, q->sandbox_id);
-
-		if (p)
-			sandbox_when_ready(shim->sandbox, on_ready, p);
+		free(p);
+	} else if (p) {
+		sandbox_when_ready(shim->sandbox, on_ready, p);
 	}
 	SHIM_FREE(q);
 }

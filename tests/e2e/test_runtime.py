@@ -1,0 +1,254 @@
+"""caisson-runtime, the command line of OCI runtimes: by hand, and as Podman's runtime."""
+
+import array
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+import pytest
+
+import shimclient as sc
+from conftest import orphan_vms
+from ctrd import state_of, wait_until
+from shimclient import default_spec
+
+
+class Runtime:
+    """Commands on bundles in a directory of their own; this process takes the place of conmon."""
+
+    def __init__(self, stage, folder):
+        self.program = str(stage / "bin/caisson-runtime")
+        self.folder = str(folder)
+        self.run = os.path.join(self.folder, "run")
+        os.makedirs(self.run)
+        config = os.path.join(self.folder, "config.yaml")
+        with open(config, "w", encoding="ascii") as f:
+            f.write("vm:\n  boot_timeout: 120s\n")
+        self.env = dict(os.environ, CAISSON_RUN=self.run, CAISSON_CONFIG=config,
+                        CAISSON_ROOT=os.path.join(self.folder, "root"))
+        self.env.pop("TTRPC_ADDRESS", None)
+        self.rootfs = sc.make_root(os.path.join(self.folder, "rootfs"))
+
+    def __call__(self, *args, check=True, **kw):
+        kw.setdefault("stdin", subprocess.DEVNULL)
+        p = subprocess.run([self.program, *map(str, args)], env=self.env, stdout=subprocess.PIPE,
+                           stderr=subprocess.PIPE, text=True, timeout=120, check=False, **kw)
+        if check:
+            assert p.returncode == 0, (args, p.stdout, p.stderr)
+        return p
+
+    def bundle(self, name, args, **more):
+        path = os.path.join(self.folder, "bundles", name)
+        os.makedirs(path)
+        spec = default_spec(args, **more)
+        spec["root"] = {"path": self.rootfs}
+        with open(os.path.join(path, "config.json"), "w", encoding="ascii") as f:
+            json.dump(spec, f)
+        return path
+
+    def create(self, name, args, *flags, **more):
+        """Creates as conmon does: with pipes, and a file for the pid. Gives pid, stdout, stderr."""
+        bundle = self.bundle(name, args, **more)
+        pidfile = os.path.join(bundle, "pid")
+        out, out_w = os.pipe()
+        err, err_w = os.pipe()
+        r = subprocess.run([self.program, "create", "--bundle", bundle, "--pid-file", pidfile,
+                            *flags, name], env=self.env, stdin=subprocess.DEVNULL, stdout=out_w,
+                           stderr=err_w, timeout=120, check=False)
+        os.close(out_w)
+        os.close(err_w)
+        assert r.returncode == 0, os.read(err, 4096)
+        with open(pidfile, encoding="ascii") as f:
+            return int(f.read()), open(out, "rb"), open(err, "rb")
+
+    def state(self, name):
+        return json.loads(self("state", name).stdout)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def subreaper():
+    """Stand-ins become children of this process, so that their status can be had."""
+    import ctypes
+    assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0
+
+
+@pytest.fixture
+def runtime(stage, tmp_path):
+    before = set(orphan_vms())
+    r = Runtime(stage, tmp_path)
+    yield r
+    left = [d for d in ("oci", "sandboxes", "s") if os.path.isdir(os.path.join(r.run, d))
+            and os.listdir(os.path.join(r.run, d))]
+    for name in os.listdir(os.path.join(r.run, "oci")) if "oci" in left else []:
+        r("delete", "--force", name, check=False)
+    assert not left, left
+    assert set(orphan_vms()) <= before
+
+
+def test_life(runtime):
+    pid, out, err = runtime.create("one", ["sh", "-c", "echo out; echo err >&2; exit 7"])
+    assert runtime.state("one")["status"] == "created"
+    assert runtime.state("one")["pid"] == pid
+    runtime("start", "one")
+    assert out.read() == b"out\n" and err.read() == b"err\n"
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    wait_until(lambda: runtime.state("one")["status"] == "stopped")
+    runtime("delete", "one")
+    assert "does not exist" in runtime("state", "one", check=False).stderr
+
+
+def test_signals_and_exec(runtime, tmp_path):
+    pid, out, _ = runtime.create("two", ["sh", "-c", "trap 'exit 9' TERM; echo up; "
+                                         "while :; do sleep 0.1; done"])
+    runtime("start", "two")
+    assert out.readline() == b"up\n"
+    assert runtime.state("two")["status"] == "running"
+    r = runtime("exec", "two", "sh", "-c", "echo hello; exit 5", check=False)
+    assert (r.returncode, r.stdout) == (5, "hello\n"), r.stderr
+    process = tmp_path / "process.json"
+    process.write_text(json.dumps(default_spec(["cat"])["process"]))
+    r = subprocess.run([runtime.program, "exec", "--process", process, "two"], env=runtime.env,
+                       input=b"x" * 100000, stdout=subprocess.PIPE, timeout=60, check=True)
+    assert r.stdout == b"x" * 100000
+    missing = runtime("exec", "two", "/no/such/program", check=False)
+    assert missing.returncode and "no such file" in missing.stderr.lower()
+    assert json.loads(runtime("ps", "two").stdout)
+    runtime("pause", "two")
+    assert runtime.state("two")["status"] == "paused"
+    runtime("resume", "two")
+    busy = runtime("delete", "two", check=False)
+    assert busy.returncode and "running" in busy.stderr
+    runtime("kill", "two", "TERM")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+    runtime("delete", "two")
+
+
+def test_terminal(runtime, tmp_path):
+    path = str(tmp_path / "console")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen(1)
+    spec = {"process": {"terminal": True}}
+    pid, _, _ = runtime.create("tty", ["sh"], "--console-socket", path, **spec)
+    conn = listener.accept()[0]
+    _, control, _, _ = conn.recvmsg(64, socket.CMSG_SPACE(4))
+    fds = array.array("i")
+    fds.frombytes(control[0][2][:4])
+    runtime("start", "tty")
+    os.write(fds[0], b"echo $((40+2)); exit 3\n")
+    seen = b""
+    while b"42\r\n" not in seen:
+        seen += os.read(fds[0], 4096)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+    runtime("delete", "tty")
+
+
+@pytest.mark.parametrize("victim", ["standin", "shim"])
+def test_kills(runtime, victim):
+    pid, _, _ = runtime.create("killed", ["sleep", "1000"])
+    runtime("start", "killed")
+    if victim == "standin":
+        os.kill(pid, signal.SIGKILL)
+    else:
+        with open(os.path.join(runtime.folder, "bundles/killed/shim.pid"), encoding="ascii") as f:
+            os.kill(int(f.read()), signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert status == (-9 if victim == "standin" else 137)
+    runtime("delete", "--force", "killed")
+    runtime("delete", "--force", "killed")
+
+
+def test_errors(runtime):
+    r = runtime("create", "--bundle", runtime.folder, "x", check=False)
+    assert r.returncode and "config.json" in r.stderr
+    r = runtime("kill", "nobody", check=False)
+    assert r.returncode and "does not exist" in r.stderr
+    bundle = runtime.bundle("bad", ["/no/such/program"])
+    log = os.path.join(runtime.folder, "log")
+    r = runtime("--log", log, "--log-format", "json", "run", "--bundle", bundle, "bad", check=False)
+    with open(log, encoding="ascii") as f:
+        line = json.loads(f.readlines()[-1])
+    assert r.returncode and line["level"] == "error" and "/no/such/program" in line["msg"]
+    assert "cgroup" in json.loads(runtime("features").stdout)["linux"]
+    assert "version" in runtime("--version").stdout
+
+
+# --- Podman ---
+
+class Podman:
+    """In namespaces and directories of its own."""
+
+    def __init__(self, runtime, folder):
+        self.runtime, self.folder = runtime, str(folder)
+        conf = os.path.join(self.folder, "containers.conf")
+        with open(conf, "w", encoding="ascii") as f:
+            f.write("[engine]\nruntime = \"caisson-runtime\"\n"
+                    "runtime_supports_nocgroup = [\"caisson-runtime\"]\n"
+                    "runtime_supports_json = [\"caisson-runtime\"]\n"
+                    "[engine.runtimes]\n"
+                    f"caisson-runtime = [\"{runtime.program}\"]\n")
+        self.env = dict(runtime.env, CONTAINERS_CONF=conf)
+        ready = os.path.join(self.folder, "ready")
+        script = ("mount --make-rprivate / && mkdir -p /run/containers /run/libpod /run/netns "
+                  "/var/lib/containers && for d in /run/containers /run/libpod /run/netns "
+                  f"/var/lib/containers; do mount -t tmpfs t $d; done && touch {ready} && "
+                  "exec sleep 100000")
+        self.keeper = subprocess.Popen(["unshare", "--net", "--mount", "--", "sh", "-c", script],
+                                       stdin=subprocess.DEVNULL)
+        wait_until(lambda: os.path.exists(ready))
+
+    def __call__(self, *args, **kw):
+        return subprocess.run(
+            ["nsenter", "-t", str(self.keeper.pid), "-n", "-m", "--", "podman",
+             "--root", f"{self.folder}/root", "--runroot", f"{self.folder}/runroot",
+             "--tmpdir", f"{self.folder}/tmp", "--cgroup-manager", "cgroupfs",
+             "--events-backend", "file", *map(str, args)],
+            env=self.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, timeout=120, check=False, **kw)
+
+    def close(self):
+        self.keeper.kill()
+        self.keeper.wait()
+
+
+@pytest.fixture
+def podman(runtime, image):
+    if not shutil.which("podman"):
+        pytest.skip("podman is not installed")
+    folder = tempfile.mkdtemp(prefix="podman-")
+    p = Podman(runtime, folder)
+    try:
+        r = p("pull", image("busybox"))
+        if r.returncode:
+            pytest.skip(f"podman does not work here: {r.stderr}")
+        p.image = r.stdout.split()[-1]
+        yield p
+        p("rm", "-f", "-a", "-t", "0")
+    finally:
+        p.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+FLAGS = ("--network", "none", "--cgroups", "disabled", "--security-opt", "seccomp=unconfined")
+
+
+def test_podman(podman):
+    r = podman("run", "--rm", *FLAGS, podman.image, "sh", "-c", "uname -r; echo e >&2; exit 6")
+    assert r.returncode == 6, r.stderr
+    assert r.stdout.strip() != os.uname().release and "e" in r.stderr
+
+    r = podman("run", "-d", "--name", "stay", *FLAGS, podman.image, "sh", "-c",
+               "trap 'exit 4' TERM; echo up; while :; do sleep 0.1; done")
+    assert r.returncode == 0, r.stderr
+    wait_until(lambda: podman("logs", "stay").stdout == "up\n")
+    assert "Up" in podman("ps").stdout
+    r = podman("exec", "stay", "sh", "-c", "echo inside; exit 3")
+    assert (r.returncode, r.stdout) == (3, "inside\n"), r.stderr
+    assert podman("stop", "-t", "20", "stay").returncode == 0
+    assert podman("inspect", "-f", "{{.State.ExitCode}}", "stay").stdout == "4\n"
+    assert podman("rm", "stay").returncode == 0

@@ -413,7 +413,7 @@ static void on_vm_exited(struct vmm *vmm, enum vmm_exit reason, const char *text
 	log_write(LOG_WARN, "virtual machine ended", "reason", vmm_exit_name(reason), "text", text,
 		  NULL);
 	if (s->failure.code) {
-		vm_gone(s, EXIT_UNKNOWN, s->failure.code, NULL);
+		vm_gone(s, EXIT_KILLED, s->failure.code, NULL);
 		return;
 	}
 	tail = tail_of(text, strlen(text));

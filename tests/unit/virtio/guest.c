@@ -85,7 +85,7 @@ bool guest_ring_used(struct guest_ring *r, uint32_t *ret_id, uint32_t *ret_len)
 	uint16_t idx;
 	const uint8_t *elem;
 
-	memcpy(&idx, r->used + 2, sizeof(idx));
+	idx = __atomic_load_n((const uint16_t *)(const void *)(r->used + 2), __ATOMIC_ACQUIRE);
 	if (idx == r->last_used)
 		return false;
 	elem = r->used + 4 + 8u * (r->last_used % r->size);

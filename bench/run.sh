@@ -27,3 +27,4 @@ section "Memory of one idle container" /usr/bin/python3 bench/memory.py
 section "ttRPC beside Go's" bench/ttrpc/run.sh "$peers"
 section "vsock" bench/vsock/run.sh "$build"
 section "Network of a pod" /usr/bin/python3 bench/network.py
+section "The built-in monitor beside QEMU with KVM, in the testbed" bench/monitor.py

@@ -565,8 +565,7 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 	cfg.log_fd = s->log_fd;
 	cfg.qemu = s->config->qemu;
 	cfg.debug = log_get_level() >= LOG_DEBUG;
-	/* Templates are QEMU's. */
-	if (s->config->templates && cfg.machine != VMM_MACHINE_BUILTIN)
+	if (s->config->templates)
 		template_find(&cfg, &s->template);
 	r = vmm_spawn(s->loop, &cfg, &events, s, &s->vmm, err);
 	network_vm_started(s);

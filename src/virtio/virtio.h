@@ -1,7 +1,8 @@
 /*
- * virtio/: guest memory, split queues, the device models (vsock.h, blk.h, fs.h) and vhost-user, the
- * transport that carries them to QEMU (vhost_user.h). Device models are functions of guest memory and
- * queues and do not know their transport. Users: the vmm/ folder and test tools. Depends on base/
+ * virtio/: guest memory, split queues, the device models (vsock.h, blk.h, fs.h, console.h, rng.h,
+ * balloon.h) and the transports that carry them: vhost-user to QEMU (vhost_user.h), virtio-mmio to a
+ * guest of the built-in monitor (mmio.h). Device models are functions of guest memory and queues and
+ * do not know their transport. Users: the vmm/ folder and test tools. Depends on base/
  * (and fs/ for the file system device) only.
  *
  * In short, for a user:

@@ -65,6 +65,8 @@ def results(item, options):
             text = f"the testbed has no report of this test:\n{text}"
         except machine.Unavailable as e:
             outcome, text = "skipped", f"no testbed: {e}"
+        except pytest.skip.Exception as e:
+            outcome, text = "skipped", str(e)
         except (RuntimeError, TimeoutError) as e:
             text = f"testbed: {e}"
         for i in group:

@@ -189,31 +189,33 @@ static int del_plugins(const struct cni *cni, const struct cni_network *net,
 	return failed;
 }
 
+/*
+ * Some plugins' DEL does nothing without a result, so what each ADD gave is saved before the next
+ * one runs. @doc is the attachment's; its "partial" is the last result also on failure.
+ */
 static int add_plugins(const struct cni *cni, const struct cni_network *net,
-		       const struct cni_attachment *at, int lock, json_t **ret_result,
+		       const struct cni_attachment *at, int lock, const char *file, json_t *doc,
 		       struct error *err)
 {
-	json_t *result = NULL;
-
 	for (size_t i = 0; i < json_array_size(net->plugins); i++) {
 		json_t *answer = NULL;
-		int r = call(cni, net, i, "ADD", at, result, lock, &answer, err);
+		int r = call(cni, net, i, "ADD", at, json_object_get(doc, "partial"), lock, &answer,
+			     err);
 
 		if (r == 0 && !json_is_object(answer)) {
 			r = error_set(err, -EPROTO, "network '%s': plugin %s: ADD: it gave no result",
 				      net->name,
 				      json_string_value(json_object_get(json_array_get(net->plugins, i),
 									"type")));
-			json_decref(answer);
 		}
-		if (r < 0) {
-			json_decref(result);
+		if (r == 0 && json_object_set(doc, "partial", answer) < 0)
+			r = error_set(err, -ENOMEM, "out of memory");
+		json_decref(answer);
+		if (r == 0)
+			r = save(lock, file, doc, err);
+		if (r < 0)
 			return r;
-		}
-		json_decref(result);
-		result = answer;
 	}
-	*ret_result = result;
 	return 0;
 }
 
@@ -229,6 +231,20 @@ static json_t *describe(const struct cni_network *net, const struct cni_attachme
 	return doc;
 }
 
+/* Before anything is acquired: an ADD that cannot come to its end is not begun. */
+static int check_plugins(const struct cni *cni, const struct cni_network *net, struct error *err)
+{
+	for (size_t i = 0; i < json_array_size(net->plugins); i++) {
+		json_t *type = json_object_get(json_array_get(net->plugins, i), "type");
+		auto_free char *path = NULL;
+		int r = cni_find_plugin(plugin_dirs(cni), json_string_value(type), &path, err);
+
+		if (r < 0)
+			return error_prefix(err, r, "network '%s'", net->name);
+	}
+	return 0;
+}
+
 int cni_add(const struct cni *cni, const struct cni_network *net, const struct cni_attachment *at,
 	    struct cni_result **ret, struct error *err)
 {
@@ -236,9 +252,11 @@ int cni_add(const struct cni *cni, const struct cni_network *net, const struct c
 	auto_cni_result struct cni_result *result = NULL;
 	auto_close int lock = -1;
 	struct error ignored = { 0 };
-	json_t *doc, *answer = NULL;
+	json_t *doc;
 	int r = check_attachment(at, err);
 
+	if (r == 0)
+		r = check_plugins(cni, net, err);
 	if (r < 0)
 		return r;
 	lock = lock_dir(cni, err);
@@ -257,19 +275,19 @@ int cni_add(const struct cni *cni, const struct cni_network *net, const struct c
 		json_decref(doc);
 		return r;
 	}
-	r = add_plugins(cni, net, at, lock, &answer, err);
+	r = add_plugins(cni, net, at, lock, file, doc, err);
 	if (r == 0) {
-		r = cni_result_parse(answer, &result, err);
+		r = cni_result_parse(json_object_get(doc, "partial"), &result, err);
 		if (r < 0)
 			(void)error_prefix(err, r, "network '%s': the plugins' result", net->name);
 	}
-	if (r == 0 && json_object_set(doc, "result", answer) < 0)
+	if (r == 0 && json_object_set(doc, "result", json_object_get(doc, "partial")) < 0)
 		r = error_set(err, -ENOMEM, "out of memory");
 	if (r == 0)
 		r = save(lock, file, doc, err);
-	if (r < 0 && del_plugins(cni, net, at, answer, lock, &ignored) == 0)
+	if (r < 0 &&
+	    del_plugins(cni, net, at, json_object_get(doc, "partial"), lock, &ignored) == 0)
 		(void)unlinkat(lock, file, 0);
-	json_decref(answer);
 	json_decref(doc);
 	if (r < 0)
 		return r;
@@ -317,7 +335,7 @@ static int del_locked(const struct cni *cni, const char *file, int lock, struct 
 	if (r == -ENOENT)
 		return 0;
 	if (r == 0)
-		r = del_plugins(cni, s.net, &s.at, s.result, lock, err);
+		r = del_plugins(cni, s.net, &s.at, json_object_get(s.doc, "partial"), lock, err);
 	if (r < 0)
 		return r;
 	return unlinkat(lock, file, 0) < 0 ? error_errno(err, -errno, "remove '%s'", file) : 0;

@@ -16,13 +16,13 @@
 
 enum { PLUGIN_LOCK_FD = 3, STDERR_MAX = 4096, DEFAULT_TIMEOUT_MS = 60000 };
 
-static int find_plugin(const struct cni_exec *x, char **ret, struct error *err)
+int cni_find_plugin(const char *dirs, const char *type, char **ret, struct error *err)
 {
-	const char *p = x->dirs;
+	const char *p = dirs;
 
 	while (*p) {
 		size_t len = strcspn(p, ":");
-		auto_free char *path = str_printf("%.*s/%s", (int)len, p, x->type);
+		auto_free char *path = str_printf("%.*s/%s", (int)len, p, type);
 
 		if (!path)
 			return error_set(err, -ENOMEM, "out of memory");
@@ -33,7 +33,7 @@ static int find_plugin(const struct cni_exec *x, char **ret, struct error *err)
 		p += len + (p[len] == ':');
 	}
 	return error_set(err, -ENOENT, "there is no plugin '%s' in %s; install it "
-			 "(Debian: containernetworking-plugins) or set CNI_PATH", x->type, x->dirs);
+			 "(Debian: containernetworking-plugins) or set CNI_PATH", type, dirs);
 }
 
 static int make_env(const struct cni_exec *x, char ***ret)
@@ -223,7 +223,7 @@ int cni_exec(const struct cni_exec *x, json_t **ret_answer, struct error *err)
 	auto_free char *path = NULL;
 	json_t *answer = NULL;
 	json_error_t why = { 0 };
-	int r = find_plugin(x, &path, err);
+	int r = cni_find_plugin(x->dirs, x->type, &path, err);
 
 	if (r == 0)
 		r = run(x, path, &ran, err);

@@ -20,5 +20,8 @@ struct cni_exec {
  */
 __must_check int cni_exec(const struct cni_exec *x, json_t **ret_answer, struct error *err);
 
+/* The program of the plugin @type in the folders @dirs. -ENOENT. */
+__must_check int cni_find_plugin(const char *dirs, const char *type, char **ret, struct error *err);
+
 /* Whether @version is at least @least, both known. */
 bool cni_version_at_least(const char *version, const char *least);

@@ -188,7 +188,7 @@ static void killed_in_the_middle(void **state)
 	assert_int_equal(waitpid(pid, NULL, 0), pid);
 	assert_int_equal(cni_del_all(&b.cni, &err), 0);
 	/* Only after the ADD had come to its end. */
-	LOG(&b, "second ADD", "late", "second DEL", "first DEL");
+	LOG(&b, "second ADD", "late", "second DEL", "\"prevResult\":{", "first DEL");
 	bench_fini(&b);
 }
 
@@ -227,12 +227,16 @@ static void missing_plugin(void **state)
 	struct bench b;
 
 	bench_init(&b);
+	add(&b);
+	free(take_log(&b));
 	assert_int_equal(unlinkat(b.t.fd, "second", 0), 0);
+	b.at.ifname = "eth1";
 	assert_int_equal(cni_add(&b.cni, b.net, &b.at, &res, &err), -ENOENT);
 	assert_non_null(strstr(err.msg, "no plugin 'second' in"));
-	LOG(&b, "first ADD", "first DEL");
-	/* DEL failed for the missing one: it is kept, and can be forgotten. */
+	LOG(&b, "");
+	/* DEL fails for the missing one: the attachment is kept, and can be forgotten. */
 	assert_int_equal(cni_del_all(&b.cni, &err), -ENOENT);
+	LOG(&b, "first DEL");
 	assert_int_equal(cni_forget_all(&b.cni, &err), 0);
 	assert_int_equal(cni_del_all(&b.cni, &err), 0);
 	bench_fini(&b);

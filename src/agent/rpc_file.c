@@ -32,14 +32,41 @@ static int write_chunk(int fd, const Grpc__CopyFileRequest *rq)
 	return 0;
 }
 
+/*
+ * A file that is there and comes whole is written in place: containers have it mounted, and would
+ * go on seeing the old one. -ENOENT if it is not such a file.
+ */
+static int rewrite(int dir, const char *name, const Grpc__CopyFileRequest *rq)
+{
+	auto_close int fd = -1;
+	struct stat st;
+	int r;
+
+	if (rq->offset != 0 || (int64_t)rq->data.len != rq->file_size)
+		return -ENOENT;
+	fd = openat(dir, name, O_WRONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+		return -ENOENT;
+	r = write_chunk(fd, rq);
+	if (r < 0)
+		return r;
+	if (ftruncate(fd, rq->file_size) < 0 || fchown(fd, (uid_t)rq->uid, (gid_t)rq->gid) < 0 ||
+	    fchmod(fd, rq->file_mode & 07777) < 0)
+		return -errno;
+	return 0;
+}
+
 /* Chunks go to a file beside it, which takes the name when it has its full size. */
 static int copy_regular(int dir, const char *name, const Grpc__CopyFileRequest *rq)
 {
 	char tmp[NAME_MAX + 1];
 	auto_close int fd = -1;
 	struct stat st;
-	int r = str_format(tmp, sizeof(tmp), ".%s.tmp", name);
+	int r = rewrite(dir, name, rq);
 
+	if (r != -ENOENT)
+		return r;
+	r = str_format(tmp, sizeof(tmp), ".%s.tmp", name);
 	if (r < 0)
 		return r;
 	if (rq->offset == 0)

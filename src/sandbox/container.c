@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "oci/oci.h"
+#include "sandbox/files.h"
 #include "sandbox/gate.h"
 #include "sandbox/internal.h"
 #include "sandbox/storages.h"
@@ -34,6 +35,7 @@ void container_unref(struct container *c)
 	/* Each process holds a reference too: container_drop() has ended them all. */
 	if (!c || --c->refs)
 		return;
+	files_free(c->files);
 	free(c->shm);
 	free(c->shm_size);
 	rootfs_free(&c->root);
@@ -153,6 +155,7 @@ static void ask_agent(struct container *c)
 			req.stdout_port = stdio_port(c->init->io, STDIO_OUT);
 			req.stderr_port = stdio_port(c->init->io, STDIO_ERR);
 		}
+		files_send(c);
 		r = agent_create_container(c->s->agent, &req, on_container_created,
 					   container_ref(c));
 		if (r < 0) {
@@ -324,6 +327,8 @@ static int prepare(struct container *c, const struct sandbox_create *q, struct e
 		if (shares_wants(m, &ro) && !volumes_has(c, i))
 			r = shares_bind(&s->shares, m, &c->mounts, err);
 	}
+	if (r == 0)
+		r = files_take(c, err);
 	if (r < 0)
 		return r;
 	return rootfs_prepare(c, q, err);

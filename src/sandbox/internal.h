@@ -85,6 +85,7 @@ struct sandbox {
 	struct shares shares;
 	struct network *network; /* NULL: none */
 	struct list volumes;   /* see volumes.c */
+	struct usernet *usernet; /* NULL: none */
 };
 
 struct waiter {
@@ -178,6 +179,7 @@ struct container {
 	size_t n_uses;
 	struct device_use *devices;
 	size_t n_devices;
+	struct files *files;
 
 	/* creation: the agent is asked when `pending` has come down to 0 */
 	unsigned pending;

@@ -12,6 +12,7 @@
 #include "net/net.h"
 #include "oci/oci.h"
 #include "sandbox/forward.h"
+#include "sandbox/usernet.h"
 
 #define RESOLV_CONF "/etc/resolv.conf"
 #define RESOLV_MAX  ((size_t)64 << 10)
@@ -116,6 +117,9 @@ int network_open(struct sandbox *s, const Grpc__Spec *spec, unsigned queues, str
 	const char *path;
 	int r = find_netns(s, spec, &path, err);
 
+	if (r == 0 && !path && spec && !s->usernet)
+		r = usernet_open(s, oci_annotation_get(spec, SANDBOX_NETWORK),
+				 oci_annotation_get(spec, SANDBOX_PUBLISH), err);
 	if (r < 0 || s->network || (!path && !makes_own(s, spec)))
 		return r;
 	if (net_model_parse(s->config->network_model, &o.model) < 0)
@@ -157,6 +161,8 @@ size_t network_nics(const struct sandbox *s, struct vmm_nic nics[static VMM_MAX_
 	const struct net_state *st = s->network ? net_state(s->network->net) : NULL;
 	size_t n = 0;
 
+	if (s->usernet)
+		usernet_nic(s->usernet, &nics[n++]);
 	for (; st && n < st->n_links && n < VMM_MAX_NICS; n++) {
 		const struct net_link *l = &st->links[n];
 
@@ -184,8 +190,12 @@ size_t network_dns(const struct sandbox *s, char ***ret_lines)
 
 void network_vm_started(struct sandbox *s)
 {
+	struct error err = { 0 };
+
 	if (s->network)
 		net_close_taps(s->network->net);
+	if (s->usernet && s->vmm && usernet_start(s, &err) < 0)
+		log_error("the container has no network: %s", err.msg);
 }
 
 /* --- with the agent --- */
@@ -375,6 +385,8 @@ static void tell_agent(struct sandbox *s)
 		r = send_routes(s, st);
 	if (r == 0)
 		r = send_neighbors(s, st);
+	if (s->usernet && r == 0)
+		r = usernet_configure(s);
 	if (r < 0) {
 		(void)error_errno(&err, r, "talk to the agent");
 		fail(s, &err, "request");
@@ -493,6 +505,7 @@ void network_free(struct sandbox *s)
 {
 	struct network *n = take_ptr(&s->network);
 
+	usernet_free(take_ptr(&s->usernet));
 	if (!n)
 		return;
 	forward_free(n->forward);

@@ -71,7 +71,7 @@ int sandbox_reclaim(const char *dir, struct error *err)
 	for (size_t i = 0; i < rec.n_children; i++)
 		(void)!child_id_kill(&rec.children[i], SIGCONT, LOGGER_WAIT_MS);
 	for (size_t i = 0; i < rec.n_children; i++)
-		keep(kill_and_wait(&rec.children[i], "a logging program", &e), &e, &first, err);
+		keep(kill_and_wait(&rec.children[i], "a helper process", &e), &e, &first, err);
 
 	if (rec.net)
 		keep(net_release(rec.net, &e), &e, &first, err);

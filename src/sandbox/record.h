@@ -19,7 +19,7 @@ struct sandbox_record {
 	char *socket;           /* the shim's socket file, or NULL */
 	char *scratch;          /* directory of writable layers, or NULL */
 	struct child_id shim;   /* pid 0: not running yet */
-	struct child_id children[RECORD_MAX_CHILDREN]; /* logging programs */
+	struct child_id children[RECORD_MAX_CHILDREN]; /* logging programs, passt */
 	size_t n_children;
 	struct net_holds *net;  /* in the pod's network namespace, or NULL */
 };

@@ -12,6 +12,7 @@
 
 #include "base/base.h"
 #include "oci/oci.h"
+#include "sandbox/files.h"
 
 enum { SHARE_RO, SHARE_RW };
 
@@ -31,10 +32,11 @@ static bool is_bind(const Grpc__Mount *m)
 	return str_eq(m->type, "bind") || has_option(m, "bind") || has_option(m, "rbind");
 }
 
-/* The guest makes its own of these, whatever the host has. */
+/* The guest makes its own of these, whatever the host has, or gets a copy. */
 static bool is_guests_own(const Grpc__Mount *m)
 {
-	return str_eq(m->destination, "/dev/shm") || str_eq(m->destination, "/sys/fs/cgroup");
+	return str_eq(m->destination, "/dev/shm") || str_eq(m->destination, "/sys/fs/cgroup") ||
+	       has_option(m, SANDBOX_COPY_OPTION);
 }
 
 static int kind_of(const Grpc__Mount *m)

@@ -11,6 +11,7 @@
 #include <sys/vfs.h>
 
 #include "oci/oci.h"
+#include "sandbox/files.h"
 #include "sandbox/internal.h"
 
 bool spec_root_readonly(const Grpc__Spec *spec)
@@ -88,7 +89,8 @@ static int check_mounts(const struct container *c, struct error *err)
 
 		if (is_virtual(m->type) || volumes_has(c, i) ||
 		    str_has_prefix(m->source, SHARES_GUEST_DIR "/") ||
-		    str_has_prefix(m->source, GUEST_SHM "/"))
+		    str_has_prefix(m->source, GUEST_SHM "/") ||
+		    str_has_prefix(m->source, FILES_GUEST_DIR "/"))
 			continue;
 		return error_set(err, -EOPNOTSUPP,
 				 "mount of '%s' at '%s': type '%s' cannot be given to the guest",

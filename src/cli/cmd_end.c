@@ -237,7 +237,7 @@ static int rm_one(struct container *c, const void *arg, struct error *err)
 	/* As one that is removed at its end: its anonymous volumes go too. */
 	if (r == 0 && o->volumes)
 		container_set_bool(c, "AutoRemove", true);
-	return r < 0 ? r : lifecycle_remove(c, err);
+	return r < 0 ? r : lifecycle_remove(c, o->force, err);
 }
 
 static const struct opt rm_opts[] = {
@@ -339,7 +339,7 @@ static int prune_containers(bool ended, struct error *err)
 			continue;
 		}
 		lock = container_lock(c, true, err);
-		r = lock < 0 ? lock : lifecycle_remove(c, err);
+		r = lock < 0 ? lock : lifecycle_remove(c, false, err);
 		if (r < 0 && r != -ENOENT)
 			failed = r;
 		else

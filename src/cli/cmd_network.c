@@ -10,6 +10,7 @@
 #include "base/str.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "cli/connect.h"
 #include "cli/container.h"
 #include "cli/netdef.h"
 #include "cli/table.h"
@@ -164,7 +165,7 @@ static int users_of(const char *name, json_t **ret, struct error *err)
 		const struct container *c = list.v[i];
 		json_t *use = use_of(c, name);
 
-		if (!use)
+		if (!use || !connect_is_up(c))
 			continue;
 		use = json_deep_copy(use);
 		(void)json_object_set_new(use, "Name", json_string(container_str(c, "Name")));

@@ -9,6 +9,7 @@
 #include "base/fd.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "cli/connect.h"
 #include "cli/launch.h"
 #include "cli/lifecycle.h"
 #include "cli/mounts.h"
@@ -59,7 +60,26 @@
 	  "How readily the guest's kernel ends the container when memory is short", NULL },       \
 	{ 0, "read-only", OPT_BOOL, AT(read_only), NULL,                                          \
 	  "Mount the container's root file system read-only", NULL },                             \
-	{ 0, "network", OPT_STRING, AT(network), "none", "Network: none but the loopback", NULL },\
+	{ 0, "network", OPT_LIST, AT(network), "NETWORK",                                         \
+	  "Network to join, several times for several; none: the loopback only; user: user-mode", \
+	  "network" },                                                                            \
+	{ 0, "network-alias", OPT_LIST, AT(network_alias), "NAME",                                \
+	  "Another name that its networks' containers know it by", NULL },                        \
+	{ 0, "ip", OPT_STRING, AT(ip), "ADDRESS", "IPv4 address on the (first) network", NULL },  \
+	{ 0, "ip6", OPT_STRING, AT(ip6), "ADDRESS", "IPv6 address on the (first) network", NULL },\
+	{ 0, "mac-address", OPT_STRING, AT(mac), "ADDRESS",                                       \
+	  "Hardware address on the (first) network", NULL },                                      \
+	{ 'p', "publish", OPT_LIST, AT(publish), "[ADDRESS:][HOSTPORT:]PORT[/PROTOCOL]",          \
+	  "Connect a port of the host to one of the container; ports may be ranges as in 80-90",  \
+	  NULL },                                                                                 \
+	{ 'P', "publish-all", OPT_BOOL, AT(publish_all), NULL,                                    \
+	  "Connect free ports of the host to all that the image exposes", NULL },                 \
+	{ 0, "dns", OPT_LIST, AT(dns), "ADDRESS", "Name server", NULL },                          \
+	{ 0, "dns-search", OPT_LIST, AT(dns_search), "DOMAIN",                                    \
+	  "Domain in which short names are looked for; . for none", NULL },                       \
+	{ 0, "dns-option", OPT_LIST, AT(dns_option), "OPTION", "Option of resolv.conf", NULL },   \
+	{ 0, "add-host", OPT_LIST, AT(add_host), "NAME:ADDRESS",                                  \
+	  "Line of /etc/hosts; the address host-gateway is the network's gateway", NULL },        \
 	{ 0, "hostname", OPT_STRING, AT(hostname), "NAME", "Host name in the container", NULL },  \
 	{ 0, "domainname", OPT_STRING, AT(domainname), "NAME", "NIS domain name in the container",\
 	  NULL },                                                                                 \
@@ -91,8 +111,6 @@
 	{ 'q', "quiet", OPT_BOOL, AT(quiet), NULL, "No progress of the pull", NULL },             \
 	{ 0, "cidfile", OPT_STRING, AT(cidfile), "FILE", "Write the container's id to a file",    \
 	  "file" },                                                                               \
-	{ 'p', "publish", OPT_UNSUPPORTED, 0, "PORT", "containers have no network yet", NULL },   \
-	{ 'P', "publish-all", OPT_UNSUPPORTED, 0, NULL, "containers have no network yet", NULL }, \
 	{ 0, "device", OPT_LIST, AT(device), "/HOST[:/DEV][:rwm]",                                \
 	  "Give the container a block device of the host, or a character device that the "        \
 	  "guest has too", "file" },                                                              \
@@ -104,7 +122,6 @@
 	  "containers do not share volumes yet", NULL },                                          \
 	{ 0, "restart", OPT_UNSUPPORTED, 0, "POLICY", "nothing watches over containers yet",      \
 	  NULL },                                                                                 \
-	{ 0, "dns", OPT_UNSUPPORTED, 0, "ADDRESS", "containers have no network yet", NULL },      \
 	{ 0, "init", OPT_UNSUPPORTED, 0, NULL,                                                    \
 	  "the first process of the container is the command itself", NULL }
 
@@ -235,6 +252,22 @@ static int check_config(struct error *err)
 	return r;
 }
 
+static int plan_network(struct making *m, const struct image *image, Grpc__Spec *spec,
+			struct error *err)
+{
+	struct netopts net;
+	int r = netopts_parse(m->o, image->config.exposed_ports, &net, err);
+
+	if (r < 0)
+		return r;
+	/* Free ports are chosen now; they are looked at again when the container starts. */
+	r = ports_settle(&net.ports, err);
+	if (r == 0)
+		r = connect_plan(m->c, &net, m->o, spec, err);
+	netopts_fini(&net);
+	return r;
+}
+
 static int build(struct making *m, int argc, char **argv, struct error *err)
 {
 	struct image *image = NULL;
@@ -248,6 +281,8 @@ static int build(struct making *m, int argc, char **argv, struct error *err)
 		r = mounts_resolve(m->o, m->c, err);
 	if (r == 0)
 		r = mounts_apply(plan.spec, m->o, json_object_get(m->c->rec, "Mounts"), err);
+	if (r == 0)
+		r = plan_network(m, image, plan.spec, err);
 	if (r == 0)
 		r = write_bundle(m->c, &plan, err);
 	if (r == 0) {

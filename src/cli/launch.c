@@ -9,6 +9,7 @@
 #include "base/cleanup.h"
 #include "cli/attach.h"
 #include "cli/cli.h"
+#include "cli/connect.h"
 #include "cli/lifecycle.h"
 #include "cli/task.h"
 
@@ -104,7 +105,7 @@ static void give_up(struct launch *l)
 	struct error why = { 0 };
 	auto_close int lock = container_lock(l->c, true, &why);
 
-	if (lock >= 0 && lifecycle_remove(l->c, &why) < 0)
+	if (lock >= 0 && lifecycle_remove(l->c, false, &why) < 0)
 		cli_warn("container %.12s could not be removed: %s", l->c->id, error_text(&why));
 	lifecycle_guardian_release(&l->guardian);
 }
@@ -123,7 +124,7 @@ static int settle(struct launch *l, struct task *t, uint32_t status, const char 
 	r = t ? lifecycle_finish(l->c, t, err) : lifecycle_destroy(l->c, err);
 	if (r < 0)
 		return r;
-	return container_bool(l->c, "AutoRemove") ? container_forget(l->c, err) :
+	return container_bool(l->c, "AutoRemove") ? lifecycle_forget(l->c, err) :
 						    lifecycle_note_exit(l->c, status, why, err);
 }
 
@@ -168,7 +169,8 @@ int launch_run(struct launch *l)
 	struct task *t = NULL;
 	int code = 0, r = 0;
 
-	if (l->attach)
+	r = connect_up(l->c, &err);
+	if (r == 0 && l->attach)
 		r = attach_open(l->c, &ao, &a, &err);
 	if (r == 0)
 		r = start_shim(l, &err);

@@ -17,6 +17,7 @@
 #include "base/fd.h"
 #include "base/str.h"
 #include "cli/cli.h"
+#include "cli/connect.h"
 
 #define SHIM "containerd-shim-caisson-v2"
 #define NAMESPACE "caisson"
@@ -218,6 +219,15 @@ static int reclaim(const struct container *c, struct error *err)
 	return run_shim(c, "delete", text, SHIM_TEXT_MAX, err);
 }
 
+/* A network that cannot be left is no reason to keep a container from ending: rm tries again. */
+static void disconnect(const struct container *c)
+{
+	struct error why = { 0 };
+
+	if (connect_down(c, false, &why) < 0)
+		cli_warn("container %.12s: %s", c->id, error_text(&why));
+}
+
 int lifecycle_finish(const struct container *c, struct task *t, struct error *err)
 {
 	struct error why = { 0 };
@@ -225,7 +235,11 @@ int lifecycle_finish(const struct container *c, struct task *t, struct error *er
 
 	if (r == 0 || r == -ENOENT)
 		r = task_shutdown(t, &why);
-	return r < 0 ? reclaim(c, err) : 0;
+	if (r < 0)
+		r = reclaim(c, err);
+	if (r == 0)
+		disconnect(c);
+	return r;
 }
 
 static int end_politely(const struct container *c, struct task *t)
@@ -259,13 +273,12 @@ static bool had_shim(const struct container *c)
 	       !access(pid, F_OK);
 }
 
-int lifecycle_destroy(const struct container *c, struct error *err)
+static int destroy(const struct container *c, struct error *err)
 {
 	struct error why = { 0 };
 	struct task *t = NULL;
-	int r;
+	int r = lifecycle_connect(c, &t, &why);
 
-	r = lifecycle_connect(c, &t, &why);
 	if (r == 0) {
 		r = end_politely(c, t);
 		task_close(t);
@@ -275,9 +288,28 @@ int lifecycle_destroy(const struct container *c, struct error *err)
 	return had_shim(c) ? reclaim(c, err) : 0;
 }
 
-int lifecycle_remove(const struct container *c, struct error *err)
+int lifecycle_destroy(const struct container *c, struct error *err)
 {
-	int r = lifecycle_destroy(c, err);
+	int r;
+
+	r = destroy(c, err);
+	if (r == 0)
+		disconnect(c);
+	return r;
+}
+
+int lifecycle_remove(const struct container *c, bool force, struct error *err)
+{
+	int r = destroy(c, err);
+
+	if (r == 0)
+		r = connect_down(c, force, err);
+	return r < 0 ? r : container_forget(c, err);
+}
+
+int lifecycle_forget(const struct container *c, struct error *err)
+{
+	int r = connect_down(c, false, err);
 
 	return r < 0 ? r : container_forget(c, err);
 }
@@ -310,7 +342,7 @@ static int refresh_lost(struct container *c, struct error *err)
 	if (r < 0)
 		return r;
 	if (container_bool(c, "AutoRemove"))
-		return container_forget(c, err) < 0 ? -EIO : -ENOENT;
+		return lifecycle_forget(c, err) < 0 ? -EIO : -ENOENT;
 	return lifecycle_note_exit(c, 137, "the container's shim ended unexpectedly", err);
 }
 
@@ -352,7 +384,7 @@ static int refresh_abandoned(struct container *c, struct error *err)
 		return -ENOENT;
 	if (r == 0 && strcmp(container_str(c, "State"), "creating"))
 		return 0;
-	r = lifecycle_remove(c, err);
+	r = lifecycle_remove(c, false, err);
 	return r < 0 ? r : -ENOENT;
 }
 
@@ -421,7 +453,7 @@ int lifecycle_settle(struct container *c, struct error *err)
 	if (r < 0)
 		return r;
 	if (container_bool(c, "AutoRemove"))
-		return container_forget(c, err);
+		return lifecycle_forget(c, err);
 	return lifecycle_note_exit(c, status, known ? "" : "the container's shim ended unexpectedly",
 				   err);
 }

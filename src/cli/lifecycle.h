@@ -20,12 +20,18 @@ int lifecycle_finish(const struct container *c, struct task *t, struct error *er
 
 /*
  * Ends the container, its VM and its shim, whether they answer or not, and frees what they held.
- * The record stays.
+ * The record stays. Networks that cannot be left are warned about, and left to lifecycle_remove().
  */
 int lifecycle_destroy(const struct container *c, struct error *err);
 
-/* lifecycle_destroy(), then forgets the record. */
-int lifecycle_remove(const struct container *c, struct error *err);
+/*
+ * lifecycle_destroy(), then forgets the record. Fails when its networks cannot be left, unless
+ * @force: what the plugins then still hold is not ours to find again.
+ */
+int lifecycle_remove(const struct container *c, bool force, struct error *err);
+
+/* Forgets the record of a container that has been ended. */
+int lifecycle_forget(const struct container *c, struct error *err);
 
 /*
  * Brings the record up to date: asks the shim, notes an exit, reclaims what an abandoned or

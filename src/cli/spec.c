@@ -13,6 +13,7 @@
 #include "base/str.h"
 #include "cli/cli.h"
 #include "cli/mounts.h"
+#include "cli/netopts.h"
 #include "cli/runlimits.h"
 #include "cli/units.h"
 
@@ -295,15 +296,13 @@ static int build_security(Grpc__Spec *spec, const struct run_options *o, struct 
 int spec_check_options(const struct run_options *o, struct error *err)
 {
 	struct limits ignored;
+	struct netopts net;
 	int sig;
 	int64_t v;
 	int r;
 
 	if (o->detach && o->rm && o->attach.n)
 		return error_set(err, -EINVAL, "-d and -a exclude each other");
-	if (o->network && strcmp(o->network, "none"))
-		return error_set(err, -ENOTSUP,
-				 "--network '%s' is not supported yet: only 'none' is", o->network);
 	if (o->stop_signal && units_parse_signal(o->stop_signal, &sig) < 0)
 		return error_set(err, -EINVAL, "--stop-signal: there is no signal '%s'", o->stop_signal);
 	if (o->stop_timeout && units_parse_duration(o->stop_timeout, &v) < 0)
@@ -317,6 +316,10 @@ int spec_check_options(const struct run_options *o, struct error *err)
 	if (o->workdir && *o->workdir != '/')
 		return error_set(err, -EINVAL, "the working directory '%s' is not an absolute path",
 				 o->workdir);
+	r = netopts_parse(o, NULL, &net, err);
+	if (r < 0)
+		return r;
+	netopts_fini(&net);
 	r = limits_parse(o, &ignored, err);
 	if (r < 0)
 		return r;

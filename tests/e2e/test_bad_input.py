@@ -305,12 +305,12 @@ def test_unknown_user(caisson):
 
 
 @pytest.mark.parametrize("args, word", [
-    (["--bogus"], "--bogus"), (["-p", "80:80"], "not supported yet"),
+    (["--bogus"], "--bogus"), (["-p", "80:x"], "-p"),
     (["--device", "/dev/no-such"], "not a device"), (["-v", "na/med:/x"], "neither"),
     (["-v", "/no/such:/x"], "/no/such"), (["--mount", "type=what,dst=/x"], "unknown type"),
     (["--mount", "type=bind,dst=/x"], "src=/PATH"), (["--storage-opt", "size=1"], "--storage-opt"),
     (["--mount", "type=block,src=/dev/null,dst=/x"], "no file system"),
-    (["--network", "host"], "not supported yet"), (["-m", "lots"], "--memory"),
+    (["--network", "host"], "not possible"), (["-m", "lots"], "--memory"),
     (["--cpus", "many"], "--cpus"), (["-v", "/no/such/dir:/x"], "/no/such/dir"),
     (["--cap-add", "flying"], "flying"), (["-w", "relative"], "absolute"),
     (["--env-file", "/no/such/file"], "/no/such/file"), (["--ulimit", "x"], "--ulimit"),

@@ -111,7 +111,7 @@ static void test_mistakes(void **state)
 	refuses((struct run_options){ .memory = "lots" }, "--memory");
 	refuses((struct run_options){ .memory = "1m" }, "minimum");
 	refuses((struct run_options){ .cpus = "-1" }, "--cpus");
-	refuses((struct run_options){ .network = "host" }, "--network");
+	refuses((struct run_options){ .network = { (char *[]){ (char *)"host" }, 1 } }, "--network");
 	refuses((struct run_options){ .stop_signal = "X" }, "--stop-signal");
 	refuses((struct run_options){ .workdir = "rel" }, "absolute");
 	refuses((struct run_options){ .pull = "x" }, "--pull");

@@ -385,8 +385,6 @@ static void tell_agent(struct sandbox *s)
 		r = send_routes(s, st);
 	if (r == 0)
 		r = send_neighbors(s, st);
-	if (s->usernet && r == 0)
-		r = usernet_configure(s);
 	if (r < 0) {
 		(void)error_errno(&err, r, "talk to the agent");
 		fail(s, &err, "request");
@@ -456,6 +454,13 @@ static void watch(struct sandbox *s)
 
 void network_configure(struct sandbox *s)
 {
+	struct error err = { 0 };
+	int r = s->usernet ? usernet_configure(s) : 0;
+
+	if (r < 0) {
+		(void)error_errno(&err, r, "talk to the agent");
+		fail(s, &err, "request");
+	}
 	if (!s->network)
 		return;
 	tell_agent(s);

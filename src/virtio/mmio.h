@@ -19,6 +19,7 @@
 
 /* Device types of the specification. */
 enum virtio_id {
+	VIRTIO_ID_NET_DEV = 1,
 	VIRTIO_ID_BLOCK_DEV = 2,
 	VIRTIO_ID_CONSOLE_DEV = 3,
 	VIRTIO_ID_RNG_DEV = 4,

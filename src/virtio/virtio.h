@@ -1,6 +1,6 @@
 /*
- * virtio/: guest memory, split queues, the device models (vsock.h, blk.h, fs.h, console.h, rng.h,
- * balloon.h) and the transports that carry them: vhost-user to QEMU (vhost_user.h), virtio-mmio to a
+ * virtio/: guest memory, split queues, the device models (vsock.h, blk.h, fs.h, net.h, console.h,
+ * rng.h, balloon.h) and the transports that carry them: vhost-user to QEMU (vhost_user.h), virtio-mmio to a
  * guest of the built-in monitor (mmio.h). Device models are functions of guest memory and queues and
  * do not know their transport. Users: the vmm/ folder and test tools. Depends on base/
  * (and fs/ for the file system device) only.

@@ -229,14 +229,13 @@ static int check(const struct vmm_config *cfg, uint32_t *ret_features, struct er
 /* Why the built-in monitor cannot hold the VM, or NULL. */
 static const char *not_builtin(const struct vmm_config *cfg, enum vmm_accel accel)
 {
-	size_t n = 1 + cfg->n_disks + cfg->shelf + cfg->n_shares + MONITOR_OWN_DEVICES;
+	size_t n = 1 + cfg->n_disks + cfg->shelf + cfg->n_shares + cfg->n_nics +
+		   MONITOR_OWN_DEVICES;
 
 	if (accel != VMM_ACCEL_KVM)
 		return "it needs KVM";
 	if (cfg->root_image)
 		return "it has no pmem device for a root image";
-	if (cfg->n_nics)
-		return "it has no network cards";
 	if (cfg->will_save || cfg->template_ram_fd >= 0)
 		return "it has no templates";
 	if (n > MONITOR_MAX_DEVICES || cfg->vcpus > MONITOR_MAX_VCPUS)
@@ -395,7 +394,7 @@ static int check_cmdline(const struct vmm_config *cfg, enum vmm_machine machine,
 	};
 	const struct cmdline_plan builtin = {
 		.extra = cfg->cmdline_extra,
-		.n_devices = plan.n_devices + MONITOR_OWN_DEVICES,
+		.n_devices = plan.n_devices + cfg->n_nics + MONITOR_OWN_DEVICES,
 		.debug = cfg->debug,
 	};
 	auto_free char *text = NULL;
@@ -437,8 +436,9 @@ int config_pack(const struct vmm_config *cfg, uint8_t **ret_data, size_t *ret_le
 		r = check_file("the QEMU program", qemu, false, err);
 	if (r < 0)
 		return r;
-	/* QEMU without KVM copies the packets itself in any case. */
-	vhost = cfg->n_nics && accel == VMM_ACCEL_KVM && access(CONFIG_VHOST_NET, R_OK | W_OK) == 0;
+	/* QEMU without KVM, and the built-in monitor, copy the packets themselves in any case. */
+	vhost = cfg->n_nics && accel == VMM_ACCEL_KVM && machine != VMM_MACHINE_BUILTIN &&
+		access(CONFIG_VHOST_NET, R_OK | W_OK) == 0;
 	r = pack(cfg, machine, accel, qemu, host.tsc_khz, vhost, features, ret_data, ret_len, err);
 	if (r == 0)
 		*ret_vhost = vhost;

@@ -15,6 +15,7 @@
 #include "base/str.h"
 #include "virtio/blk.h"
 #include "virtio/fs.h"
+#include "virtio/net.h"
 #include "virtio/vhost_user.h"
 #include "virtio/vsock.h"
 #include "vmm/jail.h"
@@ -563,6 +564,33 @@ static int open_builtin(const Caisson__Vmm__V1__VmConfig *config, struct builtin
 	return 0;
 }
 
+/* Takes the inherited descriptors. */
+static int add_builtin_nics(struct machine *m, const Caisson__Vmm__V1__VmConfig *config,
+			    struct error *err)
+{
+	const struct virtio_mmio_config space = { .id = VIRTIO_ID_NET_DEV, .queue_size = 256 };
+	struct qemu_nic nics[VMM_MAX_NICS] = { 0 };
+	int r = take_nics(config, nics, err);
+
+	for (size_t i = 0; i < config->n_nics && r == 0; i++) {
+		struct net_config nic = {
+			.kind = nics[i].kind == VMM_NIC_STREAM ? NET_STREAM : NET_TAP,
+			.fd = nics[i].fd[0],
+			.mtu = (uint16_t)nics[i].mtu,
+		};
+		struct virtio_dev *dev = NULL;
+
+		memcpy(nic.mac, nics[i].mac, sizeof(nic.mac));
+		/* One pair of queues: a tap gives nothing to those that are closed. */
+		for (unsigned k = 1; k < nics[i].n_queues; k++)
+			(void)close(nics[i].fd[k]);
+		r = net_dev_new(&nic, &dev, err);
+		if (r == 0)
+			r = monitor_add_device(m->monitor, &dev, &space, err);
+	}
+	return r;
+}
+
 static int launch_builtin(uv_loop_t *loop, struct machine *m,
 			  const Caisson__Vmm__V1__VmConfig *config, struct pending *p,
 			  struct builtin_fds *fds, struct error *err)
@@ -583,6 +611,8 @@ static int launch_builtin(uv_loop_t *loop, struct machine *m,
 		r = start_backends(m, p, true, err);
 	if (r == 0)
 		r = start_backends(m, p, false, err);
+	if (r == 0)
+		r = add_builtin_nics(m, config, err);
 	return r < 0 ? r : monitor_start(m->monitor, err);
 }
 

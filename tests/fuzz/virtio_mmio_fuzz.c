@@ -7,12 +7,14 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/bytes.h"
 #include "virtio/balloon.h"
 #include "virtio/console.h"
 #include "virtio/mmio.h"
+#include "virtio/net.h"
 #include "virtio/rng.h"
 
 #define RAM    16384u
@@ -21,17 +23,35 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static struct virtio_dev *make(uint8_t kind)
+/* A card whose peer has sent what the input begins with. */
+static int make_net(const uint8_t *data, size_t size, struct virtio_dev **ret_dev)
+{
+	struct net_config config = { .kind = NET_STREAM, .mac = { 2 } };
+	int fds[2];
+
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds) < 0)
+		abort();
+	if (send(fds[0], data, size < 8192 ? size : 8192, MSG_DONTWAIT) < 0)
+		abort();
+	close(fds[0]);
+	config.fd = fds[1];
+	return net_dev_new(&config, ret_dev, NULL);
+}
+
+static struct virtio_dev *make(uint8_t kind, const uint8_t *data, size_t size)
 {
 	struct virtio_dev *dev = NULL;
 	int fds[2], r;
 
-	switch (kind % 3) {
+	switch (kind % 4) {
 	case 0:
 		r = rng_dev_new(&dev, NULL);
 		break;
 	case 1:
 		r = balloon_dev_new(&dev, NULL);
+		break;
+	case 2:
+		r = make_net(data, size, &dev);
 		break;
 	default:
 		if (pipe(fds) < 0)
@@ -78,7 +98,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	config.irq_fd = eventfd(0, EFD_NONBLOCK);
 	if (ram == MAP_FAILED || config.irq_fd < 0 || gmem_add_host(&mem, 0, RAM, 0, ram) < 0)
 		abort();
-	dev = make(data[0]);
+	dev = make(data[0], data, size);
 	if (virtio_mmio_start(&dev, &mem, &config, &m, NULL) < 0)
 		abort();
 	n_ops = data[1] < MAX_OPS ? data[1] : MAX_OPS;

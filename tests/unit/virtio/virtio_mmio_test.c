@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -16,6 +17,7 @@
 #include "virtio/balloon.h"
 #include "virtio/console.h"
 #include "virtio/mmio.h"
+#include "virtio/net.h"
 #include "virtio/rng.h"
 
 #define STATUS 0x70u
@@ -388,6 +390,105 @@ static void free_pages_go_back(void **state)
 	end(&b);
 }
 
+static int begin_card(struct bench *b)
+{
+	struct net_config config = { .kind = NET_STREAM, .mac = { 2, 0, 0, 0, 0, 7 }, .mtu = 1400 };
+	struct virtio_dev *dev = NULL;
+	struct error err = { 0 };
+	int fds[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+	config.fd = fds[1];
+	assert_int_equal(net_dev_new(&config, &dev, &err), 0);
+	begin(b, dev, (struct virtio_mmio_config){ .id = VIRTIO_ID_NET_DEV, .queue_size = 64 });
+	features(b, VIRTIO_F_BIT_VERSION_1 | 1u << 15 | 1u << 5);
+	set_queue(b, 0, 64);
+	set_queue(b, 1, 64);
+	wr(b, STATUS, 15);
+	assert_int_equal(rd(b, STATUS), 15);
+	return fds[0];
+}
+
+static void frames_go_out_whole(void **state)
+{
+	enum { FRAME = 3000, COUNT = 300 };
+	struct bench b;
+	int peer = begin_card(&b), left = COUNT;
+	uint64_t buf = guest_alloc(&b.guest, 12 + FRAME, 8);
+	uint8_t got[4 + FRAME];
+
+	(void)state;
+	assert_int_equal(rd(&b, 0x100), 0x00000002);
+	memset(guest_at(&b.guest, buf), 0xff, 12);
+	memset((uint8_t *)guest_at(&b.guest, buf) + 12, 'f', FRAME);
+	/* More than the socket takes at once: the rest waits for the reader. */
+	while (left > 0) {
+		for (int i = 0; i < 50; i++)
+			guest_ring_add(&b.ring[1], &(struct guest_seg){ buf, 12 + FRAME, false }, 1);
+		wr(&b, 0x50, 1);
+		for (int i = 0; i < 50; i++, left--) {
+			assert_int_equal(recv(peer, got, sizeof(got), MSG_WAITALL), sizeof(got));
+			assert_int_equal(load_be32(got), FRAME);
+			assert_int_equal(got[4], 'f');
+			assert_int_equal(got[3 + FRAME], 'f');
+		}
+		for (int i = 0; i < 50; i++)
+			(void)wait_used(&b, 1);
+	}
+	/* A header alone is no packet, nor is less than that. */
+	guest_ring_add(&b.ring[1], &(struct guest_seg){ buf, 12, false }, 1);
+	guest_ring_add(&b.ring[1], &(struct guest_seg){ buf, 3, false }, 1);
+	guest_ring_add(&b.ring[1], &(struct guest_seg){ buf, 13, false }, 1);
+	wr(&b, 0x50, 1);
+	assert_int_equal(recv(peer, got, 5, MSG_WAITALL), 5);
+	assert_int_equal(load_be32(got), 1);
+	close(peer);
+	end(&b);
+}
+
+static void frames_come_in_pieces_into_pieces(void **state)
+{
+	enum { FRAME = 2500, PIECE = 1024 };
+	struct bench b;
+	int peer = begin_card(&b);
+	uint8_t wire[4 + FRAME];
+	uint64_t buf = guest_alloc(&b.guest, 4 * PIECE, 8);
+	const uint8_t *at = guest_at(&b.guest, buf);
+
+	(void)state;
+	store_be32(wire, FRAME);
+	for (int i = 0; i < FRAME; i++)
+		wire[4 + i] = (uint8_t)i;
+	/* It comes before there is room, and in three parts, one cut within the length. */
+	assert_int_equal(send(peer, wire, 3, 0), 3);
+	usleep(20000);
+	assert_int_equal(send(peer, wire + 3, 1000, 0), 1000);
+	usleep(20000);
+	assert_int_equal(send(peer, wire + 1003, sizeof(wire) - 1003, 0), sizeof(wire) - 1003);
+	for (unsigned i = 0; i < 2; i++)
+		guest_ring_add(&b.ring[0], &(struct guest_seg){ buf + i * PIECE, PIECE, true }, 1);
+	wr(&b, 0x50, 0);
+	usleep(20000);
+	for (unsigned i = 2; i < 4; i++)
+		guest_ring_add(&b.ring[0], &(struct guest_seg){ buf + i * PIECE, PIECE, true }, 1);
+	wr(&b, 0x50, 0);
+	assert_int_equal(wait_used(&b, 0), PIECE);
+	assert_int_equal(wait_used(&b, 0), PIECE);
+	assert_int_equal(wait_used(&b, 0), 12 + FRAME - 2 * PIECE);
+	assert_int_equal(load_le16(at + 10), 3);
+	assert_memory_equal(at + 12, wire + 4, FRAME);
+
+	/* A length that cannot be ends the connection, and nothing else. */
+	store_be32(wire, 1u << 30);
+	assert_int_equal(send(peer, wire, 100, 0), 100);
+	guest_ring_add(&b.ring[1], &(struct guest_seg){ buf, 100, false }, 1);
+	wr(&b, 0x50, 1);
+	(void)wait_used(&b, 1);
+	close(peer);
+	wr(&b, STATUS, 0);
+	end(&b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -400,6 +501,8 @@ int main(void)
 		cmocka_unit_test(the_configuration_is_the_devices),
 		cmocka_unit_test(the_console_writes_and_waits_for_its_reader),
 		cmocka_unit_test(free_pages_go_back),
+		cmocka_unit_test(frames_go_out_whole),
+		cmocka_unit_test(frames_come_in_pieces_into_pieces),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

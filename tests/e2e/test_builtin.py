@@ -12,8 +12,10 @@ import tempfile
 import pytest
 
 import devices
+import test_network as net
 import test_vmm
 from conftest import build_image, stage_dir
+from test_network import host, image, pod, templates  # noqa: F401  pylint: disable=unused-import
 
 OPTIONS = {"memory": 2048, "timeout": 400}
 
@@ -37,6 +39,11 @@ class Builtin(test_vmm.VM):
         super().start(test, *args, "--accel", "kvm", "--machine", "builtin", wait=wait, **kw)
         assert not self.qemu
         return self
+
+
+def qemus():
+    return [p for p in pathlib.Path("/proc").glob("[0-9]*/comm")
+            if p.read_text(encoding="utf-8").startswith("qemu")]
 
 
 @pytest.fixture
@@ -101,5 +108,18 @@ def test_a_container(caisson, tmp_path):
     assert r.code == 5, r
     assert r.out.split("\n") == ["2", "from the host"], r
     assert (shared / "out").read_text(encoding="ascii") == "from the guest\n"
-    assert not [p for p in pathlib.Path("/proc").glob("[0-9]*/comm")
-                if p.read_text(encoding="utf-8").startswith("qemu")]
+    assert not qemus()
+
+
+@pytest.mark.testbed(**OPTIONS)
+def test_a_network_card(host, pod):  # noqa: F811  pylint: disable=redefined-outer-name
+    """The pod's network as CNI left it, over a tap with its offloads; two vCPUs, so two queues."""
+    net.configure(host, "  machine: builtin\n")
+    pod.veth("eth0", ["10.9.0.2/24"], "h0", ["10.9.0.1/24"])
+    pod.do("ip route add default via 10.9.0.1")
+    t = net.start(host, pod)
+    net.ping(t, "10.9.0.1")
+    net.upload(t, "10.9.0.1", 1 << 18)
+    assert not qemus()
+    net.stop(t)
+    net.clean(pod, "eth0")

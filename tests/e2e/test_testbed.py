@@ -90,6 +90,8 @@ class TestInside:
         subprocess.run(["ip", "link", "add", "ipvl0", "link", "lo", "type", "ipvlan"], check=False)
         modules = pathlib.Path("/proc/modules").read_text(encoding="ascii")
         assert "ipvlan" in modules
+        with open("/dev/net/tun", "rb"):
+            pass
 
     def test_a_card_can_be_given_away(self):
         """The emulated IOMMU makes groups, and vfio-pci takes a card whose driver nobody loaded."""

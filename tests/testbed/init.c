@@ -26,6 +26,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -168,6 +169,33 @@ static void make_root(const struct job *job)
 	}
 	if (mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 || chdir("/") < 0)
 		fail("enter the root");
+}
+
+/* Nodes of devices whose modules come when they are opened. */
+static void make_nodes(const struct job *job)
+{
+	char path[300], line[300], name[100], full[120];
+	unsigned major, minor;
+	char kind;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/lib/modules/%s/modules.devname", job->version);
+	f = fopen(path, "r");
+	while (f && fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "%*s %99s %c%u:%u", name, &kind, &major, &minor) != 4)
+			continue;
+		snprintf(full, sizeof(full), "/dev/%s", name);
+		if (strchr(name, '/')) {
+			char *slash = strrchr(full, '/');
+
+			*slash = '\0';
+			(void)mkdir(full, 0755);
+			*slash = '/';
+		}
+		(void)mknod(full, (kind == 'b' ? S_IFBLK : S_IFCHR) | 0600, makedev(major, minor));
+	}
+	if (f)
+		fclose(f);
 }
 
 static void loopback_up(void)
@@ -314,6 +342,7 @@ int main(void)
 	read_job(&job);
 	load_modules("/modules");
 	make_root(&job);
+	make_nodes(&job);
 	loopback_up();
 	(void)!sethostname("testbed", 7);
 	status_port = open_port("status");

@@ -1,6 +1,6 @@
 /*
- * virtio-console with one port, for the guest's hvc0: what the guest writes goes to a descriptor, and
- * nothing is ever typed. A reader that is slow makes the guest wait.
+ * virtio-console with one port, for the guest's hvc0: what the guest writes goes to a descriptor,
+ * and nothing is ever typed. A reader that is slow makes the guest wait.
  */
 #pragma once
 

@@ -19,7 +19,7 @@ struct console_dev {
 	struct virtio_dev dev;
 	struct evsource out;
 	int fd;
-	struct vq_chain chain;  /* being written while `writing` */
+	struct vq_chain chain; /* being written while `writing` */
 	struct iovec segs[MAX_SEGS];
 	size_t written;
 	bool writing;
@@ -146,8 +146,8 @@ int console_dev_new(int fd, struct virtio_dev **ret_dev, struct error *err)
 	c->chain = (struct vq_chain){ .iov = c->segs, .iov_cap = MAX_SEGS };
 	c->dev.n_queues = 2;
 	c->dev.config_size = sizeof(struct virtio_console_config);
-	c->dev.features = VIRTIO_F_BIT_VERSION_1 | VIRTIO_F_BIT_INDIRECT_DESC |
-			  VIRTIO_F_BIT_EVENT_IDX;
+	c->dev.features =
+		VIRTIO_F_BIT_VERSION_1 | VIRTIO_F_BIT_INDIRECT_DESC | VIRTIO_F_BIT_EVENT_IDX;
 	r = virtio_dev_init(&c->dev, &console_ops, "console");
 	if (r < 0) {
 		(void)close(fd);

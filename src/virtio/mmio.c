@@ -1,11 +1,12 @@
 /*
  * Theory of operation
  *
- * `lock` guards the register file. Its holder may post calls to the device's thread and wait for them
- * (the queues start, stop and are reset that way, the configuration space is read); that thread never
- * takes the lock: what it has to say to the guest are bits of `interrupt`, `generation` and `broken`,
- * which are atomic. The addresses of queues are kept here until the driver says DRIVER_OK and are
- * then copied to the device once: a driver that goes on writing them changes nothing.
+ * `lock` guards the register file. Its holder may post calls to the device's thread and wait for
+ * them (the queues start, stop and are reset that way, the configuration space is read); that
+ * thread never takes the lock: what it has to say to the guest are bits of `interrupt`,
+ * `generation` and `broken`, which are atomic. The addresses of queues are kept here until the
+ * driver says DRIVER_OK and are then copied to the device once: a driver that goes on writing them
+ * changes nothing.
  */
 #include "virtio/mmio.h"
 
@@ -170,7 +171,7 @@ static void on_kick(struct evsource *src, uint32_t events)
 struct listen_call {
 	struct mmio_kick *kick;
 	struct evloop *loop;
-	int fd;                 /* -1: no longer */
+	int fd; /* -1: no longer */
 	uint32_t events;
 };
 
@@ -319,7 +320,8 @@ static void write_status(struct virtio_mmio *m, uint32_t v)
 		m->status |= STATUS_FAILED;
 	for (size_t i = 0; i < ARRAY_LEN(order); i++) {
 		if ((fresh & order[i]) && (m->status & need) == need) {
-			/* Not set: the driver reads it back and knows that its features won't do. */
+			/* Not set: the driver reads it back and knows that its features won't do.
+			 */
 			if (order[i] == STATUS_FEATURES_OK &&
 			    ((m->driver_features & ~m->dev->features) ||
 			     !(m->driver_features & VIRTIO_F_BIT_VERSION_1)))
@@ -447,8 +449,8 @@ static uint32_t read_reg(const struct virtio_mmio *m, uint32_t off)
 	case REG_INTERRUPT_STATUS:
 		return __atomic_load_n(&m->interrupt, __ATOMIC_SEQ_CST);
 	case REG_STATUS:
-		return m->status | (__atomic_load_n(&m->broken, __ATOMIC_SEQ_CST) ?
-					    STATUS_NEEDS_RESET : 0);
+		return m->status |
+		       (__atomic_load_n(&m->broken, __ATOMIC_SEQ_CST) ? STATUS_NEEDS_RESET : 0);
 	case REG_SHM_LEN:
 	case REG_SHM_LEN + 4:
 	case REG_SHM_BASE:
@@ -477,8 +479,10 @@ void virtio_mmio_read(struct virtio_mmio *m, uint64_t off, void *data, size_t le
 		if (len == 4 && off % 4 == 0)
 			store_le32(data, read_reg(m, (uint32_t)off));
 	} else if (in_config(m, off, len) && m->dev->ops->read_config) {
-		struct config_call call = { .dev = m->dev, .off = (uint32_t)(off - REG_CONFIG),
-					    .len = (uint32_t)len, .data = data };
+		struct config_call call = { .dev = m->dev,
+					    .off = (uint32_t)(off - REG_CONFIG),
+					    .len = (uint32_t)len,
+					    .data = data };
 
 		(void)evloop_call(&m->dev->loop, read_config, &call);
 	}
@@ -492,8 +496,10 @@ void virtio_mmio_write(struct virtio_mmio *m, uint64_t off, const void *data, si
 		if (len == 4 && off % 4 == 0)
 			write_reg(m, (uint32_t)off, load_le32(data));
 	} else if (in_config(m, off, len) && m->dev->ops->write_config) {
-		struct config_call call = { .dev = m->dev, .off = (uint32_t)(off - REG_CONFIG),
-					    .len = (uint32_t)len, .from = data };
+		struct config_call call = { .dev = m->dev,
+					    .off = (uint32_t)(off - REG_CONFIG),
+					    .len = (uint32_t)len,
+					    .from = data };
 
 		(void)evloop_call(&m->dev->loop, write_config, &call);
 	}

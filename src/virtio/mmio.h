@@ -1,9 +1,9 @@
 /*
  * virtio-mmio (version 2): carries a device of this folder to a guest of the built-in monitor. The
- * register file is read and written by vCPU threads, one at a time; the device and its queues belong
- * to a thread of their own, as with vhost-user. A kick comes as an eventfd that KVM signals, an
- * interrupt goes out by one that KVM watches, so neither passes through the monitor. Queues may have
- * threads of their own (virtio_dev.queue_loops).
+ * register file is read and written by vCPU threads, one at a time; the device and its queues
+ * belong to a thread of their own, as with vhost-user. A kick comes as an eventfd that KVM signals,
+ * an interrupt goes out by one that KVM watches, so neither passes through the monitor. Queues may
+ * have threads of their own (virtio_dev.queue_loops).
  *
  * The thread blocks all signals and has a small stack. It inherits the caller's seccomp filter and
  * capabilities.
@@ -29,11 +29,12 @@ enum virtio_id {
 };
 
 struct virtio_mmio_config {
-	uint32_t id;            /* enum virtio_id */
-	uint16_t queue_size;    /* the largest that is offered; a power of two */
-	/* Of the device type, where the device here serves fewer: the rest stay idle. 0: the device's. */
+	uint32_t id;         /* enum virtio_id */
+	uint16_t queue_size; /* the largest that is offered; a power of two */
+	/* Of the device type, where the device here serves fewer: the rest stay idle. 0: the
+	 * device's. */
 	unsigned n_queues;
-	int irq_fd;             /* signalled for an interrupt; the caller's, outlives the device */
+	int irq_fd; /* signalled for an interrupt; the caller's, outlives the device */
 };
 
 struct virtio_mmio;
@@ -50,8 +51,8 @@ unsigned virtio_mmio_n_queues(const struct virtio_mmio *mmio);
 int virtio_mmio_kick_fd(const struct virtio_mmio *mmio, unsigned q);
 
 /*
- * A guest's access of @len bytes at @off of the page. Whatever it is, it has a defined result: reads
- * of nothing give zeros, writes of nonsense are ignored.
+ * A guest's access of @len bytes at @off of the page. Whatever it is, it has a defined result:
+ * reads of nothing give zeros, writes of nonsense are ignored.
  */
 void virtio_mmio_read(struct virtio_mmio *mmio, uint64_t off, void *data, size_t len);
 void virtio_mmio_write(struct virtio_mmio *mmio, uint64_t off, const void *data, size_t len);

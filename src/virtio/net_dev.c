@@ -1,11 +1,12 @@
 /*
  * Theory of operation
  *
- * Queue 0 is towards the guest, queue 1 from it. One packet at a time is read into `in`, behind room
- * for its header, and waits there while the guest has no buffers; the descriptor is not polled then,
- * and the peer or the tap's own queue holds the rest. A packet of the guest goes to a tap straight
- * from its memory; to a stream it is copied to `out`, since it may go in parts. The headers of a
- * guest's packets are checked by the kernel's tap, and dropped on a stream, which offers no offloads.
+ * Queue 0 is towards the guest, queue 1 from it. One packet at a time is read into `in`, behind
+ * room for its header, and waits there while the guest has no buffers; the descriptor is not polled
+ * then, and the peer or the tap's own queue holds the rest. A packet of the guest goes to a tap
+ * straight from its memory; to a stream it is copied to `out`, since it may go in parts. The
+ * headers of a guest's packets are checked by the kernel's tap, and dropped on a stream, which
+ * offers no offloads.
  */
 #include "virtio/net.h"
 
@@ -29,12 +30,12 @@
 #define QUEUE_TX 1u
 
 #define HEADER    sizeof(struct virtio_net_hdr_mrg_rxbuf)
-#define FRAME_MAX 65562u        /* the largest IP packet, with Ethernet and VLAN headers */
-#define LENGTH    4u            /* before a frame on a stream */
+#define FRAME_MAX 65562u /* the largest IP packet, with Ethernet and VLAN headers */
+#define LENGTH    4u     /* before a frame on a stream */
 #define MAX_SEGS  128u
-#define MAX_MERGE 64u           /* buffers for one packet: 64 KiB in pieces of 1 KiB */
+#define MAX_MERGE 64u /* buffers for one packet: 64 KiB in pieces of 1 KiB */
 /* Packets before the other direction has its turn. */
-#define BATCH     64u
+#define BATCH 64u
 
 #define BIT(n) (UINT64_C(1) << (n))
 
@@ -50,9 +51,9 @@ struct net_dev {
 	struct iovec segs[MAX_SEGS];
 
 	uint8_t in[HEADER + FRAME_MAX]; /* header and frame */
-	size_t in_len;          /* of a whole packet that waits, else 0 */
-	uint8_t length[LENGTH]; /* of the frame that is coming on a stream */
-	size_t got;             /* of length, then of the frame */
+	size_t in_len;                  /* of a whole packet that waits, else 0 */
+	uint8_t length[LENGTH];         /* of the frame that is coming on a stream */
+	size_t got;                     /* of length, then of the frame */
 
 	uint8_t out[LENGTH + FRAME_MAX];
 	size_t out_len, out_done;
@@ -179,7 +180,8 @@ static bool deliver(struct net_dev *n)
 			vq_push(vq, used[i].head, 0);
 		return true;
 	}
-	store_le16(n->in + offsetof(struct virtio_net_hdr_mrg_rxbuf, num_buffers), (uint16_t)n_used);
+	store_le16(n->in + offsetof(struct virtio_net_hdr_mrg_rxbuf, num_buffers),
+		   (uint16_t)n_used);
 	(void)iov_from_buf(n->segs, n_segs, 0, n->in, n->in_len);
 	for (size_t i = 0; i < n_used; i++)
 		vq_push(vq, used[i].head, used[i].len);
@@ -209,7 +211,8 @@ out:
 static bool flush(struct net_dev *n)
 {
 	while (n->out_done < n->out_len && n->io.fd >= 0) {
-		ssize_t r = send(n->fd, n->out + n->out_done, n->out_len - n->out_done, MSG_NOSIGNAL);
+		ssize_t r =
+			send(n->fd, n->out + n->out_done, n->out_len - n->out_done, MSG_NOSIGNAL);
 
 		if (r < 0 && errno == EINTR)
 			continue;
@@ -367,8 +370,7 @@ static const struct virtio_dev_ops net_ops = {
 static uint64_t features_of(const struct net_config *config)
 {
 	uint64_t f = VIRTIO_F_BIT_VERSION_1 | VIRTIO_F_BIT_INDIRECT_DESC | VIRTIO_F_BIT_EVENT_IDX |
-		     BIT(VIRTIO_NET_F_MAC) | BIT(VIRTIO_NET_F_MRG_RXBUF) |
-		     BIT(VIRTIO_NET_F_STATUS);
+		     BIT(VIRTIO_NET_F_MAC) | BIT(VIRTIO_NET_F_MRG_RXBUF) | BIT(VIRTIO_NET_F_STATUS);
 
 	if (config->mtu)
 		f |= BIT(VIRTIO_NET_F_MTU);

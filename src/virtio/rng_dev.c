@@ -63,8 +63,8 @@ int rng_dev_new(struct virtio_dev **ret_dev, struct error *err)
 	if (!rng)
 		return error_set(err, -ENOMEM, "rng: out of memory");
 	rng->dev.n_queues = 1;
-	rng->dev.features = VIRTIO_F_BIT_VERSION_1 | VIRTIO_F_BIT_INDIRECT_DESC |
-			    VIRTIO_F_BIT_EVENT_IDX;
+	rng->dev.features =
+		VIRTIO_F_BIT_VERSION_1 | VIRTIO_F_BIT_INDIRECT_DESC | VIRTIO_F_BIT_EVENT_IDX;
 	r = virtio_dev_init(&rng->dev, &rng_ops, "rng");
 	if (r < 0) {
 		free(rng);

@@ -1,6 +1,6 @@
 /*
- * A device behind its registers: the input is the guest's memory and a list of accesses of all sizes,
- * any order. The first byte picks the device.
+ * A device behind its registers: the input is the guest's memory and a list of accesses of all
+ * sizes, any order. The first byte picks the device.
  */
 #include <signal.h>
 #include <stdlib.h>
@@ -17,8 +17,8 @@
 #include "virtio/net.h"
 #include "virtio/rng.h"
 
-#define RAM    16384u
-#define OP     8u       /* kind and size, queue, offset (2), value (4) */
+#define RAM     16384u
+#define OP      8u /* kind and size, queue, offset (2), value (4) */
 #define MAX_OPS 200u
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

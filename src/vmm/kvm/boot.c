@@ -17,17 +17,17 @@
 #define MAX_RANGES       4u
 
 /* Of Linux's boot_params. */
-#define BP_E820_N     0x1e8u
-#define BP_SETUP      0x1f1u
-#define BP_BOOT_FLAG  0x1feu
-#define BP_HEADER     0x202u
-#define BP_LOADER     0x210u
-#define BP_RAMDISK    0x218u
-#define BP_RAMDISK_N  0x21cu
-#define BP_CMDLINE    0x228u
-#define BP_ALIGNMENT  0x230u
-#define BP_E820       0x2d0u
-#define BP_SIZE       4096u
+#define BP_E820_N    0x1e8u
+#define BP_SETUP     0x1f1u
+#define BP_BOOT_FLAG 0x1feu
+#define BP_HEADER    0x202u
+#define BP_LOADER    0x210u
+#define BP_RAMDISK   0x218u
+#define BP_RAMDISK_N 0x21cu
+#define BP_CMDLINE   0x228u
+#define BP_ALIGNMENT 0x230u
+#define BP_E820      0x2d0u
+#define BP_SIZE      4096u
 
 #define PAGE 4096u
 

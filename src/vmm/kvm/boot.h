@@ -7,11 +7,11 @@
 #include "vmm/kvm/kernel.h"
 
 struct boot_config {
-	uint64_t low_size;      /* memory from 0 on, at most LAYOUT_HOLE */
-	uint64_t high_size;     /* memory from LAYOUT_HOLE_END on; 0: none */
+	uint64_t low_size;  /* memory from 0 on, at most LAYOUT_HOLE */
+	uint64_t high_size; /* memory from LAYOUT_HOLE_END on; 0: none */
 	unsigned n_cpus;
 	const char *cmdline;
-	int initrd_fd;          /* or -1; not taken */
+	int initrd_fd; /* or -1; not taken */
 };
 
 /* -E2BIG: the command line or the initrd has no room. */

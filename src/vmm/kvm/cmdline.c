@@ -7,7 +7,8 @@
 
 #define SMALL_MIB 256u /* guests that save on hash tables */
 
-/* The end of the guest is a reset by the keyboard controller's port, so that a triple fault is one. */
+/* The end of the guest is a reset by the keyboard controller's port, so that a triple fault is one.
+ */
 static const char cmdline_common[] =
 	"console=hvc0 reboot=k panic=-1 nomodule tsc=reliable no_timer_check noreplace-smp"
 	" cryptomgr.notests random.trust_cpu=on swiotlb=noforce rcupdate.rcu_expedited=1 pci=off"
@@ -27,7 +28,9 @@ int cmdline_make(const struct cmdline_plan *plan, char **ret, struct error *err)
 	fputs(plan->debug ? " loglevel=7" : " quiet", f);
 	/* The kernel would size these for a machine that runs more than one small pod. */
 	if (plan->memory_mib <= SMALL_MIB)
-		fputs(" dhash_entries=4096 ihash_entries=2048 thash_entries=1024 dummy.numdummies=0", f);
+		fputs(" dhash_entries=4096 ihash_entries=2048 thash_entries=1024 "
+		      "dummy.numdummies=0",
+		      f);
 	for (unsigned i = 0; i < plan->n_devices; i++)
 		fprintf(f, " virtio_mmio.device=4K@%#x:%u", LAYOUT_MMIO + i * LAYOUT_MMIO_STEP,
 			LAYOUT_IRQ_FIRST + i % (LAYOUT_IRQ_LAST - LAYOUT_IRQ_FIRST + 1));

@@ -8,9 +8,9 @@
 #include "base/error.h"
 
 struct cmdline_plan {
-	const char *extra;      /* or NULL */
+	const char *extra; /* or NULL */
 	uint32_t memory_mib;
-	size_t n_devices;       /* all, the monitor's own included */
+	size_t n_devices; /* all, the monitor's own included */
 	bool debug;
 };
 

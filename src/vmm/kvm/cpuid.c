@@ -111,7 +111,8 @@ int cpuid_filter(struct kvm_cpuid_entry2 *entries, unsigned *n, unsigned max, un
 			break;
 		case 0x80000008:
 			/* AMD: number of cores, and how many bits of the APIC id they take. */
-			e->ecx = (e->ecx & ~0xf0ffu) | bits_for(n_cpus) << 12 | ((n_cpus - 1) & 0xff);
+			e->ecx = (e->ecx & ~0xf0ffu) | bits_for(n_cpus) << 12 |
+				 ((n_cpus - 1) & 0xff);
 			break;
 		default:
 			break;
@@ -121,8 +122,9 @@ int cpuid_filter(struct kvm_cpuid_entry2 *entries, unsigned *n, unsigned max, un
 	if (topology0 && !topology1) {
 		if (*n == max)
 			return -ENOSPC;
-		entries[*n] = (struct kvm_cpuid_entry2){
-			.function = 0xb, .index = 1, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX };
+		entries[*n] = (struct kvm_cpuid_entry2){ .function = 0xb,
+							 .index = 1,
+							 .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX };
 		edit_topology(&entries[(*n)++], id, n_cpus);
 	}
 	return 0;

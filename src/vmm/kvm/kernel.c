@@ -12,18 +12,18 @@
 
 #define MAX_SEGMENTS 32u
 #define MAX_NOTES    (64u * 1024u)
-#define NOTE_PVH     18u        /* XEN_ELFNOTE_PHYS32_ENTRY */
+#define NOTE_PVH     18u /* XEN_ELFNOTE_PHYS32_ENTRY */
 
-#define SETUP_AT       0x1f1u
-#define SETUP_SECTS    (0x1f1u - SETUP_AT)
-#define SETUP_HDRS     (0x202u - SETUP_AT)
-#define SETUP_VERSION  (0x206u - SETUP_AT)
-#define SETUP_XLOAD    (0x236u - SETUP_AT)
-#define SETUP_CMDLINE  (0x238u - SETUP_AT)
-#define SETUP_PREF     (0x258u - SETUP_AT)
-#define SETUP_INIT     (0x260u - SETUP_AT)
-#define XLF_KERNEL_64  1u
-#define ENTRY_64       0x200u
+#define SETUP_AT      0x1f1u
+#define SETUP_SECTS   (0x1f1u - SETUP_AT)
+#define SETUP_HDRS    (0x202u - SETUP_AT)
+#define SETUP_VERSION (0x206u - SETUP_AT)
+#define SETUP_XLOAD   (0x236u - SETUP_AT)
+#define SETUP_CMDLINE (0x238u - SETUP_AT)
+#define SETUP_PREF    (0x258u - SETUP_AT)
+#define SETUP_INIT    (0x260u - SETUP_AT)
+#define XLF_KERNEL_64 1u
+#define ENTRY_64      0x200u
 
 struct source {
 	int fd;
@@ -70,9 +70,10 @@ static int load_segment(const struct gmem *mem, uint64_t low_end, const struct s
 	if (ph->p_filesz > ph->p_memsz)
 		return error_set(err, -ENOEXEC, "a segment is longer in the file than in memory");
 	if (!to)
-		return error_set(err, -ENOEXEC,
-				 "a segment of %llu bytes at %#llx does not fit into the guest's memory",
-				 (unsigned long long)ph->p_memsz, (unsigned long long)ph->p_paddr);
+		return error_set(
+			err, -ENOEXEC,
+			"a segment of %llu bytes at %#llx does not fit into the guest's memory",
+			(unsigned long long)ph->p_memsz, (unsigned long long)ph->p_paddr);
 	/* Memory is fresh: what the file does not fill is zero, unless segments overlap. */
 	r = read_at(src, to, ph->p_filesz, ph->p_offset);
 	return r < 0 ? error_set(err, r, "a segment lies outside of the file") : 0;
@@ -178,9 +179,10 @@ static int load_bzimage(const struct gmem *mem, uint64_t low_end, const struct s
 	room = MAX_OF((uint64_t)load_le32(setup + SETUP_INIT), len);
 	to = place(mem, low_end, at, room);
 	if (!to || len <= ENTRY_64)
-		return error_set(err, -ENOEXEC,
-				 "a kernel of %llu bytes at %#llx does not fit into the guest's memory",
-				 (unsigned long long)room, (unsigned long long)at);
+		return error_set(
+			err, -ENOEXEC,
+			"a kernel of %llu bytes at %#llx does not fit into the guest's memory",
+			(unsigned long long)room, (unsigned long long)at);
 	r = read_at(src, to, len, skip);
 	if (r < 0)
 		return error_errno(err, r, "read the kernel");

@@ -3,9 +3,9 @@
  *
  * Three kinds of threads: the loop's, one for each vCPU, one for each device. A vCPU that meets an
  * address without memory finds the device by its page and accesses its registers; kicks and
- * interrupts go through KVM and the device's thread alone. A vCPU that ends leaves word in `end` and
- * wakes the loop, which stops the other vCPUs, then the devices, reads the rest of the console, and
- * reports. The table of devices does not change once vCPUs run.
+ * interrupts go through KVM and the device's thread alone. A vCPU that ends leaves word in `end`
+ * and wakes the loop, which stops the other vCPUs, then the devices, reads the rest of the console,
+ * and reports. The table of devices does not change once vCPUs run.
  */
 #include "vmm/kvm/monitor.h"
 
@@ -29,8 +29,8 @@
 #include "vmm/kvm/cmdline.h"
 #include "vmm/kvm/layout.h"
 
-#define READ_SIZE   4096u
-#define OWN_QUEUE   64u
+#define READ_SIZE 4096u
+#define OWN_QUEUE 64u
 
 struct device {
 	struct virtio_mmio *mmio;
@@ -49,15 +49,15 @@ struct monitor {
 
 	uv_async_t wake;
 	uv_poll_t console;
-	int console_fd;         /* our end */
-	int console_guest;      /* the device's, until it has it */
+	int console_fd;    /* our end */
+	int console_guest; /* the device's, until it has it */
 	bool wake_open, console_open;
 	bool started, told, over, freed;
 	bool vm_open;
 	unsigned n_handles;
 
 	pthread_mutex_t lock;
-	bool ended;             /* under lock, as the two below */
+	bool ended; /* under lock, as the two below */
 	struct monitor_end end;
 	char text[200];
 };
@@ -322,7 +322,8 @@ int monitor_add_device(struct monitor *m, struct virtio_dev **dev,
 	m->n_devices++;
 	r = vm_irq(&m->vm, irq, d->irq_fd);
 	for (unsigned q = 0; q < virtio_mmio_n_queues(d->mmio) && r == 0; q++)
-		r = vm_ioevent(&m->vm, page + VIRTIO_MMIO_NOTIFY, q, virtio_mmio_kick_fd(d->mmio, q));
+		r = vm_ioevent(&m->vm, page + VIRTIO_MMIO_NOTIFY, q,
+			       virtio_mmio_kick_fd(d->mmio, q));
 	return r < 0 ? error_errno(err, r, "connect a device with KVM") : 0;
 }
 

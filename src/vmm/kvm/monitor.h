@@ -1,11 +1,11 @@
 /*
- * The built-in monitor: a virtual machine that this process holds itself, on caisson-vmm's loop. It is
- * made in steps, so that each thread can start with what the jail leaves it:
+ * The built-in monitor: a virtual machine that this process holds itself, on caisson-vmm's loop. It
+ *is made in steps, so that each thread can start with what the jail leaves it:
  *
  *	monitor_new();  monitor_add_device() for each;  monitor_start();  ...  monitor_free();
  *
- * All of it is called on the loop's thread. Console, random numbers and balloon are the monitor's own
- * devices; all others are the caller's.
+ * All of it is called on the loop's thread. Console, random numbers and balloon are the monitor's
+ *own devices; all others are the caller's.
  */
 #pragma once
 
@@ -18,8 +18,8 @@
 struct monitor;
 
 struct monitor_end {
-	bool stopped;           /* by monitor_stop() */
-	enum vcpu_end why;      /* else */
+	bool stopped;      /* by monitor_stop() */
+	enum vcpu_end why; /* else */
 	const char *text;
 };
 
@@ -31,10 +31,10 @@ struct monitor_ops {
 };
 
 struct monitor_config {
-	int kvm_fd;             /* of /dev/kvm */
-	int mem_fd;             /* a file of the memory's size */
+	int kvm_fd; /* of /dev/kvm */
+	int mem_fd; /* a file of the memory's size */
 	int kernel_fd;
-	int initrd_fd;          /* or -1 */
+	int initrd_fd; /* or -1 */
 	uint32_t memory_mib;
 	uint32_t vcpus;
 	const char *cmdline_extra; /* or NULL */

@@ -8,7 +8,7 @@
 #define FLOATING_SIZE 16u
 #define HEADER_SIZE   44u
 #define CPU_SIZE      20u
-#define ENTRY_SIZE    8u        /* all others */
+#define ENTRY_SIZE    8u /* all others */
 #define REVISION      4u
 #define APIC_VERSION  0x14u
 

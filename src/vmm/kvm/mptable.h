@@ -9,10 +9,11 @@
 
 #include "base/error.h"
 
-#define MPTABLE_MAX_CPUS 254u   /* of APIC ids with 8 bits */
+#define MPTABLE_MAX_CPUS 254u /* of APIC ids with 8 bits */
 
 /*
- * Writes floating pointer and table for @n_cpus to @to, which has @size bytes and is at guest address
+ * Writes floating pointer and table for @n_cpus to @to, which has @size bytes and is at guest
+ * address
  * @gpa. APIC ids are 0 to @n_cpus - 1. Returns the length, -EINVAL or -ENOSPC.
  */
 __must_check int mptable_write(void *to, size_t size, uint32_t gpa, unsigned n_cpus);

@@ -19,24 +19,24 @@
 #define THREAD_STACK (256u * 1024u)
 #define KICK_SIGNAL  SIGUSR1
 /* KVM_RUN says ENOMEM when a signal meets the start of KVM's own thread. */
-#define MAX_RETRIES  100
+#define MAX_RETRIES 100
 
-#define PORT_KEYBOARD     0x64u
-#define KEYBOARD_RESET    0xfeu
-#define PORT_CMOS_DATA    0x71u
+#define PORT_KEYBOARD  0x64u
+#define KEYBOARD_RESET 0xfeu
+#define PORT_CMOS_DATA 0x71u
 
 #define MSR_MISC_ENABLE   0x1a0u
 #define MSR_MTRR_DEF_TYPE 0x2ffu
 
-#define CR0_PE 0x1u
-#define CR0_ET 0x10u
-#define CR0_PG 0x80000000u
-#define CR4_PAE 0x20u
+#define CR0_PE   0x1u
+#define CR0_ET   0x10u
+#define CR0_PG   0x80000000u
+#define CR4_PAE  0x20u
 #define EFER_LME 0x100u
 #define EFER_LMA 0x400u
 
-#define LAPIC_LINT0 0x350u
-#define LAPIC_LINT1 0x360u
+#define LAPIC_LINT0       0x350u
+#define LAPIC_LINT1       0x360u
 #define LAPIC_MODE_NMI    0x400u
 #define LAPIC_MODE_EXTINT 0x700u
 
@@ -74,8 +74,8 @@ static int set_cpuid(const struct vcpu *v, unsigned n, const struct kvm_cpuid2 *
 static void set_msrs(const struct vcpu *v)
 {
 	static const struct kvm_msr_entry entries[] = {
-		{ .index = MSR_MISC_ENABLE, .data = 1 },                /* fast strings */
-		{ .index = MSR_MTRR_DEF_TYPE, .data = 1u << 11 | 6 },   /* all memory write-back */
+		{ .index = MSR_MISC_ENABLE, .data = 1 },              /* fast strings */
+		{ .index = MSR_MTRR_DEF_TYPE, .data = 1u << 11 | 6 }, /* all memory write-back */
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(entries); i++) {
@@ -104,13 +104,26 @@ static int set_lapic(const struct vcpu *v)
 static int set_entry(const struct vcpu *v, const struct kernel_image *kernel)
 {
 	bool pvh = kernel->entry == KERNEL_ENTRY_PVH;
-	const struct kvm_segment code = { .base = 0, .limit = 0xffffffff, .selector = 0x08,
-					  .type = 11, .present = 1, .db = pvh, .s = 1, .l = !pvh,
+	const struct kvm_segment code = { .base = 0,
+					  .limit = 0xffffffff,
+					  .selector = 0x08,
+					  .type = 11,
+					  .present = 1,
+					  .db = pvh,
+					  .s = 1,
+					  .l = !pvh,
 					  .g = 1 };
-	const struct kvm_segment data = { .base = 0, .limit = 0xffffffff, .selector = 0x10,
-					  .type = 3, .present = 1, .db = 1, .s = 1, .g = 1 };
-	const struct kvm_segment task = { .base = 0, .limit = 0x67, .selector = 0x18, .type = 11,
-					  .present = 1 };
+	const struct kvm_segment data = { .base = 0,
+					  .limit = 0xffffffff,
+					  .selector = 0x10,
+					  .type = 3,
+					  .present = 1,
+					  .db = 1,
+					  .s = 1,
+					  .g = 1 };
+	const struct kvm_segment task = {
+		.base = 0, .limit = 0x67, .selector = 0x18, .type = 11, .present = 1
+	};
 	struct kvm_regs regs = { .rip = kernel->entry_addr, .rflags = 2 };
 	struct kvm_fpu fpu = { .fcw = 0x37f, .mxcsr = 0x1f80 };
 	struct kvm_sregs sregs;
@@ -220,7 +233,8 @@ static void describe(const struct vcpu *v, char *text, size_t size)
 		(void)snprintf(text, size, "KVM's internal error %u at rip %#llx",
 			       run->internal.suberror, (unsigned long long)regs.rip);
 	else if (run->exit_reason == KVM_EXIT_FAIL_ENTRY)
-		(void)snprintf(text, size, "the processor refused the guest's state (%#llx) at rip %#llx",
+		(void)snprintf(text, size,
+			       "the processor refused the guest's state (%#llx) at rip %#llx",
 			       (unsigned long long)run->fail_entry.hardware_entry_failure_reason,
 			       (unsigned long long)regs.rip);
 	else

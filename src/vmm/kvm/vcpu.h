@@ -1,6 +1,6 @@
 /*
- * One virtual processor and its thread. The thread runs the guest, and hands on what the guest asks of
- * devices, until the guest ends or vcpu_stop().
+ * One virtual processor and its thread. The thread runs the guest, and hands on what the guest asks
+ * of devices, until the guest ends or vcpu_stop().
  */
 #pragma once
 
@@ -15,9 +15,9 @@ struct kvm_run;
 struct kvm_cpuid2;
 
 enum vcpu_end {
-	VCPU_END_RESET,         /* the guest reset the machine, which is how it powers off */
-	VCPU_END_TRIPLE_FAULT,  /* the guest's processor gave up */
-	VCPU_END_FAILED,        /* KVM or the processor would not go on */
+	VCPU_END_RESET,        /* the guest reset the machine, which is how it powers off */
+	VCPU_END_TRIPLE_FAULT, /* the guest's processor gave up */
+	VCPU_END_FAILED,       /* KVM or the processor would not go on */
 };
 
 struct vcpu_ops {
@@ -42,16 +42,16 @@ struct vcpu {
 
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
-	bool stop, pause;       /* wanted; under lock */
-	bool parked;            /* paused or ended; under lock */
+	bool stop, pause; /* wanted; under lock */
+	bool parked;      /* paused or ended; under lock */
 };
 
 /* What all vCPUs of a host's KVM start from; on the heap. */
 __must_check int vcpu_cpuid(int kvm, struct kvm_cpuid2 **ret_cpuid, struct error *err);
 
 /*
- * Makes the vCPU @id of @n. The first is set to @kernel's entry, the others wait for it to start them.
- * On failure there is nothing to undo.
+ * Makes the vCPU @id of @n. The first is set to @kernel's entry, the others wait for it to start
+ * them. On failure there is nothing to undo.
  */
 __must_check int vcpu_init(struct vcpu *v, const struct vm *vm, unsigned id, unsigned n,
 			   const struct kvm_cpuid2 *cpuid, const struct kernel_image *kernel,

@@ -11,20 +11,20 @@
 #include "virtio/gmem.h"
 
 struct vm {
-	int kvm;                /* /dev/kvm; the caller's */
+	int kvm; /* /dev/kvm; the caller's */
 	int fd;
-	int mem_fd;             /* the guest's memory */
+	int mem_fd; /* the guest's memory */
 	uint8_t *mem;
 	uint64_t mem_size;
 	uint64_t low_size, high_size;
-	size_t run_size;        /* of a vCPU's shared structure */
+	size_t run_size; /* of a vCPU's shared structure */
 	bool tsc_deadline;
 	struct gmem gmem;
 };
 
 /*
- * @kvm stays the caller's and outlives the VM. @mem_fd, a file of @mem_size zeros, is taken in every
- * case. -ENOTSUP: KVM lacks something; the text says what.
+ * @kvm stays the caller's and outlives the VM. @mem_fd, a file of @mem_size zeros, is taken in
+ * every case. -ENOTSUP: KVM lacks something; the text says what.
  */
 __must_check int vm_init(struct vm *vm, int kvm, int mem_fd, uint64_t mem_size, struct error *err);
 void vm_fini(struct vm *vm);

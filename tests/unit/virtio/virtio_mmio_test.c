@@ -304,7 +304,8 @@ static void the_configuration_is_the_devices(void **state)
 
 	(void)state;
 	assert_int_equal(balloon_dev_new(&dev, &err), 0);
-	begin(&b, dev, (struct virtio_mmio_config){ .id = VIRTIO_ID_BALLOON_DEV, .queue_size = 64 });
+	begin(&b, dev,
+	      (struct virtio_mmio_config){ .id = VIRTIO_ID_BALLOON_DEV, .queue_size = 64 });
 	assert_int_equal(rd(&b, 0x100), 0);
 	wr(&b, 0x104, 77);
 	memset(past, 0xee, sizeof(past));
@@ -327,7 +328,8 @@ static void the_console_writes_and_waits_for_its_reader(void **state)
 	(void)state;
 	assert_int_equal(pipe(fds), 0);
 	assert_int_equal(console_dev_new(fds[1], &dev, &err), 0);
-	begin(&b, dev, (struct virtio_mmio_config){ .id = VIRTIO_ID_CONSOLE_DEV, .queue_size = 64 });
+	begin(&b, dev,
+	      (struct virtio_mmio_config){ .id = VIRTIO_ID_CONSOLE_DEV, .queue_size = 64 });
 	features(&b, VIRTIO_F_BIT_VERSION_1);
 	set_queue(&b, 0, 64);
 	set_queue(&b, 1, 64);
@@ -370,7 +372,8 @@ static void free_pages_go_back(void **state)
 
 	(void)state;
 	assert_int_equal(balloon_dev_new(&dev, &err), 0);
-	begin(&b, dev, (struct virtio_mmio_config){ .id = VIRTIO_ID_BALLOON_DEV, .queue_size = 64 });
+	begin(&b, dev,
+	      (struct virtio_mmio_config){ .id = VIRTIO_ID_BALLOON_DEV, .queue_size = 64 });
 	features(&b, VIRTIO_F_BIT_VERSION_1 | 1u << 5);
 	for (unsigned q = 0; q < 3; q++)
 		set_queue(&b, q, 8);
@@ -424,7 +427,8 @@ static void frames_go_out_whole(void **state)
 	/* More than the socket takes at once: the rest waits for the reader. */
 	while (left > 0) {
 		for (int i = 0; i < 50; i++)
-			guest_ring_add(&b.ring[1], &(struct guest_seg){ buf, 12 + FRAME, false }, 1);
+			guest_ring_add(&b.ring[1], &(struct guest_seg){ buf, 12 + FRAME, false },
+				       1);
 		wr(&b, 0x50, 1);
 		for (int i = 0; i < 50; i++, left--) {
 			assert_int_equal(recv(peer, got, sizeof(got), MSG_WAITALL), sizeof(got));

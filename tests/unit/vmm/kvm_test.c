@@ -1,4 +1,5 @@
-/* The parts of the built-in monitor that need no KVM: files, tables, what a kernel finds in memory. */
+/* The parts of the built-in monitor that need no KVM: files, tables, what a kernel finds in memory.
+ */
 #include <elf.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -64,16 +65,26 @@ static struct elf good_elf(void)
 {
 	struct elf e = {
 		.eh = { .e_ident = { 0x7f, 'E', 'L', 'F', ELFCLASS64, ELFDATA2LSB, 1 },
-			.e_type = ET_EXEC, .e_machine = EM_X86_64, .e_version = 1,
-			.e_entry = 0x200000, .e_phoff = offsetof(struct elf, ph),
-			.e_ehsize = sizeof(Elf64_Ehdr), .e_phentsize = sizeof(Elf64_Phdr),
+			.e_type = ET_EXEC,
+			.e_machine = EM_X86_64,
+			.e_version = 1,
+			.e_entry = 0x200000,
+			.e_phoff = offsetof(struct elf, ph),
+			.e_ehsize = sizeof(Elf64_Ehdr),
+			.e_phentsize = sizeof(Elf64_Phdr),
 			.e_phnum = 2 },
-		.ph = { { .p_type = PT_LOAD, .p_offset = offsetof(struct elf, code),
-			  .p_paddr = 0x200000, .p_filesz = 64, .p_memsz = 4096 },
-			{ .p_type = PT_NOTE, .p_offset = offsetof(struct elf, note),
-			  .p_filesz = 20, .p_memsz = 20 } },
+		.ph = { { .p_type = PT_LOAD,
+			  .p_offset = offsetof(struct elf, code),
+			  .p_paddr = 0x200000,
+			  .p_filesz = 64,
+			  .p_memsz = 4096 },
+			{ .p_type = PT_NOTE,
+			  .p_offset = offsetof(struct elf, note),
+			  .p_filesz = 20,
+			  .p_memsz = 20 } },
 		.note = { .head = { .n_namesz = 4, .n_descsz = 4, .n_type = 18 },
-			  .name = "Xen", .entry = ENTRY },
+			  .name = "Xen",
+			  .entry = ENTRY },
 	};
 
 	memset(e.code, 0xf4, sizeof(e.code));
@@ -116,11 +127,11 @@ static void refuses_hostile_elf_files(void **state)
 	struct kernel_image image;
 
 	(void)state;
-#define REFUSED(change)                                                          \
-	do {                                                                     \
-		struct elf e = good_elf();                                       \
-		change;                                                          \
-		assert_int_equal(load(&e, sizeof(e), &image), -ENOEXEC);         \
+#define REFUSED(change)                                                                            \
+	do {                                                                                       \
+		struct elf e = good_elf();                                                         \
+		change;                                                                            \
+		assert_int_equal(load(&e, sizeof(e), &image), -ENOEXEC);                           \
 	} while (0)
 	REFUSED(e.eh.e_ident[EI_CLASS] = ELFCLASS32);
 	REFUSED(e.eh.e_ident[EI_DATA] = ELFDATA2MSB);
@@ -292,7 +303,8 @@ static void cpuid_is_the_machines(void **state)
 	assert_int_equal(leaf(e, n, 0x40000000, 0)->ebx, 0x4b4d564b);
 	assert_int_equal(leaf(e, n, 0x80000008, 0)->ecx, 0x3004);
 
-	/* One alone has no threads to speak of; a table that is full is an error, not an overrun. */
+	/* One alone has no threads to speak of; a table that is full is an error, not an overrun.
+	 */
 	n = ARRAY_LEN(raw);
 	memcpy(e, raw, sizeof(raw));
 	assert_int_equal(cpuid_filter(e, &n, 16, 0, 1), 0);
@@ -305,10 +317,14 @@ static void cpuid_is_the_machines(void **state)
 static void a_kernel_finds_what_it_needs(void **state)
 {
 	auto_close int initrd = file_of("initrd's bytes", 14);
-	struct kernel_image image = { .entry = KERNEL_ENTRY_PVH, .entry_addr = ENTRY,
-				      .end = 0x300000, .cmdline_max = 100 };
-	const struct boot_config config = { .low_size = RAM, .high_size = 1u << 20, .n_cpus = 2,
-					    .cmdline = "console=hvc0", .initrd_fd = initrd };
+	struct kernel_image image = {
+		.entry = KERNEL_ENTRY_PVH, .entry_addr = ENTRY, .end = 0x300000, .cmdline_max = 100
+	};
+	const struct boot_config config = { .low_size = RAM,
+					    .high_size = 1u << 20,
+					    .n_cpus = 2,
+					    .cmdline = "console=hvc0",
+					    .initrd_fd = initrd };
 	const uint8_t *info = ram + LAYOUT_START_INFO, *map, *module;
 	struct error err = { 0 };
 

@@ -72,7 +72,7 @@ struct sandbox {
 	/* see pod.c */
 	bool lasting;         /* lives without containers */
 	bool prepared;        /* the agent has made the sandbox */
-	char *hostname;
+	char *hostname, *cgroup_parent;
 	uint64_t pod_memory, pod_quota, pod_period; /* 0: not said */
 	struct timespec created_at;
 	struct sandbox_exit pod_exit;
@@ -208,6 +208,8 @@ void sandbox_add_child(struct sandbox *s, const struct child_id *id);
 /* What the VM gets. @spec (may be NULL) is the first container's. */
 uint32_t pod_memory_mib(const struct sandbox *s, const Grpc__Spec *spec);
 uint32_t pod_vcpus(const struct sandbox *s, const Grpc__Spec *spec);
+/* The cgroup that was made for the pod, a path from the hierarchy's root; the caller frees. */
+char *pod_cgroup(const struct sandbox *s, const Grpc__Spec *spec);
 /* The agent has made the sandbox. */
 void pod_prepared(struct sandbox *s);
 /* The VM is gone. */

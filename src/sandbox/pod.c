@@ -24,12 +24,14 @@ int sandbox_make_pod(struct sandbox *s, const struct sandbox_pod *pod, struct er
 {
 	auto_free char *hostname = pod->hostname ? strdup(pod->hostname) : NULL;
 	auto_free char *netns = pod->netns ? strdup(pod->netns) : NULL;
+	auto_free char *cgroup = pod->cgroup_parent ? strdup(pod->cgroup_parent) : NULL;
 
 	if (s->lasting)
 		return error_set(err, -EEXIST, "sandbox '%s' has been created already", s->id);
 	if (s->state != VM_NEW)
 		return error_set(err, -EBUSY, "the virtual machine of '%s' runs already", s->id);
-	if ((pod->hostname && !hostname) || (pod->netns && !netns))
+	if ((pod->hostname && !hostname) || (pod->netns && !netns) ||
+	    (pod->cgroup_parent && !cgroup))
 		return error_set(err, -ENOMEM, "out of memory");
 	s->is_pod = s->lasting = true;
 	s->pod_memory = pod->memory;
@@ -37,6 +39,8 @@ int sandbox_make_pod(struct sandbox *s, const struct sandbox_pod *pod, struct er
 	s->pod_period = pod->cpu_period;
 	free(s->hostname);
 	s->hostname = take_ptr(&hostname);
+	free(s->cgroup_parent);
+	s->cgroup_parent = take_ptr(&cgroup);
 	if (netns) {
 		free(s->netns);
 		s->netns = take_ptr(&netns);
@@ -142,6 +146,51 @@ void sandbox_pod_state(const struct sandbox *s, struct sandbox_pod_state *ret)
 		.created_at = s->created_at,
 		.exit = s->pod_exit,
 	};
+}
+
+/* --- cgroup --- */
+
+/* systemd's "a-b.slice" lies in "a.slice". */
+static char *slice_path(const char *slice)
+{
+	struct buf b = BUF_INIT(0);
+	char *path = NULL;
+	int r = 0;
+
+	for (const char *dash = strchr(slice, '-'); dash && r == 0; dash = strchr(dash + 1, '-'))
+		r = buf_printf(&b, "/%.*s.slice", (int)(dash - slice), slice);
+	if (r == 0)
+		r = buf_printf(&b, "/%s", slice);
+	if (r == 0)
+		r = buf_take_str(&b, &path);
+	buf_fini(&b);
+	return r < 0 ? NULL : path;
+}
+
+/* "/kubepods/burstable/podX" (with or without a last part for the container), "X.slice:prefix:id" */
+char *pod_cgroup(const struct sandbox *s, const Grpc__Spec *spec)
+{
+	const char *path = spec && spec->linux ? spec->linux->cgroupspath : NULL, *end;
+
+	if (str_eq(s->ns, SANDBOX_OWN_NAMESPACE))
+		return NULL;
+	if (!str_empty(s->cgroup_parent)) {
+		end = s->cgroup_parent + strlen(s->cgroup_parent);
+		return end - s->cgroup_parent > 6 && str_eq(end - 6, ".slice") &&
+				       !strchr(s->cgroup_parent, '/') ?
+			       slice_path(s->cgroup_parent) :
+			       strdup(s->cgroup_parent);
+	}
+	if (str_empty(path))
+		return NULL;
+	end = strchr(path, ':');
+	if (end) {
+		auto_free char *slice = strndup(path, (size_t)(end - path));
+
+		return slice && !strchr(slice, '/') ? slice_path(slice) : NULL;
+	}
+	end = strrchr(path, '/');
+	return path[0] == '/' && end != path ? strndup(path, (size_t)(end - path)) : NULL;
 }
 
 /* --- size --- */

@@ -502,7 +502,7 @@ static char *vm_name(const struct sandbox *s)
 int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 {
 	static const struct vmm_events events = { on_vm_started, on_vm_exited };
-	auto_free char *extra = NULL, *name = NULL;
+	auto_free char *extra = NULL, *name = NULL, *cgroup = pod_cgroup(s, spec);
 	struct vmm_nic nics[VMM_MAX_NICS];
 	struct vmm_share shares[2];
 	struct vmm_config cfg;
@@ -542,6 +542,7 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 	vmm_config_init(&cfg);
 	cfg.id = name;
 	cfg.dir = s->vm_dir;
+	cfg.cgroup_parent = cgroup;
 	cfg.kernel = s->kernel;
 	cfg.root_image = s->config->root_image;
 	cfg.initrd = cfg.root_image ? NULL : s->initrd;
@@ -762,5 +763,6 @@ void sandbox_free(struct sandbox *s)
 	free(s->netns);
 	free(s->console_tail);
 	free(s->hostname);
+	free(s->cgroup_parent);
 	free(s);
 }

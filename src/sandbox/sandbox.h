@@ -99,6 +99,7 @@ __must_check int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct 
 
 struct sandbox_pod {
 	const char *hostname, *netns; /* NULL: not known; netns "": none */
+	const char *cgroup_parent;    /* NULL or "": none */
 	uint64_t memory;              /* limit of all containers, bytes; 0: none */
 	uint64_t cpu_quota, cpu_period;
 };

@@ -96,8 +96,10 @@ static int create_pod(struct shim *shim, const CreateRequest *q,
 		return r;
 	if (cfg) {
 		pod.hostname = cfg->hostname;
-		if (cfg->linux)
+		if (cfg->linux) {
+			pod.cgroup_parent = cfg->linux->cgroup_parent;
 			apply_resources(&pod, cfg->linux);
+		}
 	}
 	r = sandbox_make_pod(shim->sandbox, &pod, err);
 	if (r < 0)

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -36,6 +37,19 @@ int cgroup_path(const char *id, char *dst, size_t size)
 		return 0;
 	}
 	return str_format(dst, size, "%s/caisson-%s", root, id);
+}
+
+int cgroup_path_below(const char *parent, const char *id, char *dst, size_t size)
+{
+	const char *root = cgroup_root();
+	int n;
+
+	if (!root || parent[0] != '/' || strstr(parent, "/../") || strchr(parent, ' '))
+		return -ENOENT;
+	n = snprintf(dst, size, "%s%s", root, parent);
+	if (n < 0 || (size_t)n >= size || access(dst, W_OK) < 0)
+		return -ENOENT;
+	return str_format(dst, size, "%s%s/caisson-%s", root, parent, id) < 0 ? -ENAMETOOLONG : 0;
 }
 
 int cgroup_make(const char *path, struct error *err)

@@ -13,6 +13,8 @@
 const char *cgroup_root(void);
 /* Path for the VM @id; "" when there is no cgroup v2 here. */
 int cgroup_path(const char *id, char *dst, size_t size);
+/* The same in a cgroup that somebody made for it, a path from the root of the hierarchy. -ENOENT. */
+int cgroup_path_below(const char *parent, const char *id, char *dst, size_t size);
 /* Makes the directory and gives a descriptor of it. */
 int cgroup_make(const char *path, struct error *err);
 /* Kills what is in it, waits, and removes it. A missing one is success. */

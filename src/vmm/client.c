@@ -395,7 +395,11 @@ static int start(struct vmm *v, const struct vmm_config *cfg, struct start_fds *
 		r = record_init(&rec, err);
 	if (r < 0)
 		return r;
-	r = cgroup_path(cfg->id, rec.cgroup, sizeof(rec.cgroup));
+	r = -ENOENT;
+	if (!str_empty(cfg->cgroup_parent))
+		r = cgroup_path_below(cfg->cgroup_parent, cfg->id, rec.cgroup, sizeof(rec.cgroup));
+	if (r < 0)
+		r = cgroup_path(cfg->id, rec.cgroup, sizeof(rec.cgroup));
 	if (r < 0)
 		return error_errno(err, r, "name the VM's cgroup");
 	r = record_write(v->dirfd, &rec, err);

@@ -105,6 +105,12 @@ struct vmm_config {
 	const char *id;             /* names the cgroup and the process; [A-Za-z0-9_.-]+ */
 	const char *dir;            /* absolute, exists */
 
+	/*
+	 * The cgroup (path from the hierarchy's root) to make the VM's own in, so that its limits
+	 * hold for the VM. NULL, or where there is none: at the root.
+	 */
+	const char *cgroup_parent;
+
 	const char *kernel;         /* absolute path of an uncompressed PVH ELF kernel */
 	const char *initrd;         /* absolute path or NULL */
 	const char *root_image;     /* EROFS image on virtio-pmem as root (q35 only), or NULL */

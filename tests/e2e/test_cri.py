@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import tempfile
 import time
 
@@ -495,3 +496,129 @@ def test_port_forward(cri, pod, stream):
     s.send(0, b"hello")
     assert len(s.finish().get(0, b"")) <= 2  # the port's number only
     p.remove()
+
+
+# --- sizes and cgroups ---
+
+@pytest.fixture
+def pod_cgroup():
+    """What the kubelet makes for a pod: a cgroup of version 2, wherever that is mounted."""
+    base = pathlib.Path("/sys/fs/cgroup/unified")
+    if not (base / "cgroup.procs").exists():
+        base = pathlib.Path("/sys/fs/cgroup")
+    if not (base / "cgroup.controllers").exists():
+        pytest.skip("no cgroup v2 here")
+    made = base / f"caissontest{os.getpid()}/pod1"
+    made.mkdir(parents=True)
+    yield "/" + str(made.relative_to(base)), made
+    made.rmdir()
+    made.parent.rmdir()
+
+
+def test_virtual_machine_is_in_the_pods_cgroup(cri, pod_cgroup):
+    """So that the kubelet's limits hold for all of it; and its size follows the pod's limits."""
+    parent, path = pod_cgroup
+    p = cri.pod("qos", linux=dict(cgroup_parent=parent, resources=dict(
+        memory_limit_in_bytes=400 << 20, cpu_period=100000, cpu_quota=150000),
+        security_context=dict(namespace_options=dict(pid=1))))
+    k = p.run("main", *LOOP)
+    inside = [x for d in path.glob("caisson-*/cgroup.procs") for x in d.read_text().split()]
+    names = {c.comm(x)[:11] for x in inside}
+    assert {"caisson-vmm", "qemu-system"} <= names, names
+    assert k.sh("nproc") == "2\n"
+    assert int(k.sh("head -n 1 /proc/meminfo").split()[1]) > 400 << 10
+    p.remove()
+    assert not list(path.glob("*/"))
+
+
+# --- what the kubelet makes of exec ---
+
+def test_probes_and_hooks(pod, volume):
+    """Probes by exec and lifecycle hooks are commands beside the container's own."""
+    k = pod.run("probed", "sh", "-c", "touch /healthy; " + LOOP[2], mounts=[mount(volume, "/v")])
+    assert k.exec("sh", "-c", "echo post-start >/v/started")[0] == 0   # postStart
+    wait_until(lambda: k.exec("cat", "/healthy")[0] == 0)
+    k.sh("rm /healthy")
+    assert k.exec("cat", "/healthy")[0] == 1                            # the probe fails
+    assert k.exec("sh", "-c", "echo pre-stop >/v/stopping")[0] == 0     # preStop
+    k.stop(10)
+    assert (volume / "started").read_text() == "post-start\n"
+    assert (volume / "stopping").read_text() == "pre-stop\n"
+    k.remove()
+
+
+def test_files_are_copied_with_tar(pod, stream, volume):
+    """kubectl cp: tar on both sides of an exec."""
+    s = stream("Exec", container_id=pod.main.id, cmd=["sh", "-c", "mkdir -p /in; tar -xf - -C /in"],
+               stdin=True, stdout=True, stderr=True)
+    (volume / "f").write_bytes(bytes(range(256)) * 100)
+    archive = subprocess.run(["tar", "-C", volume, "-cf", "-", "f"], stdout=subprocess.PIPE,
+                             check=True).stdout
+    for i in range(0, len(archive), 30000):
+        s.send(ws.STDIN, archive[i:i + 30000])
+    wait_until(lambda: pod.main.exec("sh", "-c", "wc -c </in/f")[1] == "25600\n")
+    s.close()
+    out = stream("Exec", container_id=pod.main.id, cmd=["tar", "-cf", "-", "-C", "/in", "f"],
+                 stdout=True, stderr=True).finish()
+    (volume / "out.tar").write_bytes(out[ws.STDOUT])
+    (volume / "f").unlink()
+    subprocess.run(["tar", "-C", volume, "-xf", volume / "out.tar"], check=True)
+    assert (volume / "f").read_bytes() == bytes(range(256)) * 100
+
+
+def test_all_processes_of_a_container_end(pod):
+    """Also those that left their parent and session."""
+    k = pod.run("family", "sh", "-c", "setsid sh -c 'sleep 4321 & sleep 4321' & " + LOOP[2])
+    k.sh("while ! ps | grep -q '[s]leep 4321'; do sleep 0.1; done")
+    k.stop(0)
+    k.remove()
+    assert "4321" not in pod.main.sh("ps")
+
+
+def test_sockets_between_containers(pod, daemon):
+    """A Unix socket in an emptyDir that two containers have."""
+    daemon.import_layout(build_image("python3"), "docker.io/test/python3", ns="k8s.io")
+    shared = daemon.dir / "pods/uid-shared/volumes/kubernetes.io~empty-dir/socket"
+    shared.mkdir(parents=True)
+    volumes = [mount(shared, "/s")]
+    python = "docker.io/test/python3:latest"
+    wait_until(lambda: daemon.ctr("images", "ls", ns="k8s.io").count("cri-containerd.image") >= 3)
+    server = pod.run("listen", "python3", "-c", "import socket; s = socket.socket(socket.AF_UNIX); "
+                     "s.bind('/s/sock'); s.listen(); c = s.accept()[0]; "
+                     "c.send(c.recv(99).upper())", image=python, mounts=volumes)
+    wait_until(lambda: server.exec("test", "-S", "/s/sock")[0] == 0)
+    client = pod.run("connect", "python3", "-c", "import socket; s = socket.socket(socket.AF_UNIX); "
+                     "s.connect('/s/sock'); s.send(b'hello'); print(s.recv(99))", image=python,
+                     mounts=volumes)
+    assert client.wait() == 0 and client.log() == "b'HELLO'\n"
+    assert server.wait() == 0
+    server.remove()
+    client.remove()
+
+
+def test_changes_are_announced(pod, daemon):
+    """A program that watches a config map (inotify) is woken when it changes."""
+    config = daemon.dir / "pods/uid-shared/volumes/kubernetes.io~configmap/watched"
+    config.mkdir(parents=True)
+    write_config(config, "one", key="1")
+    k = pod.run("watch", "sh", "-c", "touch /tmp/log; inotifyd - /config:nym & " + LOOP[2],
+                mounts=[mount(config, "/config", True)])
+    k.sh("while ! [ -e /tmp/ready ]; do sleep 0.1; done")
+    write_config(config, "two", key="2")
+    wait_until(lambda: "..data" in k.log())
+    wait_until(lambda: k.sh("cat /config/key") == "2")
+    assert k.sh("readlink /config/key") == "..data/key\n"
+    k.stop(0)
+    k.remove()
+
+
+def test_out_of_memory_is_told_before_the_end(cri, daemon, pod):
+    events = c.Events(daemon, ns="k8s.io")
+    k = pod.run("oom2", "sh", "-c", "head -c 200m /dev/zero | tail", resources=dict(
+        memory_limit_in_bytes=20 << 20))
+    k.wait()
+    events.wait(k.id, "exit")
+    seen = events.of(k.id)
+    events.close()
+    assert "oom" in seen and seen.index("oom") < seen.index("exit"), seen
+    k.remove()

@@ -1,5 +1,6 @@
 """Kubernetes' pods on Caisson: the CRI plugin of the packaged containerd, as the kubelet uses it."""
 
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -15,7 +16,7 @@ import pytest
 
 import ctrd as c
 import wsclient as ws
-from conftest import build_image
+from conftest import TOP, build_image
 from ctrd import Containerd, Cri, wait_until
 from wsclient import Stream
 
@@ -575,40 +576,45 @@ def test_all_processes_of_a_container_end(pod):
     assert "4321" not in pod.main.sh("ps")
 
 
-def test_sockets_between_containers(pod, daemon):
+@pytest.fixture(scope="module")
+def helper(daemon):
+    """A program to mount into containers."""
+    program = daemon.dir / "helper"
+    subprocess.run(["gcc", "-static", "-Os", "-o", program, TOP / "tests/e2e/pod-helper.c"],
+                   check=True)
+    return mount(program, "/helper", True)
+
+
+def pod_volume(daemon, kind, name):
+    """A folder where the kubelet would have it."""
+    path = daemon.dir / f"pods/uid-shared/volumes/kubernetes.io~{kind}/{name}"
+    path.mkdir(parents=True)
+    return path
+
+
+def test_sockets_between_containers(pod, daemon, helper):
     """A Unix socket in an emptyDir that two containers have."""
-    daemon.import_layout(build_image("python3"), "docker.io/test/python3", ns="k8s.io")
-    shared = daemon.dir / "pods/uid-shared/volumes/kubernetes.io~empty-dir/socket"
-    shared.mkdir(parents=True)
-    volumes = [mount(shared, "/s")]
-    python = "docker.io/test/python3:latest"
-    wait_until(lambda: daemon.ctr("images", "ls", ns="k8s.io").count("cri-containerd.image") >= 3)
-    server = pod.run("listen", "python3", "-c", "import socket; s = socket.socket(socket.AF_UNIX); "
-                     "s.bind('/s/sock'); s.listen(); c = s.accept()[0]; "
-                     "c.send(c.recv(99).upper())", image=python, mounts=volumes)
+    volumes = [mount(pod_volume(daemon, "empty-dir", "socket"), "/s"), helper]
+    server = pod.run("listen", "/helper", "serve", "/s/sock", mounts=volumes)
     wait_until(lambda: server.exec("test", "-S", "/s/sock")[0] == 0)
-    client = pod.run("connect", "python3", "-c", "import socket; s = socket.socket(socket.AF_UNIX); "
-                     "s.connect('/s/sock'); s.send(b'hello'); print(s.recv(99))", image=python,
-                     mounts=volumes)
-    assert client.wait() == 0 and client.log() == "b'HELLO'\n"
+    client = pod.run("connect", "/helper", "call", "/s/sock", mounts=volumes)
+    assert client.wait() == 0 and client.log() == "olleh\n"
     assert server.wait() == 0
     server.remove()
     client.remove()
 
 
-def test_changes_are_announced(pod, daemon):
+def test_changes_are_announced(pod, daemon, helper):
     """A program that watches a config map (inotify) is woken when it changes."""
-    config = daemon.dir / "pods/uid-shared/volumes/kubernetes.io~configmap/watched"
-    config.mkdir(parents=True)
+    config = pod_volume(daemon, "configmap", "watched")
     write_config(config, "one", key="1")
-    k = pod.run("watch", "sh", "-c", "touch /tmp/log; inotifyd - /config:nym & " + LOOP[2],
-                mounts=[mount(config, "/config", True)])
-    k.sh("while ! [ -e /tmp/ready ]; do sleep 0.1; done")
+    k = pod.run("watch", "sh", "-c", "/helper watch /config; while ! grep -q 2 /config/key; do "
+                "sleep 0.1; done; readlink /config/key",
+                mounts=[mount(config, "/config", True), helper])
+    k.wait_log("watching")
     write_config(config, "two", key="2")
-    wait_until(lambda: "..data" in k.log())
-    wait_until(lambda: k.sh("cat /config/key") == "2")
-    assert k.sh("readlink /config/key") == "..data/key\n"
-    k.stop(0)
+    assert k.wait() == 0
+    assert k.log() == "watching\nwoken\n..data/key\n"
     k.remove()
 
 
@@ -622,3 +628,45 @@ def test_out_of_memory_is_told_before_the_end(cri, daemon, pod):
     events.close()
     assert "oom" in seen and seen.index("oom") < seen.index("exit"), seen
     k.remove()
+
+
+# --- more volumes, more pods ---
+
+def test_groups_own_volumes(pod, daemon):
+    """fsGroup: the kubelet gives the folder to a group, and a process that is not root writes."""
+    path = pod_volume(daemon, "empty-dir", "group")
+    os.chown(path, 0, 2000)
+    path.chmod(0o2775)
+    k = pod.run("group", "sh", "-c", "touch /v/f && stat -c '%u %g' /v/f; stat -c '%a %g' /v",
+                mounts=[mount(path, "/v")], security=dict(
+                    run_as_user=dict(value=1000), run_as_group=dict(value=1000),
+                    supplemental_groups=[2000]))
+    assert k.wait() == 0
+    assert k.log() == "1000 2000\n2775 2000\n"
+    k.remove()
+
+
+@pytest.mark.parametrize("kind", ["configmap", "secret", "projected"])
+def test_empty_and_filled_volumes(pod, daemon, kind):
+    """Optional ones that are missing are empty folders; secrets keep their modes."""
+    empty, filled = pod_volume(daemon, kind, "empty"), pod_volume(daemon, kind, "filled")
+    write_config(filled, "one", user="admin", password="1f2d")
+    (filled / "..one/password").chmod(0o400)
+    k = pod.run(f"kind-{kind}", "sh", "-c", "ls /empty | wc -l; cat /filled/user /filled/password; "
+                "stat -L -c ' %a' /filled/password; echo x >/filled/new",
+                mounts=[mount(empty, "/empty", True), mount(filled, "/filled", True)])
+    assert k.wait() != 0
+    assert k.log("stdout") == "0\nadmin1f2d 400\n"
+    assert "Read-only file system" in k.log("stderr")
+    k.remove()
+
+
+def test_pods_in_parallel(cri):
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        def whole(n):
+            p = cri.pod(f"parallel{n}")
+            k = p.run("main", "sh", "-c", f"echo job-{n}")
+            code, text = k.wait(), k.log()
+            p.remove()
+            return code, text
+        assert list(pool.map(whole, range(4))) == [(0, f"job-{n}\n") for n in range(4)]

@@ -106,6 +106,10 @@ void events_free(struct events *e);
 
 /* --- stats.c --- */
 
+/* Whether the host has cgroup v1 (or both): its tools expect io.containerd.cgroups.v1.Metrics. */
+bool stats_host_is_v1(void);
+__must_check int stats_pack_v1(const Grpc__StatsContainerResponse *st, uint8_t **ret_data,
+			       size_t *ret_len);
 /* The same of a VM as the host sees it: the process @pid and those below it. -ESRCH. */
 __must_check int stats_pack_vm(pid_t pid, uint8_t **ret_data, size_t *ret_len);
 

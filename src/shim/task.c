@@ -503,16 +503,19 @@ static void on_stats(void *arg, const struct error *err, const Grpc__StatsContai
 	Task__StatsResponse a = TASK__STATS_RESPONSE__INIT;
 	auto_free uint8_t *data = NULL;
 	struct reply *r = arg;
+	/* The command line knows what the guest has; others what their host has. */
+	bool v1 = !str_eq(r->shim->ns, SANDBOX_OWN_NAMESPACE) && stats_host_is_v1();
 	size_t len;
 
 	if (err) {
 		finish_empty(r, err);
 		return;
 	}
-	if (stats_pack(st, &data, &len) < 0) {
+	if ((v1 ? stats_pack_v1(st, &data, &len) : stats_pack(st, &data, &len)) < 0) {
 		ttrpc_call_fail(r->call, TTRPC_RESOURCE_EXHAUSTED, "out of memory");
 	} else {
-		any.type_url = (char *)"io.containerd.cgroups.v2.Metrics";
+		any.type_url = (char *)(v1 ? "io.containerd.cgroups.v1.Metrics" :
+					     "io.containerd.cgroups.v2.Metrics");
 		any.value.data = data;
 		any.value.len = len;
 		a.stats = &any;

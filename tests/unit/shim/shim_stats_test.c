@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 
+#include "metrics_v1.pb-c.h"
 #include "metrics_v2.pb-c.h"
 #include "shim/shim.h"
 
@@ -25,12 +26,46 @@ static void test_empty(void **state)
 {
 	const Grpc__StatsContainerResponse st = GRPC__STATS_CONTAINER_RESPONSE__INIT;
 	metrics *m = convert(&st);
+	uint8_t *data;
+	size_t len;
 
 	(void)state;
+	assert_int_equal(stats_pack_v1(&st, &data, &len), 0);
+	free(data);
 	assert_non_null(m->memory);
 	assert_int_equal(m->memory->usage, 0);
 	assert_int_equal(m->n_network, 0);
 	io__containerd__cgroups__v2__metrics__free_unpacked(m, NULL);
+}
+
+/* The same figures, as hosts with cgroup v1 expect them. */
+static void check_v1(const Grpc__StatsContainerResponse *st)
+{
+	Io__Containerd__Cgroups__V1__Metrics *m;
+	uint8_t *data;
+	size_t len;
+
+	assert_int_equal(stats_pack_v1(st, &data, &len), 0);
+	m = io__containerd__cgroups__v1__metrics__unpack(NULL, len, data);
+	free(data);
+	assert_non_null(m);
+	assert_int_equal(m->cpu->usage->total, 5000000);
+	assert_int_equal(m->cpu->usage->user, 3000000);
+	assert_int_equal(m->cpu->usage->kernel, 2000000);
+	assert_int_equal(m->cpu->throttling->throttled_time, 7000);
+	assert_int_equal(m->memory->usage->usage, 100);
+	assert_int_equal(m->memory->usage->limit, 1000);
+	assert_null(m->memory->swap);
+	assert_int_equal(m->memory->inactive_file, 42);
+	assert_int_equal(m->memory->total_inactive_file, 42);
+	assert_int_equal(m->pids->current, 3);
+	assert_int_equal(m->blkio->n_io_service_bytes_recursive, 3);
+	assert_string_equal(m->blkio->io_service_bytes_recursive[0]->device, "8:0");
+	assert_string_equal(m->blkio->io_service_bytes_recursive[0]->op, "Read");
+	assert_int_equal(m->blkio->io_service_bytes_recursive[2]->value, 13);
+	assert_int_equal(m->blkio->n_io_serviced_recursive, 1);
+	assert_int_equal(m->network[0]->rx_bytes, 77);
+	io__containerd__cgroups__v1__metrics__free_unpacked(m, NULL);
 }
 
 static void test_values(void **state)
@@ -88,6 +123,7 @@ static void test_values(void **state)
 	st.network_stats = nets;
 	st.n_network_stats = 1;
 
+	check_v1(&st);
 	m = convert(&st);
 	assert_int_equal(m->cpu->usage_usec, 5000);
 	assert_int_equal(m->cpu->user_usec, 3000);

@@ -76,7 +76,7 @@ int config_init(struct config *cfg)
 		.scratch_size = (uint64_t)10 << 30,
 		.log_console = true,
 	};
-	if (replace_text(&cfg->machine, "auto") < 0 ||
+	if (replace_text(&cfg->machine, "auto") < 0 || replace_text(&cfg->share_cache, "auto") < 0 ||
 	    replace_text(&cfg->network_model, "tcfilter") < 0 || replace_text(&cfg->log_level, "info") < 0 ||
 	    replace_text(&cfg->agent_log_level, "info") < 0 ||
 	    set_annotations(cfg, default_annotations,
@@ -96,6 +96,7 @@ void config_fini(struct config *cfg)
 	free(cfg->qemu);
 	free(cfg->machine);
 	free(cfg->scratch_dir);
+	free(cfg->share_cache);
 	free(cfg->network_model);
 	free(cfg->log_level);
 	free(cfg->agent_log_level);
@@ -154,7 +155,9 @@ static int apply(struct config *cfg, const char *section, const char *key, const
 	static const char *const machines[] = { "auto", "builtin", "microvm", "q35", NULL };
 	static const char *const levels[] = { "debug", "info", "warn", "error", NULL };
 	static const char *const models[] = { "tcfilter", "macvtap", "none", NULL };
+	static const char *const caches[] = { "auto", "never", "always", NULL };
 	uint64_t bytes;
+	bool *flag;
 
 #define IS(s, k) (strcmp(section, s) == 0 && strcmp(key, k) == 0)
 	if (IS("vm", "kernel") || IS("vm", "initrd") || IS("vm", "root_image") || IS("vm", "qemu") ||
@@ -240,6 +243,10 @@ static int apply(struct config *cfg, const char *section, const char *key, const
 			cfg->disk_ops = ops;
 		return r;
 	}
+	if (IS("storage", "share_cache")) {
+		*ret_want = "auto, never or always";
+		return one_of(value, caches) ? replace_text(&cfg->share_cache, value) : -EINVAL;
+	}
 	if (IS("network", "model")) {
 		*ret_want = "tcfilter, macvtap or none";
 		return one_of(value, models) ? replace_text(&cfg->network_model, value) : -EINVAL;
@@ -262,11 +269,16 @@ static int apply(struct config *cfg, const char *section, const char *key, const
 		return replace_text(IS("log", "level") ? &cfg->log_level : &cfg->agent_log_level,
 				    value);
 	}
-	if (IS("log", "console") || IS("vm", "templates")) {
+	flag = IS("vm", "templates")		      ? &cfg->templates :
+	       IS("log", "console")		      ? &cfg->log_console :
+	       IS("storage", "share_locks")	      ? &cfg->share_locks :
+	       IS("storage", "share_file_handles") ? &cfg->share_handles :
+						     NULL;
+	if (flag) {
 		*ret_want = "true or false";
 		if (strcmp(value, "true") != 0 && strcmp(value, "false") != 0)
 			return -EINVAL;
-		*(IS("vm", "templates") ? &cfg->templates : &cfg->log_console) = value[0] == 't';
+		*flag = value[0] == 't';
 		return 0;
 	}
 #undef IS

@@ -39,6 +39,9 @@ struct config {
 	char *scratch_dir;      /* NULL: scratch/ beneath the state root */
 	uint64_t scratch_size;  /* apparent size of a container's writable layer */
 	uint64_t disk_rate, disk_ops; /* limits of each disk that is written to, a second; 0: none */
+	char *share_cache;      /* "auto", "never" or "always" */
+	bool share_locks;       /* locks of files in shared directories are taken on the host */
+	bool share_handles;     /* their inodes are kept by file handle */
 
 	char *network_model;    /* "tcfilter", "macvtap" or "none" */
 	unsigned network_slots; /* network cards for links that come after the start; 0: none */

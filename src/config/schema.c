@@ -27,6 +27,9 @@ static const cyaml_schema_field_t storage_fields[] = {
 	TEXT("scratch_size", struct file_storage, scratch_size),
 	TEXT("disk_rate", struct file_storage, disk_rate),
 	TEXT("disk_ops", struct file_storage, disk_ops),
+	TEXT("share_cache", struct file_storage, share_cache),
+	TEXT("share_locks", struct file_storage, share_locks),
+	TEXT("share_file_handles", struct file_storage, share_file_handles),
 	CYAML_FIELD_END,
 };
 

@@ -558,7 +558,7 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 							   VMM_ACCEL_AUTO;
 	cfg.shelf = true;
 	cfg.shares = shares;
-	cfg.n_shares = shares_for_vmm(&s->shares, shares);
+	cfg.n_shares = shares_for_vmm(&s->shares, s->config, shares);
 	cfg.nics = nics;
 	cfg.n_nics = network_nics(s, nics);
 	cfg.netns_fd = network_netns(s);

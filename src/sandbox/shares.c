@@ -82,7 +82,14 @@ int shares_init(struct shares *sh, const char *sandbox_dir, bool ro, bool rw, st
 	return 0;
 }
 
-size_t shares_for_vmm(const struct shares *sh, struct vmm_share *out)
+static enum vmm_share_cache cache_mode(const struct config *config)
+{
+	return str_eq(config->share_cache, "never")  ? VMM_SHARE_CACHE_NEVER :
+	       str_eq(config->share_cache, "always") ? VMM_SHARE_CACHE_ALWAYS :
+						       VMM_SHARE_CACHE_AUTO;
+}
+
+size_t shares_for_vmm(const struct shares *sh, const struct config *config, struct vmm_share *out)
 {
 	size_t n = 0;
 
@@ -92,6 +99,9 @@ size_t shares_for_vmm(const struct shares *sh, struct vmm_share *out)
 				.tag = tags[i],
 				.path = sh->path[i],
 				.read_only = i == SHARE_RO,
+				.cache = cache_mode(config),
+				.locks = config->share_locks,
+				.file_handles = config->share_handles,
 			};
 	return n;
 }
@@ -130,6 +140,23 @@ static void remove_target(const char *target)
 		(void)unlink(target);
 }
 
+/*
+ * What serves the guest neither executes nor opens devices: should the guest take it over, a device
+ * node that it makes opens nothing. That a share is read-only is the mount's word too.
+ */
+static int restrict_mount(const char *target, int kind, struct error *err)
+{
+	struct mount_attr attr = {
+		.attr_set = MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC |
+			    (kind == SHARE_RO ? MOUNT_ATTR_RDONLY : 0),
+	};
+
+	if (mount_setattr(AT_FDCWD, target, AT_RECURSIVE | AT_SYMLINK_NOFOLLOW, &attr,
+			  sizeof(attr)) < 0)
+		return error_errno(err, -errno, "restrict the shared '%s'", target);
+	return 0;
+}
+
 int shares_bind(struct shares *sh, Grpc__Mount *m, struct share_mounts *sm, struct error *err)
 {
 	auto_free char *target = NULL, *guest = NULL;
@@ -151,6 +178,11 @@ int shares_bind(struct shares *sh, Grpc__Mount *m, struct share_mounts *sm, stru
 	(void)snprintf(source, sizeof(source), "/proc/self/fd/%d", fd);
 	if (mount(source, target, NULL, MS_BIND | recursive, NULL) < 0) {
 		r = error_errno(err, -errno, "mount '%s' at '%s'", m->source, m->destination);
+		remove_target(target);
+		return r;
+	}
+	r = restrict_mount(target, kind, err);
+	if (r < 0) {
 		remove_target(target);
 		return r;
 	}
@@ -221,6 +253,11 @@ int shares_mount_root(struct shares *sh, const char *type, const char *source,
 	/* A bind mount is made read-only in a second step. */
 	if ((flags & MS_BIND) && (flags & MS_RDONLY))
 		(void)mount(NULL, target, NULL, MS_BIND | MS_REMOUNT | MS_RDONLY, NULL);
+	r = restrict_mount(target, SHARE_RW, err);
+	if (r < 0) {
+		remove_target(target);
+		return r;
+	}
 	r = strv_append(&sm->targets, target);
 	if (r < 0) {
 		remove_target(target);

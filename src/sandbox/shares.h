@@ -11,6 +11,7 @@
 #include <stddef.h>
 
 #include "base/error.h"
+#include "config/config.h"
 #include "oci.pb-c.h"
 #include "vmm/vmm.h"
 
@@ -34,7 +35,7 @@ bool shares_wants(const Grpc__Mount *m, bool *ret_read_only);
 __must_check int shares_init(struct shares *sh, const char *sandbox_dir, bool ro, bool rw,
 			     struct error *err);
 /* Fills in what vmm_spawn() wants; the strings are @sh's. Returns the count. */
-size_t shares_for_vmm(const struct shares *sh, struct vmm_share *out);
+size_t shares_for_vmm(const struct shares *sh, const struct config *config, struct vmm_share *out);
 /*
  * Binds the source of a bind mount that shares_wants(), and points the mount at where the guest has
  * it. What has been mounted is in @sm also on failure.

@@ -349,6 +349,9 @@ static int pack(const struct vmm_config *cfg, enum vmm_machine machine, enum vmm
 		shares[i].tag = text_or_empty(cfg->shares[i].tag);
 		shares[i].path = text_or_empty(cfg->shares[i].path);
 		shares[i].read_only = cfg->shares[i].read_only;
+		shares[i].cache = cfg->shares[i].cache;
+		shares[i].locks = cfg->shares[i].locks;
+		shares[i].file_handles = cfg->shares[i].file_handles;
 		share_at[i] = &shares[i];
 	}
 	msg.n_shares = cfg->n_shares;

@@ -32,6 +32,10 @@
 #define MAX_FDS    8192u
 #define MAX_FDS_SHARES 262144u
 
+_Static_assert((int)VMM_SHARE_CACHE_NEVER == (int)FS_CACHE_NEVER &&
+		       (int)VMM_SHARE_CACHE_ALWAYS == (int)FS_CACHE_ALWAYS,
+	       "the same values");
+
 /* A save under way. */
 struct saving {
 	int ram;
@@ -188,6 +192,18 @@ static bool typed(const Caisson__Vmm__V1__VmConfig *config)
 	       (config->kernel_features & KERNEL_MMIO_TYPE);
 }
 
+/* What serving the shares takes. */
+static unsigned long long share_caps(const Caisson__Vmm__V1__VmConfig *config)
+{
+	unsigned long long caps = config->n_shares ? FS_CAPABILITIES : 0;
+
+	for (size_t i = 0; i < config->n_shares; i++) {
+		if (config->shares[i]->file_handles)
+			caps |= FS_CAPABILITIES_HANDLES;
+	}
+	return caps;
+}
+
 /* In the jail, with its /proc. Takes the descriptors it uses. */
 static int add_shares(struct pending *p, const Caisson__Vmm__V1__VmConfig *config, int *fds,
 		      struct error *err)
@@ -201,6 +217,9 @@ static int add_shares(struct pending *p, const Caisson__Vmm__V1__VmConfig *confi
 		const struct fs_config fs_config = {
 			.root_fd = take_fd(&fds[i]),
 			.read_only = config->shares[i]->read_only,
+			.cache = (enum fs_cache)config->shares[i]->cache,
+			.locks = config->shares[i]->locks,
+			.file_handles = config->shares[i]->file_handles,
 			.max_fds = (unsigned)(limit.rlim_cur / (config->n_shares + 1)),
 		};
 		struct fs_export *fs = NULL;
@@ -666,7 +685,7 @@ int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
 	for (size_t i = 0; i < VMM_MAX_SHARES; i++)
 		cleanup_close_(&shares[i]);
 	if (r == 0) {
-		r = jail_drop_caps(config->n_shares ? FS_CAPABILITIES : 0);
+		r = jail_drop_caps(share_caps(config));
 		if (r < 0)
 			(void)error_errno(err, r, "close the jail");
 	}

@@ -75,11 +75,21 @@ struct vmm_place {
 	uint64_t start, size;
 };
 
+/* How long the guest relies on what it knows of a share: as enum fs_cache of fs/. */
+enum vmm_share_cache {
+	VMM_SHARE_CACHE_AUTO,
+	VMM_SHARE_CACHE_NEVER,
+	VMM_SHARE_CACHE_ALWAYS,
+};
+
 /* A directory given to the guest as a virtio-fs device. */
 struct vmm_share {
 	const char *tag;            /* 1..36 bytes, unique in the VM */
 	const char *path;           /* absolute directory */
 	bool read_only;
+	enum vmm_share_cache cache;
+	bool locks;                 /* file locks are taken on the host */
+	bool file_handles;          /* inodes are kept by handle, which takes CAP_DAC_READ_SEARCH */
 };
 
 enum vmm_nic_kind {

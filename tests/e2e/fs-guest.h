@@ -104,17 +104,19 @@ static void command(FILE *out, char *line)
 	fprintf(out, "%s\n", why);
 }
 
-/* Outside of a machine of its own: PROGRAM DIR runs all tests there. */
-static int run_all(const char *dir)
+/* Outside of a machine of its own: PROGRAM DIR runs all tests there, PROGRAM DIR NAME ARGUMENT one. */
+static int run_all(const char *dir, const char *only, const char *arg)
 {
 	int failed = 0;
 
 	umask(022);
-	for (const struct test *t = tests; t->name && t->fn; t++) {
+	for (const struct test *t = tests; t->name && (t->fn || only); t++) {
 		snprintf(why, sizeof(why), "ok");
-		argument = "";
+		argument = arg;
 		if (chdir(dir) < 0)
 			return 1;
+		if (only && strcmp(t->name, only) != 0)
+			continue;
 		t->fn();
 		printf("%s: %s\n", t->name, why);
 		failed += strcmp(why, "ok") != 0;
@@ -131,7 +133,7 @@ int main(int argc, char **argv)
 	FILE *in, *out;
 
 	if (argc > 1)
-		return run_all(argv[1]);
+		return run_all(argv[1], argc > 2 ? argv[2] : NULL, argc > 3 ? argv[3] : "");
 	umask(022);
 	mkdir("/proc", 0755);
 	mount("proc", "/proc", "proc", 0, NULL);

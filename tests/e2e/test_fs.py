@@ -152,6 +152,29 @@ def test_the_jail_lets_all_of_it_through(caisson, tmp_path):
     assert not os.listdir(data)
 
 
+def test_settings_reach_the_guest(caisson, tmp_path):
+    """Of the shared directories: locks are the host's, and nothing is cached."""
+    data = tmp_path / "data"
+    data.mkdir()
+    subprocess.run(["cc", "-static", "-D_GNU_SOURCE", "-Os", "-o", data / "posix", HERE / "fs-posix.c"], check=True)
+    (data / "file").write_text("old")
+    config = tmp_path / "config.yaml"
+    config.write_text("vm:\n  boot_timeout: 120s\nstorage:\n  share_cache: never\n  share_locks: true\n"
+                      "  share_file_handles: true\n")
+    with open(data / "file", "r+", encoding="ascii") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        p = caisson.popen("run", "--rm", "-v", f"{data}:/data", caisson.image, "sh", "-c",
+                          "/data/posix /data flock file; touch /data/started; "
+                          "until [ $(cat /data/file) = new ]; do :; done",
+                          env={"CAISSON_CONFIG": str(config)}, text=True)
+        while not (data / "started").exists():
+            assert p.poll() is None
+            time.sleep(0.05)
+        (data / "file").write_text("new")
+        out, err = p.communicate(timeout=60)
+        assert (p.returncode, err) == (0, "") and "Resource temporarily unavailable" in out
+
+
 # ---- hostile guests ----
 
 @pytest.fixture

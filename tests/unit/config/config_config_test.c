@@ -78,6 +78,9 @@ static void test_all_keys(void **state)
 				 "storage:\n"
 				 "  scratch_dir: /s\n"
 				 "  scratch_size: 1g\n"
+				 "  share_cache: never\n"
+				 "  share_locks: true\n"
+				 "  share_file_handles: true\n"
 				 "log:\n"
 				 "  level: debug\n"
 				 "  console: false\n"
@@ -95,6 +98,9 @@ static void test_all_keys(void **state)
 	assert_int_equal(f->cfg.boot_timeout_ms, 2500);
 	assert_string_equal(f->cfg.scratch_dir, "/s");
 	assert_int_equal(f->cfg.scratch_size, 1 << 30);
+	assert_string_equal(f->cfg.share_cache, "never");
+	assert_true(f->cfg.share_locks);
+	assert_true(f->cfg.share_handles);
 	assert_string_equal(f->cfg.log_level, "debug");
 	assert_false(f->cfg.log_console);
 	assert_string_equal(f->cfg.agent_log_level, "warn");

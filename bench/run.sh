@@ -26,5 +26,8 @@ section "Start to exit of a trivial container" /usr/bin/python3 bench/start.py
 section "Memory of one idle container" /usr/bin/python3 bench/memory.py
 section "ttRPC beside Go's" bench/ttrpc/run.sh "$peers"
 section "vsock" bench/vsock/run.sh "$build"
+CAISSON_VHOST_DEVICE=$build/src/virtio/caisson-vhost-device
+export CAISSON_VHOST_DEVICE
+section "virtio-fs beside virtiofsd" /usr/bin/python3 bench/fs.py
 section "Network of a pod" /usr/bin/python3 bench/network.py
 section "The built-in monitor beside QEMU with KVM, in the testbed" bench/monitor.py

@@ -31,9 +31,7 @@ enum virtio_id {
 struct virtio_mmio_config {
 	uint32_t id;         /* enum virtio_id */
 	uint16_t queue_size; /* the largest that is offered; a power of two */
-	/* Of the device type, where the device here serves fewer: the rest stay idle. 0: the
-	 * device's. */
-	unsigned n_queues;
+	unsigned n_queues; /* at least; those beyond the device's own stay idle */
 	int irq_fd; /* signalled for an interrupt; the caller's, outlives the device */
 };
 

@@ -69,7 +69,7 @@ struct machine {
 	bool flood_seen;        /* said once: whoever floods the console must not flood the log */
 };
 
-/* What one device needs to start: what it is, with QEMU's end if there is a QEMU, our end, itself. */
+/* What one device needs to start: what it is, QEMU's end and ours if there is a QEMU, itself. */
 struct pending_device {
 	struct qemu_device qemu;
 	int fd;

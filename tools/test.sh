@@ -81,7 +81,10 @@ e2e() {
     say "end-to-end tests"
     CAISSON_STAGE=$PWD/build/release/stage
     export CAISSON_STAGE
+    # Short: sockets' paths are at most 107 bytes long.
+    base=$(mktemp -d /tmp/cXXXX)
     in_own_network /usr/bin/python3 -m pytest tests/e2e -q -rs --junitxml="$out/e2e.xml" \
+        --basetemp="$base/t" \
         -o cache_dir="$PWD/$out/cache" --durations=15 -n 2 --dist loadfile "$@" 2>&1 |
         tee "$out/e2e.log"
     if /usr/bin/python3 tools/count.py failed "$out/e2e.xml"; then
@@ -95,6 +98,7 @@ e2e() {
         # shellcheck disable=SC2046
         add $(python3 tools/count.py junit "$out/e2e.xml")
     fi
+    rm -rf "$base"
 }
 
 step "packages" tools/deps.sh build run demo test || finish

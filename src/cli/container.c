@@ -15,9 +15,12 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "base/fsutil.h"
+#include "base/str.h"
 #include "cli/cli.h"
 #include "cli/mounts.h"
 #include "cli/units.h"
+
+#define RECORD_NAME "container.json"
 
 enum { NAME_MAX_LEN = 128, RECORD_MAX = 1 << 20 };
 
@@ -253,7 +256,7 @@ int container_save(const struct container *c, struct error *err)
 		return error_set(err, -ENOMEM, "out of memory");
 	if (dir < 0)
 		return error_errno(err, -errno, "open '%s'", c->dir);
-	r = fsutil_write_volatile(dir, "container.json", text, strlen(text), 0600);
+	r = fsutil_write_volatile(dir, RECORD_NAME, text, strlen(text), 0600);
 	if (r < 0)
 		return error_errno(err, r, "write the record of container %.12s", c->id);
 	return 0;
@@ -261,7 +264,7 @@ int container_save(const struct container *c, struct error *err)
 
 int container_reload(struct container *c, struct error *err)
 {
-	auto_free char *path = container_path(c, "container.json");
+	auto_free char *path = container_path(c, RECORD_NAME);
 	json_error_t why;
 	json_t *rec;
 
@@ -439,6 +442,26 @@ bool container_abandoned(const struct container *c)
 	return fd < 0 ? errno == ENOENT : !flock(fd, LOCK_EX | LOCK_NB);
 }
 
+/* All but the record: whoever is killed here leaves a container that can be removed again. */
+static int empty_but_record(const char *dir)
+{
+	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), r = 0;
+	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+	struct dirent *e;
+
+	if (!d) {
+		r = errno == ENOENT ? 0 : -errno;
+		cleanup_close_(&fd);
+		return r;
+	}
+	while (r == 0 && (e = readdir(d)))
+		if (!str_eq(e->d_name, ".") && !str_eq(e->d_name, "..") &&
+		    !str_eq(e->d_name, RECORD_NAME))
+			r = fsutil_remove_tree(fd, e->d_name);
+	(void)closedir(d);
+	return r;
+}
+
 int container_forget(const struct container *c, struct error *err)
 {
 	const char *name = container_str(c, "Name");
@@ -449,11 +472,14 @@ int container_forget(const struct container *c, struct error *err)
 
 	if (all < 0)
 		return all;
-	r = fsutil_remove_tree(AT_FDCWD, c->dir);
+	r = empty_but_record(c->dir);
+	if (r == 0) {
+		if (*name && link && !read_link(link, id) && !strcmp(id, c->id))
+			(void)unlink(link);
+		r = fsutil_remove_tree(AT_FDCWD, c->dir);
+	}
 	if (r < 0)
 		return error_errno(err, r, "remove '%s'", c->dir);
-	if (*name && link && !read_link(link, id) && !strcmp(id, c->id))
-		(void)unlink(link);
 	/* Whether somebody else uses them is found out under the lock. */
 	(void)close(take_fd(&all));
 	if (container_bool(c, "AutoRemove") || !strcmp(container_str(c, "State"), "creating"))

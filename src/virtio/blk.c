@@ -47,7 +47,8 @@ struct blk_dev {
 	struct blk_engine *engine;
 	struct blk_source *source;
 	char serial[BLK_SERIAL_MAX]; /* padded with zeros, no end mark when full */
-	struct blk_req *free;
+	struct blk_req *free;        /* those that were used before */
+	size_t fresh;                /* the first that never was */
 	unsigned under_way;
 	bool running;                /* in run_queues() */
 	bool stalled;                /* a queue has more than there is room for */
@@ -241,6 +242,11 @@ static uint8_t *status_of_chain(const struct vq_chain *chain)
 	return (uint8_t *)last->iov_base + last->iov_len - 1;
 }
 
+static bool has_room(const struct blk_dev *blk)
+{
+	return blk->free || blk->fresh < MAX_REQUESTS;
+}
+
 static void take(struct blk_dev *blk, unsigned q, const struct vq_chain *chain)
 {
 	struct blk_req *req = blk->free;
@@ -250,7 +256,10 @@ static void take(struct blk_dev *blk, unsigned q, const struct vq_chain *chain)
 		vq_push(&blk->dev.queues[q], chain->head, 0);
 		return;
 	}
-	blk->free = req->next;
+	if (req)
+		blk->free = req->next;
+	else
+		req = &blk->reqs[blk->fresh++];
 	blk->under_way++;
 	req->blk = blk;
 	req->io = (struct blk_io){ .iov = req->iov };
@@ -269,7 +278,7 @@ static bool take_all(struct blk_dev *blk, unsigned q)
 	struct vq_chain chain = { .iov = blk->segs, .iov_cap = MAX_SEGS };
 
 	vq_disable_kick(vq);
-	while (blk->free) {
+	while (has_room(blk)) {
 		int r = vq_pop(vq, &chain);
 
 		if (r == 0 && vq_enable_kick(vq))
@@ -300,7 +309,7 @@ static void run_queues(struct blk_dev *blk)
 			blk_engine_commit(blk->engine);
 		for (unsigned q = 0; q < blk->dev.n_queues; q++)
 			virtio_dev_notify(&blk->dev, q);
-		more = blk->stalled && blk->free;
+		more = blk->stalled && has_room(blk);
 	}
 	blk->running = false;
 }
@@ -436,10 +445,6 @@ int blk_dev_new(const struct blk_config *config, struct virtio_dev **ret_dev, st
 	blk->source = config->source;
 	blk->dev.config_size = sizeof(struct virtio_blk_config);
 	blk->dev.n_queues = 1;
-	for (size_t i = MAX_REQUESTS; i-- > 0;) {
-		blk->reqs[i].next = blk->free;
-		blk->free = &blk->reqs[i];
-	}
 	set_features(&blk->dev, config->read_only);
 	r = set_serial(blk, config->serial);
 	if (r < 0)

@@ -20,12 +20,14 @@
 
 #include "agentclient/agentclient.h"
 #include "base/base.h"
+#include "base/loop.h"
 #include "sandbox/watch.h"
 
 #define MAX_ENTRIES 4096u
 #define MAX_BYTES   (16u << 20)
 #define MAX_DEPTH   8u
 #define CHUNK       (512u << 10)
+#define RETRY_MS    3000
 #define EVENTS (IN_CREATE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_CLOSE_WRITE | IN_ATTRIB | \
 		IN_ONLYDIR | IN_DONT_FOLLOW)
 
@@ -51,6 +53,7 @@ struct mirror {
 	size_t at;                 /* position in the plan: entries of next, then of sent */
 	char *data;                /* file being sent */
 	size_t data_len, data_off;
+	struct loop_timer *retry;
 	bool busy, changed, stale, dead, complete;
 	unsigned refs;             /* the owner's, and that of a call under way */
 	sandbox_done_fn done;
@@ -235,15 +238,30 @@ static void unref(struct mirror *m)
 	free(m);
 }
 
+static void begin(struct mirror *m);
+
+static void on_retry(void *arg)
+{
+	struct mirror *m = arg;
+
+	m->retry = NULL;
+	if (!m->busy)
+		begin(m);
+}
+
+/* A first copy that fails is the container's failure; later ones are tried again. */
 static void report(struct mirror *m, const struct error *err)
 {
 	sandbox_done_fn done = m->done;
 
 	m->done = NULL;
-	if (done)
+	if (done) {
 		done(m->arg, err);
-	else if (err)
+	} else if (err) {
 		log_warn("copy '%s' to the guest: %s", m->source, err->msg);
+		if (!m->retry && !m->dead)
+			(void)!loop_timer_start(m->loop, RETRY_MS, on_retry, m, &m->retry);
+	}
 }
 
 static void on_copied(void *arg, const struct error *err, const Google__Protobuf__Empty *answer)
@@ -536,6 +554,7 @@ void mirror_free(struct mirror *m)
 	if (!m)
 		return;
 	m->dead = true;
+	loop_timer_cancel(take_ptr(&m->retry));
 	watch_free(take_ptr(&m->watch));
 	if (m->done) {
 		(void)error_set(&err, -ECANCELED, "the container has been given up");

@@ -119,6 +119,23 @@ def test_tree_is_unpacked_in_a_volume(caisson, volume):
     assert os.listdir(volume) == ["file"]
 
 
+def test_what_the_host_mounts_later_is_seen(caisson, detached, volume):
+    (volume / "sub").mkdir()
+    subprocess.run(["mount", "--bind", volume, volume], check=True)
+    try:
+        subprocess.run(["mount", "--make-shared", volume], check=True)
+        name = detached("-v", f"{volume}:/data:rslave", "-v", f"{volume}:/alone")
+        assert caisson("exec", name, "ls", "/data/sub").ok().out == ""
+        subprocess.run(["mount", "-t", "tmpfs", "none", volume / "sub"], check=True)
+        (volume / "sub/late").write_text("seen\n")
+        end = time.monotonic() + 20
+        while caisson("exec", name, "cat", "/data/sub/late").out != "seen\n":
+            assert time.monotonic() < end
+            time.sleep(0.2)
+    finally:
+        subprocess.run(["umount", "-R", "-l", volume], check=True)
+
+
 # ---- named volumes ----
 
 def names(caisson, *args):

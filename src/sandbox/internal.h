@@ -156,8 +156,9 @@ struct volume_use {
 /* A device of the host that a container's spec names. */
 struct device_use {
 	char *path;     /* in the container */
-	char name[64];  /* of a character device */
+	char name[64];  /* the kernel's, "" if it has none */
 	bool is_block, optional;
+	bool skipped;   /* one it may not open: only its node is made */
 	struct disk disk;
 };
 

@@ -438,28 +438,37 @@ int volumes_storages(struct container *c, struct storages *st)
 
 /* --- devices --- */
 
+static bool is_for_all(const Grpc__LinuxDeviceCgroup *d)
+{
+	return (str_empty(d->type) || str_eq(d->type, "a")) && d->major <= 0 && d->minor <= 0;
+}
+
+/* "All devices" of a privileged container. */
 static bool allows_all(const Grpc__LinuxResources *res)
 {
-	for (size_t i = 0; res && i < res->n_devices; i++) {
-		const Grpc__LinuxDeviceCgroup *d = res->devices[i];
-
-		if (d->allow && (str_empty(d->type) || str_eq(d->type, "a")) && d->major <= 0 &&
-		    d->minor <= 0 && (str_empty(d->access) || strchr(d->access, 'w')))
+	for (size_t i = 0; res && i < res->n_devices; i++)
+		if (res->devices[i]->allow && is_for_all(res->devices[i]) &&
+		    (str_empty(res->devices[i]->access) || strchr(res->devices[i]->access, 'w')))
 			return true;
-	}
 	return false;
 }
 
-static bool is_writable(const Grpc__LinuxResources *res, const Grpc__LinuxDevice *dev)
+/* Whether the rules let the container read or write (@access) it: the last one that matches says. */
+static bool may(const Grpc__LinuxResources *res, const Grpc__LinuxDevice *dev, char access)
 {
+	bool allowed = false;
+
 	for (size_t i = 0; res && i < res->n_devices; i++) {
 		const Grpc__LinuxDeviceCgroup *d = res->devices[i];
+		bool matches = is_for_all(d) ||
+			       (str_eq(d->type, dev->type) &&
+				(d->major < 0 || d->major == dev->major) &&
+				(d->minor < 0 || d->minor == dev->minor));
 
-		if (d->allow && str_eq(d->type, "b") && d->major == dev->major &&
-		    d->minor == dev->minor)
-			return strchr(d->access, 'w');
+		if (matches && (str_empty(d->access) || strchr(d->access, access)))
+			allowed = d->allow;
 	}
-	return true;
+	return allowed;
 }
 
 /* The kernel's name of a device of the host, "" if it has none. */
@@ -505,6 +514,11 @@ static int attach_block(struct container *c, struct disk *disk, const Grpc__Linu
 	return r < 0 ? error_prefix(err, r, "device '%s'", d->path) : 0;
 }
 
+static bool is_own_name(const struct device_use *u)
+{
+	return str_has_prefix(u->path, "/dev/") && str_eq(u->path + strlen("/dev/"), u->name);
+}
+
 static int prepare_devices(struct container *c, struct error *err)
 {
 	const Grpc__Linux *l = c->spec->linux;
@@ -526,13 +540,18 @@ static int prepare_devices(struct container *c, struct error *err)
 		if (!u->path)
 			return error_set(err, -ENOMEM, "out of memory");
 		c->n_devices++;
-		/* "All devices" are the guest's, not whatever the host has. */
-		u->optional = privileged;
 		u->is_block = str_eq(d->type, "b");
-		if (u->is_block && !privileged)
-			r = attach_block(c, &u->disk, d, is_writable(l->resources, d), err);
-		else if (!u->is_block)
-			device_name(d, u->name, sizeof(u->name));
+		device_name(d, u->name, sizeof(u->name));
+		/*
+		 * "All devices", each under its own name, are the guest's, not whatever the host
+		 * has. What has another name was asked for.
+		 */
+		u->optional = privileged && (!u->is_block || is_own_name(u));
+		if (!u->is_block || u->optional)
+			continue;
+		u->skipped = !may(l->resources, d, 'r');
+		if (!u->skipped)
+			r = attach_block(c, &u->disk, d, may(l->resources, d, 'w'), err);
 	}
 	return r;
 }
@@ -556,6 +575,8 @@ void volumes_devices(struct container *c, Grpc__Device ***ret_v, size_t *ret_n)
 	size_t n = 0;
 
 	for (size_t i = 0; v && i < c->n_devices; i++) {
+		if (c->devices[i].skipped)
+			continue;
 		v[n] = malloc(sizeof(*v[n]));
 		if (!v[n])
 			break;

@@ -356,10 +356,21 @@ def test_statistics(cri, pod):
     mem = k.stats().memory
     assert 30 << 20 < mem.working_set_bytes.value < 60 << 20
     assert mem.usage_bytes.value >= mem.working_set_bytes.value
-    first = k.stats().cpu
-    time.sleep(2)
-    second = k.stats().cpu
-    assert second.usage_core_nano_seconds.value >= first.usage_core_nano_seconds.value > 0
+    # What the guest itself says before and after is what is reported, in between.
+    def guest():
+        text = k.sh("cat /sys/fs/cgroup/memory.current; grep usage_usec /sys/fs/cgroup/cpu.stat; "
+                    "cat /sys/fs/cgroup/memory.stat")
+        memory, _, cpu = text.split()[:3]
+        return int(memory), int(cpu) * 1000, int(re.search(r"^anon (\d+)", text, re.M)[1])
+
+    before, stats, after = guest(), None, None
+    def settled():
+        nonlocal before, stats, after
+        before, stats, after = guest(), k.stats(), guest()
+        return before[1] < stats.cpu.usage_core_nano_seconds.value < after[1]
+    wait_until(settled)
+    assert abs(stats.memory.usage_bytes.value / after[0] - 1) < 0.1
+    assert stats.memory.page_faults.value > 0
     listed = cri.call("ListContainerStats", filter=dict(pod_sandbox_id=pod.id)).stats
     assert k.id in [x.attributes.id for x in listed]
     k.remove()
@@ -477,6 +488,8 @@ def test_pods_reach_each_other(cri, daemon, pod):
     wait_until(lambda: k.exec("wget", "-qO-", "http://127.0.0.1/index.html")[1] == "web\n")
     assert daemon.enter(lambda: fetch(address, 80)) == "web\n"
     assert pod.main.sh(f"wget -qO- http://{address}/index.html") == "web\n"
+    # A port of the node leads to it (CNI's portmap).
+    assert daemon.enter(lambda: fetch("10.88.7.1", 18080)) == "web\n"
     # The pod's containers have one loopback.
     other = p.run("other", *LOOP)
     assert other.sh("wget -qO- http://127.0.0.1/index.html") == "web\n"

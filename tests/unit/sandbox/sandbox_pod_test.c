@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A pod's cgroup and the size of its VM. */
+#include "../test.h"
+
 #include <stdlib.h>
 
 #include "oci/oci.h"
 #include "sandbox/internal.h"
-#include "test.h"
 
 static const struct config config = {
 	.memory = (uint64_t)256 << 20,

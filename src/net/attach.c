@@ -5,7 +5,7 @@
 
 #include "net/internal.h"
 
-#define TAP_QUEUE_LEN 1500u
+#define TAP_QUEUE_LEN    1500u
 #define MACVLAN_PASSTHRU 8u
 
 static int on_found(const struct nlmsghdr *h, void *arg)
@@ -91,8 +91,8 @@ static int open_fds(struct net *n, struct net_link *l, int tap_index, struct err
 
 	if (r < 0)
 		return error_errno(err, r, "enter the network namespace '%s'", n->path);
-	r = macvtap ? tap_open_macvtap(l->tap, tap_index, l->n_fds, l->fds, err) :
-		      tap_open(l->tap, l->n_fds, l->fds, err);
+	r = macvtap ? tap_open_macvtap(l->tap, tap_index, l->n_fds, l->fds, err)
+		    : tap_open(l->tap, l->n_fds, l->fds, err);
 	ns_leave(back);
 	l->made = r == 0;
 	return r;

@@ -33,15 +33,15 @@ struct net {
 /* Facts about a link that only the attaching needs. */
 struct scan_link {
 	struct net_link link;
-	bool tun_multi_queue;   /* an existing tap takes several queues */
-	bool has_ingress;       /* an ingress or clsact qdisc is there */
-	bool has_root;          /* a root qdisc that somebody put there */
+	bool tun_multi_queue; /* an existing tap takes several queues */
+	bool has_ingress;     /* an ingress or clsact qdisc is there */
+	bool has_root;        /* a root qdisc that somebody put there */
 };
 
 struct scan {
 	struct scan_link links[NET_MAX_LINKS];
 	size_t n_links;
-	unsigned n_left;        /* links beyond NET_MAX_LINKS */
+	unsigned n_left; /* links beyond NET_MAX_LINKS */
 	struct net_route *routes;
 	size_t n_routes;
 	struct net_neigh *neighs;

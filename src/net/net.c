@@ -4,8 +4,8 @@
 
 #include "net/internal.h"
 
-#define WATCH_GROUPS                                                                       \
-	(RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_IPV4_ROUTE |       \
+#define WATCH_GROUPS                                                                               \
+	(RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_IPV4_ROUTE |               \
 	 RTMGRP_IPV6_ROUTE)
 
 /*
@@ -139,8 +139,7 @@ static int plan(struct net *n, struct error *err)
 	return r < 0 ? error_prefix(err, r, "network '%s'", n->path) : 0;
 }
 
-int net_open(const char *path, const struct net_options *o, struct net **ret_net,
-	     struct error *err)
+int net_open(const char *path, const struct net_options *o, struct net **ret_net, struct error *err)
 {
 	struct net *n = calloc(1, sizeof(*n));
 	int r;

@@ -39,7 +39,7 @@
 enum net_model {
 	NET_MODEL_TCFILTER = 0,
 	NET_MODEL_MACVTAP,
-	NET_MODEL_NONE,            /* links are left alone, the guest has its loopback only */
+	NET_MODEL_NONE, /* links are left alone, the guest has its loopback only */
 };
 
 const char *net_model_name(enum net_model model);
@@ -48,14 +48,14 @@ __must_check int net_model_parse(const char *name, enum net_model *ret_model);
 
 struct net_options {
 	enum net_model model;
-	unsigned queues;           /* of each link: the VM's vCPUs; cut to NET_MAX_QUEUES */
-	unsigned spare;            /* taps made for links that may come later */
+	unsigned queues; /* of each link: the VM's vCPUs; cut to NET_MAX_QUEUES */
+	unsigned spare;  /* taps made for links that may come later */
 	/* Bytes a second, of each link; 0: no limit. As the guest sees it: rx is towards it. */
 	uint64_t rx_rate, tx_rate;
 };
 
 struct net_ip {
-	uint8_t family;            /* AF_INET, AF_INET6; AF_UNSPEC: none */
+	uint8_t family; /* AF_INET, AF_INET6; AF_UNSPEC: none */
 	uint8_t prefix;
 	uint8_t bytes[16];
 };
@@ -63,7 +63,7 @@ struct net_ip {
 struct net_addr {
 	struct net_ip ip;
 	uint8_t scope;
-	uint32_t flags;            /* IFA_F_* that the guest should have too */
+	uint32_t flags; /* IFA_F_* that the guest should have too */
 };
 
 enum net_bridge {
@@ -73,28 +73,28 @@ enum net_bridge {
 };
 
 struct net_link {
-	char name[IFNAMSIZ];       /* in the namespace, and to be in the guest; "" of a spare tap */
-	char kind[IFNAMSIZ];       /* "veth", "macvlan"...; "" of a physical device */
-	int index;                 /* in the namespace; 0 of a spare tap */
-	uint8_t mac[6];            /* the guest must give its card this one */
-	uint8_t card_mac[6];       /* what the card is made with: by its place among the VM's cards */
+	char name[IFNAMSIZ]; /* in the namespace, and to be in the guest; "" of a spare tap */
+	char kind[IFNAMSIZ]; /* "veth", "macvlan"...; "" of a physical device */
+	int index;           /* in the namespace; 0 of a spare tap */
+	uint8_t mac[6];      /* the guest must give its card this one */
+	uint8_t card_mac[6]; /* what the card is made with: by its place among the VM's cards */
 	uint32_t mtu;
-	uint32_t flags;            /* IFF_* */
+	uint32_t flags; /* IFF_* */
 	struct net_addr *addrs;
 	size_t n_addrs;
 
 	enum net_bridge bridge;
-	char tap[IFNAMSIZ];        /* the tap's own name in the namespace */
-	int fds[NET_MAX_QUEUES];   /* one a queue, once attached */
+	char tap[IFNAMSIZ];      /* the tap's own name in the namespace */
+	int fds[NET_MAX_QUEUES]; /* one a queue, once attached */
 	unsigned n_fds;
-	bool made;                 /* the tap is there, here or with the VM */
+	bool made; /* the tap is there, here or with the VM */
 	bool attached;
-	bool gone;                 /* the link went away, the card is a spare one */
+	bool gone; /* the link went away, the card is a spare one */
 };
 
 struct net_route {
-	int link;                  /* position in the state's links */
-	struct net_ip dst;         /* AF_UNSPEC: default */
+	int link;          /* position in the state's links */
+	struct net_ip dst; /* AF_UNSPEC: default */
 	struct net_ip gateway, source;
 	uint8_t family, scope;
 	uint32_t flags, mtu, metric;
@@ -113,24 +113,24 @@ struct net_state {
 	size_t n_links;
 	struct net_route *routes;
 	size_t n_routes;
-	struct net_neigh *neighs;  /* permanent ones */
+	struct net_neigh *neighs; /* permanent ones */
 	size_t n_neighs;
 };
 
 /* --- what must be freed, for a record on disk --- */
 
 struct net_hold {
-	char link[IFNAMSIZ];       /* "" : no filter, only the tap */
+	char link[IFNAMSIZ]; /* "" : no filter, only the tap */
 	char tap[IFNAMSIZ];
-	bool filter;               /* a filter of ours at the link's ingress */
-	bool ingress;              /* its ingress qdisc is ours as well */
-	bool rate;                 /* its root qdisc is ours */
-	bool macvtap;              /* the tap is a macvtap that stays until it is removed */
+	bool filter;  /* a filter of ours at the link's ingress */
+	bool ingress; /* its ingress qdisc is ours as well */
+	bool rate;    /* its root qdisc is ours */
+	bool macvtap; /* the tap is a macvtap that stays until it is removed */
 };
 
 struct net_holds {
-	char netns[4096];          /* path; "" if nothing is held */
-	uint64_t dev, ino;         /* the namespace's identity, should the path mean another later */
+	char netns[4096];  /* path; "" if nothing is held */
+	uint64_t dev, ino; /* the namespace's identity, should the path mean another later */
 	struct net_hold hold[NET_MAX_LINKS];
 	size_t n;
 };

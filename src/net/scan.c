@@ -150,8 +150,7 @@ static void settle_prefix_routes(struct net_link *l)
 		struct net_addr *a = &l->addrs[i];
 		unsigned full = a->ip.family == AF_INET6 ? 128 : 32;
 
-		if (!(a->flags & SEEN_PREFIX_ROUTE) && a->ip.prefix < full &&
-		    (l->flags & IFF_UP))
+		if (!(a->flags & SEEN_PREFIX_ROUTE) && a->ip.prefix < full && (l->flags & IFF_UP))
 			a->flags |= IFA_F_NOPREFIXROUTE;
 		a->flags &= ~(uint32_t)SEEN_PREFIX_ROUTE;
 	}

@@ -106,8 +106,8 @@ int tc_redirect(struct rtnl *rt, int from, int to)
 void tc_remove_redirect(struct rtnl *rt, int index)
 {
 	union rtnl_request rq;
-	struct tcmsg *m = init(&rq, RTM_DELTFILTER, 0, index,
-			       TC_H_MAKE(TC_H_INGRESS, TC_H_MIN_INGRESS), 0);
+	struct tcmsg *m =
+		init(&rq, RTM_DELTFILTER, 0, index, TC_H_MAKE(TC_H_INGRESS, TC_H_MIN_INGRESS), 0);
 
 	m->tcm_info = filter_info();
 	(void)!rtnl_do(rt, &rq);
@@ -116,8 +116,8 @@ void tc_remove_redirect(struct rtnl *rt, int index)
 int tc_add_rate(struct rtnl *rt, int index, uint64_t rate)
 {
 	/* A tenth of a second, and never less than the largest packet that offloading makes. */
-	uint32_t burst = (uint32_t)MIN_OF(MAX_OF(rate / 10, (uint64_t)256 << 10),
-					  (uint64_t)64 << 20);
+	uint32_t burst =
+		(uint32_t)MIN_OF(MAX_OF(rate / 10, (uint64_t)256 << 10), (uint64_t)64 << 20);
 	struct tc_tbf_qopt opt = {
 		.rate = {
 			.rate = rate > UINT32_MAX ? UINT32_MAX : (uint32_t)rate,

@@ -115,7 +115,8 @@ static bool match_links(struct net *n, struct scan *s, int *ret_slots, unsigned 
 			if (l->mtu != sl->link.mtu && l->bridge == NET_BRIDGE_TCFILTER)
 				set_tap_mtu(n, l, sl->link.mtu);
 			take_link(l, &sl->link);
-			(void)!str_format(n->hold[l - n->state.links].link, IFNAMSIZ, "%s", l->name);
+			(void)!str_format(n->hold[l - n->state.links].link, IFNAMSIZ, "%s",
+					  l->name);
 			changed = true;
 		} else if (!l) {
 			l = spare_slot(n);
@@ -143,7 +144,8 @@ static bool take_routes(struct net_state *st, struct scan *s, const int *slots)
 		if (s->routes[i].link >= 0)
 			s->routes[n++] = s->routes[i];
 	}
-	same = n == st->n_routes && (!n || memcmp(s->routes, st->routes, n * sizeof(*st->routes)) == 0);
+	same = n == st->n_routes &&
+	       (!n || memcmp(s->routes, st->routes, n * sizeof(*st->routes)) == 0);
 	free(st->routes);
 	st->routes = take_ptr(&s->routes);
 	st->n_routes = n;
@@ -161,7 +163,8 @@ static bool take_neighs(struct net_state *st, struct scan *s, const int *slots)
 		if (s->neighs[i].link >= 0)
 			s->neighs[n++] = s->neighs[i];
 	}
-	same = n == st->n_neighs && (!n || memcmp(s->neighs, st->neighs, n * sizeof(*st->neighs)) == 0);
+	same = n == st->n_neighs &&
+	       (!n || memcmp(s->neighs, st->neighs, n * sizeof(*st->neighs)) == 0);
 	free(st->neighs);
 	st->neighs = take_ptr(&s->neighs);
 	st->n_neighs = n;

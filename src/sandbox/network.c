@@ -19,18 +19,18 @@
 #define DNS_MAX     64u
 
 #define DOCKER_NAMESPACE "moby" /* of containerd; Docker adds links between create and start */
-#define SETTLE_MS   20u /* changes come in bursts */
+#define SETTLE_MS        20u    /* changes come in bursts */
 
 struct network {
 	struct net *net;
-	int made_fd;              /* a namespace of the sandbox's own, or -1 */
+	int made_fd;             /* a namespace of the sandbox's own, or -1 */
 	struct forward *forward; /* NULL: ports of the guest's loopback can't be reached */
 	char **dns;
 	size_t n_dns;
 	uv_poll_t poll;           /* of the namespace's changes */
 	struct loop_timer *timer; /* until they have settled */
 	bool watching, closing;
-	bool changing;            /* the guest was set up before: what fails now is no reason to end it */
+	bool changing; /* the guest was set up before: what fails now is no reason to end it */
 };
 
 /* --- before the VM --- */
@@ -49,9 +49,10 @@ static int find_netns(const struct sandbox *s, const Grpc__Spec *spec, const cha
 		return 0;
 	ns = oci_namespace_find(spec, "network");
 	if (!ns)
-		return error_set(err, -EPERM,
-				 "the host's network is asked for (the spec has no network namespace): a "
-				 "virtual machine cannot share it; give the pod a network of its own");
+		return error_set(
+			err, -EPERM,
+			"the host's network is asked for (the spec has no network namespace): a "
+			"virtual machine cannot share it; give the pod a network of its own");
 	*ret_path = str_empty(ns->path) ? NULL : ns->path;
 	return 0;
 }
@@ -132,7 +133,8 @@ int network_open(struct sandbox *s, const Grpc__Spec *spec, unsigned queues, str
 	if (!path) {
 		r = net_make(&s->network->made_fd, err);
 		if (r == 0) {
-			path = own = str_printf("/proc/%d/fd/%d", (int)getpid(), s->network->made_fd);
+			path = own =
+				str_printf("/proc/%d/fd/%d", (int)getpid(), s->network->made_fd);
 			r = own ? 0 : error_set(err, -ENOMEM, "out of memory");
 		}
 	}
@@ -167,7 +169,8 @@ size_t network_nics(const struct sandbox *s, struct vmm_nic nics[static VMM_MAX_
 		const struct net_link *l = &st->links[n];
 
 		nics[n] = (struct vmm_nic){
-			/* The agent sets the MTU: the card's own would be a bound for later ones. */
+			/* The agent sets the MTU: the card's own would be a bound for later ones.
+			 */
 			.kind = VMM_NIC_TAP,
 			.fds = l->fds,
 			.n_fds = l->n_fds,
@@ -205,7 +208,8 @@ static void fail(struct sandbox *s, const struct error *err, const char *what)
 	if (s->state != VM_READY || sandbox_lost(s, err))
 		return;
 	if (s->network->changing) {
-		log_warn("the network has changed, the guest does not follow: %s: %s", what, err->msg);
+		log_warn("the network has changed, the guest does not follow: %s: %s", what,
+			 err->msg);
 		return;
 	}
 	(void)error_set(&s->failure, err->code, "set up the guest's network: %s: %s", what,
@@ -408,7 +412,8 @@ static void on_settled(void *arg)
 	r = net_rescan(n->net, &changed, &left, &err);
 	if (r == 0 && left)
 		log_warn("the network has %u links more than the virtual machine has cards for "
-			 "(network.slots in the configuration)", left);
+			 "(network.slots in the configuration)",
+			 left);
 	if (r == 0 && changed) {
 		r = write_record(s, &err);
 		if (r == 0)
@@ -445,7 +450,8 @@ static void watch(struct sandbox *s)
 	struct error err = { 0 };
 	int fd;
 
-	if (n->watching || net_watch(n->net, &fd, &err) < 0 || uv_poll_init(s->loop, &n->poll, fd) < 0)
+	if (n->watching || net_watch(n->net, &fd, &err) < 0 ||
+	    uv_poll_init(s->loop, &n->poll, fd) < 0)
 		return;
 	n->poll.data = s;
 	n->watching = true;

@@ -3,6 +3,8 @@
  *
  *	caisson-vhost-device --socket PATH | --fd N  vsock PATH CID
  *	caisson-vhost-device --socket PATH | --fd N  blk FILE|- SERIAL [ro]
+ *	caisson-vhost-device --socket PATH | --fd N  net TAP MAC [PAIRS]
+ *	caisson-vhost-device --socket PATH | --fd N  stream SOCKET MAC
  *	caisson-vhost-device --socket PATH | --fd N  fs DIR [OPTION...]
  *
  * Options of fs: ro, cache=auto|never|always, writeback, locks, noacl, submounts, direct, xattrmap, handles,
@@ -12,10 +14,14 @@
  * SERIAL", "detach". Ends on SIGTERM, SIGINT or the end of standard input.
  */
 #include <fcntl.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
@@ -26,6 +32,7 @@
 #include "base/str.h"
 #include "virtio/blk.h"
 #include "virtio/fs.h"
+#include "virtio/net.h"
 #include "virtio/vhost_user.h"
 #include "virtio/vsock.h"
 
@@ -99,6 +106,41 @@ static int new_fs(int argc, char **argv, struct virtio_dev **ret_dev, struct err
 	return r < 0 ? r : fs_dev_new(fs, queues, NULL, ret_dev, err);
 }
 
+static int open_tap(const char *name, bool multi_queue)
+{
+	struct ifreq ifr = { .ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR };
+	int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
+
+	if (multi_queue)
+		ifr.ifr_flags = (short)(ifr.ifr_flags | IFF_MULTI_QUEUE);
+	(void)!str_format(ifr.ifr_name, sizeof(ifr.ifr_name), "%s", name);
+	return fd < 0 || ioctl(fd, TUNSETIFF, &ifr) < 0 ? -errno : fd;
+}
+
+static int new_net(int argc, char **argv, struct virtio_dev **ret_dev, struct error *err)
+{
+	bool stream = str_eq(argv[0], "stream");
+	int fds[NET_MAX_PAIRS];
+	struct net_config config = {
+		.kind = stream ? NET_STREAM : NET_TAP,
+		.fds = fds,
+		.n_pairs = argc > 3 ? (unsigned)atoi(argv[3]) : 1,
+	};
+	unsigned m[6];
+
+	if (sscanf(argv[2], "%x:%x:%x:%x:%x:%x", &m[0], &m[1], &m[2], &m[3], &m[4], &m[5]) != 6 ||
+	    config.n_pairs < 1 || config.n_pairs > NET_MAX_PAIRS)
+		return error_set(err, -EINVAL, "not a hardware address, or too many pairs");
+	for (unsigned i = 0; i < 6; i++)
+		config.mac[i] = (uint8_t)m[i];
+	for (unsigned i = 0; i < config.n_pairs; i++) {
+		fds[i] = stream ? fd_unix_connect(argv[1]) : open_tap(argv[1], config.n_pairs > 1);
+		if (fds[i] < 0)
+			return error_errno(err, fds[i], "open '%s'", argv[1]);
+	}
+	return net_dev_new(&config, ret_dev, err);
+}
+
 static int new_device(int argc, char **argv, struct virtio_dev **ret_dev, struct error *err)
 {
 	const char *kind = argc > 0 ? argv[0] : "";
@@ -118,10 +160,13 @@ static int new_device(int argc, char **argv, struct virtio_dev **ret_dev, struct
 		r = open_source(argv[1], config.read_only, &config.source, err);
 		return r < 0 ? r : blk_dev_new(&config, ret_dev, err);
 	}
+	if ((str_eq(kind, "net") || str_eq(kind, "stream")) && argc >= 3)
+		return new_net(argc, argv, ret_dev, err);
 	if (str_eq(kind, "fs") && argc >= 2)
 		return new_fs(argc, argv, ret_dev, err);
 	return error_set(err, -EINVAL, "usage: caisson-vhost-device --socket PATH|--fd N "
-				       "vsock PATH CID | blk FILE|- SERIAL [ro] | fs DIR [OPTION...]");
+				       "vsock PATH CID | blk FILE|- SERIAL [ro] | net TAP MAC [PAIRS] | "
+				       "stream SOCKET MAC | fs DIR [OPTION...]");
 }
 
 static void command(struct virtio_dev *dev, bool is_blk, char *line)

@@ -1,23 +1,28 @@
 /*
- * virtio-net with one pair of queues, over a tap (with its checksum and segmentation offloads) or a
- * stream socket that carries Ethernet frames, each after its length (4 bytes, big endian). For the
- * built-in monitor; QEMU has its own.
+ * virtio-net over taps (or macvtaps) of the host's kernel, or over a stream socket as passt has it.
+ * Checksums and segmentation are the tap's business: packets pass as they are, with their headers.
+ * One thread serves all queues.
  */
 #pragma once
 
 #include "base/error.h"
 #include "virtio/virtio.h"
 
+/* Pairs of queues; with more than one there is a control queue, too. */
+#define NET_MAX_PAIRS ((VIRTIO_MAX_QUEUES - 1u) / 2u)
+
 enum net_kind {
-	NET_TAP, /* or macvtap, with IFF_VNET_HDR */
+	NET_TAP, /* opened with IFF_VNET_HDR, and IFF_MULTI_QUEUE if more than one */
+	/* Connected; each frame after its length, 4 bytes, big endian. One pair, no offloads. */
 	NET_STREAM,
 };
 
 struct net_config {
 	enum net_kind kind;
-	int fd; /* taken, also on failure */
 	uint8_t mac[6];
-	uint16_t mtu; /* 0: not told */
+	uint32_t mtu;     /* 0: not told to the driver */
+	const int *fds;   /* one a pair; taken in every case */
+	unsigned n_pairs; /* those beyond NET_MAX_PAIRS are closed */
 };
 
 __must_check int net_dev_new(const struct net_config *config, struct virtio_dev **ret_dev,

@@ -1,12 +1,11 @@
 /*
- * Theory of operation
+ * virtio-net. Queue 2n is towards the guest, 2n + 1 from it; the control queue comes last.
  *
- * Queue 0 is towards the guest, queue 1 from it. One packet at a time is read into `in`, behind
- * room for its header, and waits there while the guest has no buffers; the descriptor is not polled
- * then, and the peer or the tap's own queue holds the rest. A packet of the guest goes to a tap
- * straight from its memory; to a stream it is copied to `out`, since it may go in parts. The
- * headers of a guest's packets are checked by the kernel's tap, and dropped on a stream, which
- * offers no offloads.
+ * Towards the guest a packet is read into a buffer of ours and copied to as many of the driver's
+ * buffers as it takes. If there are too few, it waits, and the tap is not polled until the driver
+ * has added some. From the guest packets go straight out of its memory; what the tap does not take
+ * at once is lost, as on any wire. A stream must not lose parts of a frame: the rest waits here,
+ * and the queue stands still meanwhile.
  */
 #include "virtio/net.h"
 
@@ -14,6 +13,7 @@
 #include <errno.h>
 #include <linux/if_tun.h>
 #include <linux/virtio_net.h>
+#include <net/if.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -26,37 +26,41 @@
 #include "base/iov.h"
 #include "base/log.h"
 
-#define QUEUE_RX 0u
-#define QUEUE_TX 1u
-
-#define HEADER    sizeof(struct virtio_net_hdr_mrg_rxbuf)
-#define FRAME_MAX 65562u /* the largest IP packet, with Ethernet and VLAN headers */
-#define LENGTH    4u     /* before a frame on a stream */
-#define MAX_SEGS  128u
-#define MAX_MERGE 64u /* buffers for one packet: 64 KiB in pieces of 1 KiB */
-/* Packets before the other direction has its turn. */
-#define BATCH 64u
+#define HDR        ((size_t)sizeof(struct virtio_net_hdr_mrg_rxbuf))
+#define FRAME_MIN  1u
+#define FRAME_MAX  (65536u + 14u + 4u)
+#define LENGTH     4u /* before a frame of a stream */
+#define MAX_SEGS   256u
+#define MAX_CHAINS 128u /* buffers that one packet may take */
+#define BATCH      64   /* packets before others have their turn */
 
 #define BIT(n) (UINT64_C(1) << (n))
+#define OFFLOADS                                                                                   \
+	(BIT(VIRTIO_NET_F_CSUM) | BIT(VIRTIO_NET_F_GUEST_CSUM) | BIT(VIRTIO_NET_F_GUEST_TSO4) |    \
+	 BIT(VIRTIO_NET_F_GUEST_TSO6) | BIT(VIRTIO_NET_F_HOST_TSO4) | BIT(VIRTIO_NET_F_HOST_TSO6))
+
+struct net_pair {
+	struct net_dev *net;
+	struct evsource source;
+	int fd;
+	unsigned index;
+	bool off;      /* the driver uses fewer pairs */
+	bool attached; /* the tap's queue, if it has several */
+	bool starved;  /* a packet waits for buffers of the driver's */
+	uint8_t in[HDR + LENGTH + FRAME_MAX];
+	size_t in_len;                   /* TAP: a packet that waits. STREAM: bytes read so far */
+	uint8_t out[LENGTH + FRAME_MAX]; /* STREAM: of a frame that is being sent */
+	size_t out_at, out_len;
+};
 
 struct net_dev {
 	struct virtio_dev dev;
-	struct evsource io;
-	int fd;
-	uint32_t events;
 	bool stream;
-	bool tx_blocked;
 	uint8_t mac[6];
 	uint16_t mtu;
+	unsigned n_pairs;
 	struct iovec segs[MAX_SEGS];
-
-	uint8_t in[HEADER + FRAME_MAX]; /* header and frame */
-	size_t in_len;                  /* of a whole packet that waits, else 0 */
-	uint8_t length[LENGTH];         /* of the frame that is coming on a stream */
-	size_t got;                     /* of length, then of the frame */
-
-	uint8_t out[LENGTH + FRAME_MAX];
-	size_t out_len, out_done;
+	struct net_pair pairs[];
 };
 
 static struct net_dev *net_of(struct virtio_dev *dev)
@@ -64,201 +68,228 @@ static struct net_dev *net_of(struct virtio_dev *dev)
 	return container_of(dev, struct net_dev, dev);
 }
 
-/* Polls for what can be used. */
-static void listen_again(struct net_dev *n)
+static struct vq *rx_of(struct net_pair *p)
 {
-	bool rx = n->dev.queues[QUEUE_RX].started && n->in_len == 0;
-	uint32_t events = (rx ? EPOLLIN : 0) | (n->tx_blocked ? EPOLLOUT : 0);
-
-	if (n->io.fd < 0 || events == n->events)
-		return;
-	n->events = events;
-	(void)evloop_mod(&n->dev.loop, &n->io, events);
+	return &p->net->dev.queues[2 * p->index];
 }
 
-static void hang_up(struct net_dev *n)
+static struct vq *tx_of(struct net_pair *p)
 {
-	log_debug("net: the other end has gone");
-	evloop_del(&n->dev.loop, &n->io);
-	n->got = 0;
+	return &p->net->dev.queues[2 * p->index + 1];
+}
+
+static void poll_for(struct net_pair *p, uint32_t events)
+{
+	if (p->source.fd >= 0)
+		(void)evloop_mod(&p->net->dev.loop, &p->source, events);
+}
+
+/* What is at the other end went away: the guest has no carrier, which it is not told. */
+static void hang_up(struct net_pair *p)
+{
+	if (p->source.fd >= 0)
+		evloop_del(&p->net->dev.loop, &p->source);
+	cleanup_close_(&p->fd);
+	p->fd = -1;
+	p->in_len = p->out_len = 0;
 }
 
 /* --- towards the guest --- */
 
-/* Reads of a stream as much of [@got, @len) as there is; true when all is there. */
-static bool read_part(struct net_dev *n, uint8_t *to, size_t base, size_t len)
-{
-	while (n->got < base + len) {
-		ssize_t r = read(n->fd, to + (n->got - base), base + len - n->got);
-
-		if (r < 0 && errno == EINTR)
-			continue;
-		if (r < 0 && errno == EAGAIN)
-			return false;
-		if (r <= 0) {
-			hang_up(n);
-			return false;
-		}
-		n->got += (size_t)r;
-	}
-	return true;
-}
-
-static bool read_stream(struct net_dev *n)
-{
+struct piece {
+	uint16_t head;
 	uint32_t len;
+};
 
-	if (n->got < LENGTH && !read_part(n, n->length, 0, LENGTH))
-		return false;
-	len = load_be32(n->length);
-	if (len == 0 || len > FRAME_MAX) {
-		/* There is no way to find the next frame. */
-		log_debug("net: a frame of %u bytes", len);
-		hang_up(n);
-		return false;
-	}
-	if (!read_part(n, n->in + HEADER, LENGTH, len))
-		return false;
-	n->got = 0;
-	memset(n->in, 0, HEADER);
-	n->in_len = HEADER + len;
-	return true;
-}
-
-static bool read_packet(struct net_dev *n)
+/*
+ * Copies a packet with its header to the driver's buffers. 0: too few of them, none is taken;
+ * 1: done, or the queue is of no use.
+ */
+static int give(struct net_pair *p, const uint8_t *data, size_t len)
 {
-	ssize_t r;
+	bool mergeable = p->net->dev.acked & BIT(VIRTIO_NET_F_MRG_RXBUF);
+	struct iovec *segs = p->net->segs, first[MAX_SEGS] = { 0 };
+	struct vq_chain chain = { .iov = segs, .iov_cap = MAX_SEGS };
+	struct piece pieces[MAX_CHAINS];
+	struct vq *vq = rx_of(p);
+	size_t done = 0, n = 0, n_first = 0;
+	uint8_t buffers[2];
 
-	if (n->io.fd < 0)
-		return false;
-	if (n->stream)
-		return read_stream(n);
-	do
-		r = read(n->fd, n->in, sizeof(n->in));
-	while (r < 0 && errno == EINTR);
-	if (r < 0 && errno != EAGAIN && errno != EBADFD && errno != EIO)
-		hang_up(n);
-	/* EIO, EBADFD: the link is down or has gone; it may come back. */
-	n->in_len = r >= (ssize_t)HEADER ? (size_t)r : 0;
-	return n->in_len > 0;
-}
+	while (done < len) {
+		int r = n < MAX_CHAINS && (mergeable || n == 0) ? vq_pop(vq, &chain) : -E2BIG;
+		size_t room;
 
-/* Puts the packet into the guest's buffers; false if they are too few. */
-static bool deliver(struct net_dev *n)
-{
-	struct vq *vq = &n->dev.queues[QUEUE_RX];
-	bool merge = n->dev.acked & BIT(VIRTIO_NET_F_MRG_RXBUF);
-	struct {
-		uint16_t head;
-		uint32_t len;
-	} used[MAX_MERGE];
-	size_t n_used = 0, n_segs = 0, room = 0, left = n->in_len;
-
-	while (room < n->in_len && n_used < (merge ? MAX_MERGE : 1u) && n_segs < MAX_SEGS) {
-		struct vq_chain chain = { .iov = n->segs + n_segs, .iov_cap = MAX_SEGS - n_segs };
-		int r = vq_pop(vq, &chain);
-
-		if (r == -EPROTO)
-			log_debug("net: the guest's queue is malformed");
+		if (r == 0 && vq_enable_kick(vq))
+			continue;
 		if (r <= 0) {
-			while (n_used-- > 0)
+			while (n--)
 				vq_unpop(vq);
-			return r < 0;
+			if (r == -EPROTO)
+				log_debug("net: the guest's queue is malformed");
+			p->starved = r == 0;
+			/* A packet that never fits is dropped. */
+			return r == 0 ? 0 : 1;
 		}
-		/* What is for reading only is no room. */
-		memmove(&n->segs[n_segs], &n->segs[n_segs + chain.n_out],
-			chain.n_in * sizeof(n->segs[0]));
-		n_segs += chain.n_in;
-		room += chain.in_len;
-		used[n_used].head = chain.head;
-		used[n_used++].len = (uint32_t)MIN_OF(chain.in_len, left);
-		left -= used[n_used - 1].len;
+		room = iov_from_buf(segs + chain.n_out, chain.n_in, 0, data + done, len - done);
+		if (n == 0) {
+			n_first = chain.n_in;
+			memcpy(first, segs + chain.n_out, n_first * sizeof(*first));
+		}
+		pieces[n++] = (struct piece){ chain.head, (uint32_t)room };
+		done += room;
 	}
-	if (room < n->in_len) {
-		/* A guest that gives crumbs gets nothing. */
-		for (size_t i = 0; i < n_used; i++)
-			vq_push(vq, used[i].head, 0);
-		return true;
-	}
-	store_le16(n->in + offsetof(struct virtio_net_hdr_mrg_rxbuf, num_buffers),
-		   (uint16_t)n_used);
-	(void)iov_from_buf(n->segs, n_segs, 0, n->in, n->in_len);
-	for (size_t i = 0; i < n_used; i++)
-		vq_push(vq, used[i].head, used[i].len);
-	return true;
+	store_le16(buffers, (uint16_t)n);
+	(void)iov_from_buf(first, n_first, offsetof(struct virtio_net_hdr_mrg_rxbuf, num_buffers),
+			   buffers, sizeof(buffers));
+	for (size_t i = 0; i < n; i++)
+		vq_push(vq, pieces[i].head, pieces[i].len);
+	return 1;
 }
 
-static void serve_rx(struct net_dev *n)
+/* Polls for what can go on: input if the driver has room for it, output if some is under way. */
+static void poll_on(struct net_pair *p)
 {
-	struct vq *vq = &n->dev.queues[QUEUE_RX];
+	bool in = rx_of(p)->started && !rx_of(p)->broken && !p->starved;
 
-	if (!vq->started)
-		return;
-	vq_disable_kick(vq);
-	for (unsigned i = 0; i < BATCH && (n->in_len || read_packet(n)); i++) {
-		while (!deliver(n))
-			if (!vq_enable_kick(vq))
-				goto out;
-		n->in_len = 0;
+	poll_for(p, (in ? EPOLLIN : 0u) | (p->out_len ? EPOLLOUT : 0u));
+}
+
+static void receive_tap(struct net_pair *p)
+{
+	for (int i = 0; i < BATCH && p->fd >= 0; i++) {
+		ssize_t n;
+
+		if (!p->in_len) {
+			n = read(p->fd, p->in, sizeof(p->in));
+			if (n < 0 && errno == EINTR)
+				continue;
+			/* A tap whose link is down answers with EIO until it is up. */
+			if (n < 0 && errno != EAGAIN && errno != EIO)
+				hang_up(p);
+			if (n < (ssize_t)(HDR + FRAME_MIN))
+				break;
+			p->in_len = (size_t)n;
+		}
+		if (!give(p, p->in, p->in_len))
+			break;
+		p->in_len = 0;
 	}
-out:
-	virtio_dev_notify(&n->dev, QUEUE_RX);
+}
+
+/* The frames in the buffer; false if the driver has no room for the next. */
+static bool give_frames(struct net_pair *p)
+{
+	static const uint8_t no_header[HDR];
+	size_t at = 0;
+	bool room = true;
+
+	while (room && p->in_len - at >= LENGTH) {
+		size_t len = load_be32(p->in + HDR + at);
+		uint8_t *frame = p->in + HDR + at + LENGTH;
+
+		if (len < FRAME_MIN || len > FRAME_MAX) {
+			log_debug("net: a frame of %zu bytes comes in", len);
+			hang_up(p);
+			return false;
+		}
+		if (p->in_len - at < LENGTH + len)
+			break;
+		/* Its header takes the place of what was before it and is no longer needed. */
+		memcpy(frame - HDR, no_header, HDR);
+		room = give(p, frame - HDR, HDR + len);
+		if (room)
+			at += LENGTH + len;
+		else
+			store_be32(frame - LENGTH, (uint32_t)len);
+	}
+	memmove(p->in + HDR, p->in + HDR + at, p->in_len - at);
+	p->in_len -= at;
+	return room;
+}
+
+static void receive_stream(struct net_pair *p)
+{
+	for (int i = 0; i < 4 && p->fd >= 0; i++) {
+		ssize_t n;
+
+		if (!give_frames(p) || p->in_len == sizeof(p->in) - HDR)
+			return;
+		n = read(p->fd, p->in + HDR + p->in_len, sizeof(p->in) - HDR - p->in_len);
+		if (n < 0 && (errno == EINTR || errno == EAGAIN))
+			return;
+		if (n <= 0)
+			hang_up(p);
+		else
+			p->in_len += (size_t)n;
+	}
+	if (p->fd >= 0)
+		(void)give_frames(p);
+}
+
+static void receive(struct net_pair *p)
+{
+	if (!rx_of(p)->started)
+		return;
+	vq_disable_kick(rx_of(p));
+	p->starved = false;
+	if (p->net->stream)
+		receive_stream(p);
+	else
+		receive_tap(p);
+	virtio_dev_notify(&p->net->dev, 2 * p->index);
+	poll_on(p);
 }
 
 /* --- from the guest --- */
 
-/* What is left of the frame under way; false if it has to wait. */
-static bool flush(struct net_dev *n)
+static void send_tap(struct net_pair *p, const struct vq_chain *chain)
 {
-	while (n->out_done < n->out_len && n->io.fd >= 0) {
-		ssize_t r =
-			send(n->fd, n->out + n->out_done, n->out_len - n->out_done, MSG_NOSIGNAL);
+	/* A full tap loses the packet. */
+	if (chain->out_len >= HDR + FRAME_MIN && chain->out_len <= HDR + FRAME_MAX && p->fd >= 0)
+		(void)!writev(p->fd, chain->iov, (int)chain->n_out);
+}
 
-		if (r < 0 && errno == EINTR)
+/* False while the socket is full. */
+static bool flush_stream(struct net_pair *p)
+{
+	while (p->out_at < p->out_len) {
+		ssize_t n = send(p->fd, p->out + p->out_at, p->out_len - p->out_at,
+				 MSG_DONTWAIT | MSG_NOSIGNAL);
+
+		if (n < 0 && errno == EINTR)
 			continue;
-		if (r < 0 && errno == EAGAIN)
+		if (n < 0 && errno == EAGAIN)
 			return false;
-		if (r < 0)
-			hang_up(n);
-		else
-			n->out_done += (size_t)r;
+		if (n < 0) {
+			hang_up(p);
+			break;
+		}
+		p->out_at += (size_t)n;
 	}
-	n->out_len = n->out_done = 0;
+	p->out_at = p->out_len = 0;
 	return true;
 }
 
-/* False if the packet has to wait, and is not taken. */
-static bool send_packet(struct net_dev *n, const struct vq_chain *chain)
+static void put_stream(struct net_pair *p, const struct vq_chain *chain)
 {
-	size_t len;
-	ssize_t r;
+	size_t len = chain->out_len - HDR;
 
-	if (chain->out_len <= HEADER || chain->out_len - HEADER > FRAME_MAX || n->io.fd < 0)
-		return true;
-	if (!n->stream) {
-		do
-			r = writev(n->fd, chain->iov, (int)chain->n_out);
-		while (r < 0 && errno == EINTR);
-		return !(r < 0 && errno == EAGAIN);
-	}
-	len = chain->out_len - HEADER;
-	store_be32(n->out, (uint32_t)len);
-	(void)iov_to_buf(chain->iov, chain->n_out, HEADER, n->out + LENGTH, len);
-	n->out_len = LENGTH + len;
-	n->out_done = 0;
-	/* What does not go now goes before the next one. */
-	(void)flush(n);
-	return true;
+	if (chain->out_len < HDR + FRAME_MIN || len > FRAME_MAX || p->fd < 0)
+		return;
+	store_be32(p->out, (uint32_t)len);
+	(void)iov_to_buf(chain->iov, chain->n_out, HDR, p->out + LENGTH, len);
+	p->out_len = LENGTH + len;
 }
 
-static void serve_tx(struct net_dev *n)
+static void transmit(struct net_pair *p)
 {
-	struct vq *vq = &n->dev.queues[QUEUE_TX];
-	struct vq_chain chain = { .iov = n->segs, .iov_cap = MAX_SEGS };
+	struct vq_chain chain = { .iov = p->net->segs, .iov_cap = MAX_SEGS };
+	struct vq *vq = tx_of(p);
 
-	n->tx_blocked = !flush(n);
+	if (!vq->started)
+		return;
 	vq_disable_kick(vq);
-	while (!n->tx_blocked) {
+	while (!p->out_len || flush_stream(p)) {
 		int r = vq_pop(vq, &chain);
 
 		if (r == 0 && vq_enable_kick(vq))
@@ -267,152 +298,259 @@ static void serve_tx(struct net_dev *n)
 			log_debug("net: the guest's queue is malformed");
 		if (r <= 0)
 			break;
-		if (!send_packet(n, &chain)) {
-			vq_unpop(vq);
-			n->tx_blocked = true;
-			break;
-		}
+		if (p->net->stream)
+			put_stream(p, &chain);
+		else
+			send_tap(p, &chain);
 		vq_push(vq, chain.head, 0);
-		n->tx_blocked = n->out_len > 0;
 	}
-	virtio_dev_notify(&n->dev, QUEUE_TX);
+	virtio_dev_notify(&p->net->dev, 2 * p->index + 1);
+	poll_on(p);
 }
 
-static void on_io(struct evsource *src, uint32_t events)
+static void on_ready(struct evsource *source, uint32_t events)
 {
-	struct net_dev *n = container_of(src, struct net_dev, io);
+	struct net_pair *p = container_of(source, struct net_pair, source);
 
-	if (events & EPOLLOUT && n->dev.queues[QUEUE_TX].started)
-		serve_tx(n);
+	if ((events & EPOLLOUT) && p->out_len)
+		transmit(p);
 	if (events & EPOLLIN)
-		serve_rx(n);
-	/* Neither: a hang-up or a tap that was removed, which would be told again and again. */
-	if (!(events & (EPOLLIN | EPOLLOUT)) && n->io.fd >= 0)
-		hang_up(n);
-	listen_again(n);
+		receive(p);
+	else if (events & (EPOLLERR | EPOLLHUP))
+		hang_up(p);
+}
+
+/* --- control --- */
+
+static void on_ready(struct evsource *source, uint32_t events);
+
+/*
+ * The tap spreads packets over the queues that are attached: one that the driver does not serve
+ * must not be. Detached, it polls as an error.
+ */
+static bool attach_queue(struct net_pair *p, bool on)
+{
+	struct ifreq ifr = { .ifr_flags = on ? IFF_ATTACH_QUEUE : IFF_DETACH_QUEUE };
+	int r = 0;
+
+	if (p->net->n_pairs == 1 || p->fd < 0 || p->attached == on)
+		return true;
+	if (!on && p->source.fd >= 0)
+		evloop_del(&p->net->dev.loop, &p->source);
+	if (ioctl(p->fd, TUNSETQUEUE, &ifr) < 0)
+		r = -errno;
+	if (r == 0 && on)
+		r = evloop_add(&p->net->dev.loop, &p->source, p->fd, 0, on_ready);
+	p->attached = on;
+	return r == 0;
+}
+
+static bool use_pairs(struct net_dev *net, unsigned n)
+{
+	bool done = true;
+
+	for (unsigned i = 0; i < net->n_pairs; i++) {
+		struct net_pair *p = &net->pairs[i];
+
+		p->off = i >= n;
+		done &= attach_queue(p, !p->off && rx_of(p)->started);
+		poll_on(p);
+	}
+	return done;
+}
+
+static uint8_t control(struct net_dev *net, const struct vq_chain *chain)
+{
+	struct virtio_net_ctrl_hdr hdr;
+	uint8_t value[2];
+	unsigned n;
+
+	if (iov_to_buf(chain->iov, chain->n_out, 0, &hdr, sizeof(hdr)) != sizeof(hdr) ||
+	    hdr.class != VIRTIO_NET_CTRL_MQ || hdr.cmd != VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET ||
+	    iov_to_buf(chain->iov, chain->n_out, sizeof(hdr), value, sizeof(value)) !=
+		    sizeof(value))
+		return VIRTIO_NET_ERR;
+	n = load_le16(value);
+	return n >= 1 && n <= net->n_pairs && use_pairs(net, n) ? VIRTIO_NET_OK : VIRTIO_NET_ERR;
+}
+
+static void serve_control(struct net_dev *net)
+{
+	struct vq_chain chain = { .iov = net->segs, .iov_cap = MAX_SEGS };
+	unsigned q = 2 * net->n_pairs;
+	struct vq *vq = &net->dev.queues[q];
+
+	for (;;) {
+		int r = vq_pop(vq, &chain);
+		uint8_t status;
+
+		if (r == 0 && vq_enable_kick(vq))
+			continue;
+		if (r <= 0)
+			break;
+		status = control(net, &chain);
+		vq_push(vq, chain.head,
+			(uint32_t)iov_from_buf(chain.iov + chain.n_out, chain.n_in, 0, &status, 1));
+	}
+	virtio_dev_notify(&net->dev, q);
 }
 
 /* --- the device --- */
 
 static void net_kick(struct virtio_dev *dev, unsigned q)
 {
-	struct net_dev *n = net_of(dev);
+	struct net_dev *net = net_of(dev);
 
-	if (q == QUEUE_RX)
-		serve_rx(n);
-	else if (!n->tx_blocked)
-		serve_tx(n);
-	listen_again(n);
+	if (q == 2 * net->n_pairs)
+		serve_control(net);
+	else if (q % 2)
+		transmit(&net->pairs[q / 2]);
+	else
+		receive(&net->pairs[q / 2]);
 }
 
-/* What the guest can take over from the tap. */
-static void set_offloads(const struct net_dev *n)
+static void set_offloads(struct net_pair *p)
 {
-	static const struct {
-		unsigned feature;
-		unsigned long flag;
-	} map[] = { { VIRTIO_NET_F_GUEST_CSUM, TUN_F_CSUM },
-		    { VIRTIO_NET_F_GUEST_TSO4, TUN_F_TSO4 },
-		    { VIRTIO_NET_F_GUEST_TSO6, TUN_F_TSO6 } };
+	uint64_t acked = p->net->dev.acked;
 	unsigned long flags = 0;
 
-	for (size_t i = 0; i < ARRAY_LEN(map); i++)
-		if (n->dev.acked & BIT(map[i].feature))
-			flags |= map[i].flag;
-	if (ioctl(n->fd, TUNSETOFFLOAD, flags) < 0)
-		log_debug("net: TUNSETOFFLOAD: %m");
+	if (acked & BIT(VIRTIO_NET_F_GUEST_CSUM))
+		flags |= TUN_F_CSUM;
+	if (flags && (acked & BIT(VIRTIO_NET_F_GUEST_TSO4)))
+		flags |= TUN_F_TSO4;
+	if (flags && (acked & BIT(VIRTIO_NET_F_GUEST_TSO6)))
+		flags |= TUN_F_TSO6;
+	if (ioctl(p->fd, TUNSETOFFLOAD, flags) < 0)
+		log_debug("net: the tap takes no offloads: %s", strerror(errno));
 }
 
 static void net_queue_state(struct virtio_dev *dev, unsigned q, bool live)
 {
-	struct net_dev *n = net_of(dev);
+	struct net_dev *net = net_of(dev);
 
-	if (q == QUEUE_RX) {
-		n->in_len = 0;
-		if (live && !n->stream)
-			set_offloads(n);
+	if (q >= 2 * net->n_pairs || q % 2)
+		return;
+	(void)attach_queue(&net->pairs[q / 2], live && !net->pairs[q / 2].off);
+	if (live && !net->stream)
+		set_offloads(&net->pairs[q / 2]);
+	if (!live)
+		poll_for(&net->pairs[q / 2], 0);
+}
+
+static void net_reset(struct virtio_dev *dev)
+{
+	struct net_dev *net = net_of(dev);
+
+	for (unsigned i = 0; i < net->n_pairs; i++) {
+		net->pairs[i].starved = net->pairs[i].off = false;
+		if (!net->stream)
+			net->pairs[i].in_len = 0;
 	}
-	if (q == QUEUE_TX)
-		n->tx_blocked = false;
-	listen_again(n);
 }
 
 static void net_read_config(struct virtio_dev *dev, uint32_t off, void *buf, uint32_t len)
 {
-	const struct net_dev *n = net_of(dev);
+	const struct net_dev *net = net_of(dev);
 	struct virtio_net_config config = {
 		.status = htole16(VIRTIO_NET_S_LINK_UP),
-		.max_virtqueue_pairs = htole16(1),
-		.mtu = htole16(n->mtu),
+		.max_virtqueue_pairs = htole16((uint16_t)net->n_pairs),
+		.mtu = htole16(net->mtu),
 	};
 
-	memcpy(config.mac, n->mac, sizeof(config.mac));
+	memcpy(config.mac, net->mac, sizeof(config.mac));
 	memcpy(buf, (const uint8_t *)&config + off, len);
 }
 
 static void net_destroy(struct virtio_dev *dev)
 {
-	struct net_dev *n = net_of(dev);
+	struct net_dev *net = net_of(dev);
 
-	evloop_del(&dev->loop, &n->io);
+	for (unsigned i = 0; i < net->n_pairs; i++)
+		hang_up(&net->pairs[i]);
 	virtio_dev_fini(dev);
-	(void)close(n->fd);
-	free(n);
+	free(net);
 }
 
 static const struct virtio_dev_ops net_ops = {
 	.queue_state = net_queue_state,
 	.kick = net_kick,
 	.read_config = net_read_config,
+	.reset = net_reset,
 	.destroy = net_destroy,
 };
 
-static uint64_t features_of(const struct net_config *config)
+static int set_up_tap(int fd)
 {
-	uint64_t f = VIRTIO_F_BIT_VERSION_1 | VIRTIO_F_BIT_INDIRECT_DESC | VIRTIO_F_BIT_EVENT_IDX |
-		     BIT(VIRTIO_NET_F_MAC) | BIT(VIRTIO_NET_F_MRG_RXBUF) | BIT(VIRTIO_NET_F_STATUS);
+	int size = (int)HDR, little = 1;
 
-	if (config->mtu)
-		f |= BIT(VIRTIO_NET_F_MTU);
-	if (config->kind == NET_TAP)
-		f |= BIT(VIRTIO_NET_F_CSUM) | BIT(VIRTIO_NET_F_GUEST_CSUM) |
-		     BIT(VIRTIO_NET_F_GUEST_TSO4) | BIT(VIRTIO_NET_F_GUEST_TSO6) |
-		     BIT(VIRTIO_NET_F_HOST_TSO4) | BIT(VIRTIO_NET_F_HOST_TSO6);
-	return f;
+	if (ioctl(fd, TUNSETVNETHDRSZ, &size) < 0)
+		return -errno;
+	/* Where the host's order is little endian the kernel need not know this call. */
+	(void)ioctl(fd, TUNSETVNETLE, &little);
+	return 0;
+}
+
+static int add_pair(struct net_dev *net, unsigned i)
+{
+	struct net_pair *p = &net->pairs[i];
+	int r = fd_set_nonblock(p->fd, true);
+
+	if (r == 0 && !net->stream)
+		r = set_up_tap(p->fd);
+	p->attached = true;
+	if (r == 0)
+		r = evloop_add(&net->dev.loop, &p->source, p->fd, 0, on_ready);
+	if (r == 0 && !attach_queue(p, false))
+		r = -EINVAL;
+	return r;
 }
 
 int net_dev_new(const struct net_config *config, struct virtio_dev **ret_dev, struct error *err)
 {
-	auto_close int fd = config->fd;
-	struct net_dev *n;
-	int size = (int)HEADER, r;
+	unsigned n = MIN_OF(config->n_pairs, NET_MAX_PAIRS);
+	struct net_dev *net = calloc(1, sizeof(*net) + n * sizeof(net->pairs[0]));
+	int r = net ? 0 : -ENOMEM;
 
-	if (config->kind == NET_TAP && ioctl(fd, TUNSETVNETHDRSZ, &size) < 0)
-		return error_errno(err, -errno, "network card: not a tap with headers");
-	r = fd_set_nonblock(fd, true);
-	if (r < 0)
-		return error_errno(err, r, "network card");
-	n = calloc(1, sizeof(*n));
-	if (!n)
-		return error_set(err, -ENOMEM, "network card: out of memory");
-	n->io.fd = -1;
-	n->stream = config->kind == NET_STREAM;
-	n->mtu = config->mtu;
-	memcpy(n->mac, config->mac, sizeof(n->mac));
-	n->dev.n_queues = 2;
-	n->dev.config_size = offsetof(struct virtio_net_config, mtu) + sizeof(uint16_t);
-	n->dev.features = features_of(config);
-	r = virtio_dev_init(&n->dev, &net_ops, "net");
-	if (r < 0) {
-		free(n);
-		return error_errno(err, r, "network card: event loop");
+	for (unsigned i = net ? n : 0; i < config->n_pairs; i++)
+		(void)close(config->fds[i]);
+	if (!net)
+		return error_set(err, r, "net: out of memory");
+	net->stream = config->kind == NET_STREAM;
+	net->mtu = (uint16_t)config->mtu;
+	net->n_pairs = n;
+	memcpy(net->mac, config->mac, sizeof(net->mac));
+	for (unsigned i = 0; i < n; i++) {
+		net->pairs[i].net = net;
+		net->pairs[i].index = i;
+		net->pairs[i].fd = config->fds[i];
+		net->pairs[i].source.fd = -1;
 	}
-	n->fd = take_fd(&fd);
-	r = evloop_add(&n->dev.loop, &n->io, n->fd, 0, on_io);
+	net->dev.n_queues = 2 * n + (n > 1);
+	net->dev.config_size = sizeof(struct virtio_net_config);
+	net->dev.features = VIRTIO_F_BIT_VERSION_1 | VIRTIO_F_BIT_INDIRECT_DESC |
+			    VIRTIO_F_BIT_EVENT_IDX | BIT(VIRTIO_NET_F_MAC) |
+			    BIT(VIRTIO_NET_F_STATUS) | BIT(VIRTIO_NET_F_MRG_RXBUF);
+	if (!net->stream)
+		net->dev.features |= OFFLOADS;
+	if (config->mtu)
+		net->dev.features |= BIT(VIRTIO_NET_F_MTU);
+	if (n > 1)
+		net->dev.features |= BIT(VIRTIO_NET_F_MQ) | BIT(VIRTIO_NET_F_CTRL_VQ);
+	r = virtio_dev_init(&net->dev, &net_ops, "net");
 	if (r < 0) {
-		net_destroy(&n->dev);
-		return error_errno(err, r, "network card");
+		for (unsigned i = 0; i < n; i++)
+			(void)close(net->pairs[i].fd);
+		free(net);
+		return error_errno(err, r, "net: event loop");
 	}
-	*ret_dev = &n->dev;
+	if (n == 0 || (net->stream && n > 1))
+		r = -EINVAL;
+	for (unsigned i = 0; i < n && r == 0; i++)
+		r = add_pair(net, i);
+	if (r < 0) {
+		net_destroy(&net->dev);
+		return error_errno(err, r, "net: the network card's descriptor");
+	}
+	*ret_dev = &net->dev;
 	return 0;
 }

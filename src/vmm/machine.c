@@ -594,15 +594,13 @@ static int add_builtin_nics(struct machine *m, const Caisson__Vmm__V1__VmConfig 
 	for (size_t i = 0; i < config->n_nics && r == 0; i++) {
 		struct net_config nic = {
 			.kind = nics[i].kind == VMM_NIC_STREAM ? NET_STREAM : NET_TAP,
-			.fd = nics[i].fd[0],
-			.mtu = (uint16_t)nics[i].mtu,
+			.fds = nics[i].fd,
+			.n_pairs = nics[i].n_queues,
+			.mtu = nics[i].mtu,
 		};
 		struct virtio_dev *dev = NULL;
 
 		memcpy(nic.mac, nics[i].mac, sizeof(nic.mac));
-		/* One pair of queues: a tap gives nothing to those that are closed. */
-		for (unsigned k = 1; k < nics[i].n_queues; k++)
-			(void)close(nics[i].fd[k]);
 		r = net_dev_new(&nic, &dev, err);
 		if (r == 0)
 			r = monitor_add_device(m->monitor, &dev, &space, err);

@@ -1,5 +1,5 @@
 /*
- * PID 1 of the guests of test_vsock.py and test_blk.py: tests of single devices, without an agent.
+ * PID 1 of the guests of test_vsock.py, test_blk.py and test_virtio_net.py: tests of single devices, without an agent.
  *
  * Serves vsock ports 7 (echo), 8 (sink: reads to the end, answers "<bytes> ok|bad\n") and 9 (source:
  * reads "<bytes>\n", sends so many, closes), any number of connections each. Then connects to the
@@ -11,12 +11,18 @@
  *   discard|zero SERIAL OFF LEN
  *   await SERIAL SECTORS        until the disk has this serial and size
  *   dial PORT TEXT              sends TEXT to a host port and gives what comes back
+ *   ip LINK ADDRESS             gives a link an IPv4 address of a /24, and sets it up
+ *   mac LINK                    its hardware address
+ *   echo ADDRESS PORT BYTES     sends so many bytes by TCP, and checks that they come back
  *   off                         ends the machine, as does the end of the connection
  */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <linux/vm_sockets.h>
+#include <net/if.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdint.h>
@@ -332,6 +338,74 @@ static void dial_and_talk(FILE *out, unsigned port, const char *text)
 	close(fd);
 }
 
+static const char *set_ip(const char *link, const char *ip)
+{
+	struct sockaddr_in a = { .sin_family = AF_INET };
+	struct ifreq ifr = { 0 };
+	int fd = socket(AF_INET, SOCK_DGRAM, 0), bad;
+
+	snprintf(ifr.ifr_name, sizeof(ifr.ifr_name), "%.15s", link);
+	inet_pton(AF_INET, ip, &a.sin_addr);
+	memcpy(&ifr.ifr_addr, &a, sizeof(a));
+	bad = ioctl(fd, SIOCSIFADDR, &ifr);
+	inet_pton(AF_INET, "255.255.255.0", &a.sin_addr);
+	memcpy(&ifr.ifr_netmask, &a, sizeof(a));
+	bad |= ioctl(fd, SIOCSIFNETMASK, &ifr);
+	ifr.ifr_flags = IFF_UP;
+	bad |= ioctl(fd, SIOCSIFFLAGS, &ifr);
+	close(fd);
+	return bad ? strerror(errno) : "ok";
+}
+
+static void show_mac(FILE *out, const char *link)
+{
+	struct ifreq ifr = { 0 };
+	int fd = socket(AF_INET, SOCK_DGRAM, 0);
+	const uint8_t *m = (const uint8_t *)ifr.ifr_hwaddr.sa_data;
+
+	snprintf(ifr.ifr_name, sizeof(ifr.ifr_name), "%.15s", link);
+	if (ioctl(fd, SIOCGIFHWADDR, &ifr) < 0)
+		fprintf(out, "%s\n", strerror(errno));
+	else
+		fprintf(out, "%02x:%02x:%02x:%02x:%02x:%02x\n", m[0], m[1], m[2], m[3], m[4], m[5]);
+	close(fd);
+}
+
+static const char *echo(const char *ip, unsigned port, size_t len)
+{
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port) };
+	static uint8_t back[CHUNK];
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+	size_t sent = 0, got = 0;
+
+	inet_pton(AF_INET, ip, &a.sin_addr);
+	if (connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0) {
+		close(fd);
+		return strerror(errno);
+	}
+	while (got < len) {
+		struct pollfd p = { .fd = fd, .events = POLLIN | (sent < len ? POLLOUT : 0) };
+		ssize_t n;
+
+		if (poll(&p, 1, 30000) <= 0)
+			break;
+		if (p.revents & POLLOUT) {
+			size_t want = len - sent < CHUNK ? len - sent : CHUNK;
+
+			n = send(fd, pattern + sent % PERIOD, want, MSG_DONTWAIT);
+			sent += n > 0 ? (size_t)n : 0;
+		}
+		if (p.revents & (POLLIN | POLLHUP | POLLERR)) {
+			n = recv(fd, back, sizeof(back), MSG_DONTWAIT);
+			if (n <= 0 || memcmp(back, pattern + got % PERIOD, (size_t)n) != 0)
+				break;
+			got += (size_t)n;
+		}
+	}
+	close(fd);
+	return got == len ? "ok" : "differs";
+}
+
 static void command(FILE *out, char *line)
 {
 	char cmd[16] = "", a[64] = "", b[64] = "", c[64] = "", d[64] = "";
@@ -345,6 +419,12 @@ static void command(FILE *out, char *line)
 		dial_and_talk(out, (unsigned)atoi(a), b);
 	else if (strcmp(cmd, "discard") == 0 || strcmp(cmd, "zero") == 0)
 		fprintf(out, "%s\n", range(cmd, a, strtoull(b, NULL, 10), strtoull(c, NULL, 10)));
+	else if (strcmp(cmd, "mac") == 0)
+		show_mac(out, a);
+	else if (strcmp(cmd, "ip") == 0)
+		fprintf(out, "%s\n", set_ip(a, b));
+	else if (strcmp(cmd, "echo") == 0)
+		fprintf(out, "%s\n", echo(a, (unsigned)atoi(b), strtoull(c, NULL, 10)));
 	else if (strcmp(cmd, "off") == 0)
 		reboot(RB_AUTOBOOT);
 	else

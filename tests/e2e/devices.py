@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 
 import pytest
 
@@ -60,7 +61,7 @@ def build_initrd(source, where):
 
 
 class Machine:
-    """A guest with devices: [(kind, args...)], kind one of vsock, blk, fs.
+    """A guest with devices: [(kind, args...)], kind one of vsock, blk, net, stream, fs.
 
     @prefix is a command that runs the devices' programs. A share with the option queues=N has N queues
     in the machine too.
@@ -76,6 +77,9 @@ class Machine:
         self.listener = self.listen(1030)
         args, ends = [], []
         for i, (kind, *rest) in enumerate([("vsock", str(self.vsock), str(cid)), *devices]):
+            if kind in ("net", "stream"):
+                args += self.start_net(i, kind, rest)
+                continue
             ours, theirs = socket.socketpair()
             os.set_inheritable(theirs.fileno(), True)
             self.backends.append(subprocess.Popen(
@@ -105,6 +109,19 @@ class Machine:
         for s in ends:
             s.close()
         self.wait_hello()
+
+    def start_net(self, i, kind, rest):
+        """QEMU wants a named socket here."""
+        path = self.dir / f"net{i}.sock"
+        self.backends.append(subprocess.Popen(
+            [self.program, "--socket", path, kind, *map(str, rest)], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True))
+        deadline = time.monotonic() + 10
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return ["-chardev", f"socket,id=c{i},path={path}",
+                "-netdev", f"vhost-user,id=n{i},chardev=c{i}",
+                "-device", f"virtio-net-device,netdev=n{i},mac={rest[1]}"]
 
     def listen(self, port):
         s = socket.socket(socket.AF_UNIX)

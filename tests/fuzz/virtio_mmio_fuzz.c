@@ -26,7 +26,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 /* A card whose peer has sent what the input begins with. */
 static int make_net(const uint8_t *data, size_t size, struct virtio_dev **ret_dev)
 {
-	struct net_config config = { .kind = NET_STREAM, .mac = { 2 } };
+	struct net_config config = { .kind = NET_STREAM, .n_pairs = 1, .mac = { 2 } };
 	int fds[2];
 
 	if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds) < 0)
@@ -34,7 +34,7 @@ static int make_net(const uint8_t *data, size_t size, struct virtio_dev **ret_de
 	if (send(fds[0], data, size < 8192 ? size : 8192, MSG_DONTWAIT) < 0)
 		abort();
 	close(fds[0]);
-	config.fd = fds[1];
+	config.fds = &fds[1];
 	return net_dev_new(&config, ret_dev, NULL);
 }
 

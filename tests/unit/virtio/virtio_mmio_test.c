@@ -395,13 +395,18 @@ static void free_pages_go_back(void **state)
 
 static int begin_card(struct bench *b)
 {
-	struct net_config config = { .kind = NET_STREAM, .mac = { 2, 0, 0, 0, 0, 7 }, .mtu = 1400 };
+	struct net_config config = {
+		.kind = NET_STREAM,
+		.n_pairs = 1,
+		.mac = { 2, 0, 0, 0, 0, 7 },
+		.mtu = 1400,
+	};
 	struct virtio_dev *dev = NULL;
 	struct error err = { 0 };
 	int fds[2];
 
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
-	config.fd = fds[1];
+	config.fds = &fds[1];
 	assert_int_equal(net_dev_new(&config, &dev, &err), 0);
 	begin(b, dev, (struct virtio_mmio_config){ .id = VIRTIO_ID_NET_DEV, .queue_size = 64 });
 	features(b, VIRTIO_F_BIT_VERSION_1 | 1u << 15 | 1u << 5);

@@ -72,7 +72,8 @@ def main():
     if not (stage / "bin/caisson").exists():
         sys.exit("memory.py: no staged build; set CAISSON_STAGE")
     scratch = pathlib.Path(tempfile.mkdtemp(prefix="caisson-memory-"))
-    os.environ.update(CAISSON_ROOT=str(scratch / "root"), CAISSON_RUN=str(scratch / "run"))
+    os.environ.update(CAISSON_ROOT=str(scratch / "root"), CAISSON_RUN=str(scratch / "run"),
+                      NETCONFPATH=str(scratch / "net"))
     layout = subprocess.run([TOP / "tests/images/build", "busybox"], stdout=subprocess.PIPE, text=True,
                             check=True).stdout.split()[-1]
     try:

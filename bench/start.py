@@ -128,7 +128,8 @@ def main():
         sys.exit("start.py: no staged build; set CAISSON_STAGE")
     caisson = stage / "bin/caisson"
     scratch = pathlib.Path(tempfile.mkdtemp(prefix="caisson-start-"))
-    os.environ.update(CAISSON_ROOT=str(scratch / "root"), CAISSON_RUN=str(scratch / "run"))
+    os.environ.update(CAISSON_ROOT=str(scratch / "root"), CAISSON_RUN=str(scratch / "run"),
+                      NETCONFPATH=str(scratch / "net"))
     layout = subprocess.run([TOP / "tests/images/build", "busybox"], stdout=subprocess.PIPE, text=True,
                             check=True).stdout.split()[-1]
     image = f"oci:{layout}:latest"

@@ -7,8 +7,9 @@ set -eu
 top=$(cd "$(dirname "$0")/.." && pwd)
 caisson=${1:?usage: tools/demo.sh STAGE}/bin/caisson
 scratch=$(mktemp -d /tmp/caisson-demo-XXXXXX)
-CAISSON_ROOT=$scratch/root CAISSON_RUN=$scratch/run
-export CAISSON_ROOT CAISSON_RUN
+# No network of the machine is touched, also where it has CNI networks.
+CAISSON_ROOT=$scratch/root CAISSON_RUN=$scratch/run NETCONFPATH=$scratch/net
+export CAISSON_ROOT CAISSON_RUN NETCONFPATH
 trap 'rm -rf "$scratch"' EXIT
 trap 'exit 130' INT TERM
 

@@ -6,6 +6,7 @@ Guests of guests under emulation are slow: few tests, and one testbed for them a
 import atexit
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 
@@ -41,6 +42,17 @@ class Builtin(test_vmm.VM):
         return self
 
 
+def resident_besides_guest(pid):
+    """KiB."""
+    total, guest = 0, False
+    for line in pathlib.Path(f"/proc/{pid}/smaps").read_text(encoding="ascii").splitlines():
+        if re.match("[0-9a-f]+-[0-9a-f]+ ", line):
+            guest = "/memory" in line
+        elif line.startswith("Rss:") and not guest:
+            total += int(line.split()[1])
+    return total
+
+
 def qemus():
     return [p for p in pathlib.Path("/proc").glob("[0-9]*/comm")
             if p.read_text(encoding="utf-8").startswith("qemu")]
@@ -70,6 +82,7 @@ class TestMachine:
             text = (task / "status").read_text(encoding="ascii")
             assert "Seccomp:\t2" in text, text
             assert "CapEff:\t0000000000000000" in text, text
+        assert resident_besides_guest(vm.vmm) <= 3 << 10
         vm.tell("close")
         assert vm.proc.wait(10) == 0
         vm.popen("--attach")
@@ -81,6 +94,16 @@ class TestMachine:
         vm.expect("done")
         vm.exited("stopped")
         vm.assert_gone()
+
+    def test_boots_with_few_exits(self, vm):
+        """From the first instruction to the end; a small guest's boot has no business with us."""
+        vm.start("say,off", "--debug")
+        vm.exited("guest")
+        log = vm.proc.stderr.read().decode(errors="replace")
+        found = re.search(r"exits: io (\d+), mmio (\d+), interrupted (\d+), other (\d+)", log)
+        assert found, log
+        io, mmio, interrupted, other = map(int, found.groups())
+        assert io <= 40 and mmio <= 600 and interrupted <= 40 and other == 0, found.group(0)
 
     def test_panic(self, vm):
         test_vmm.test_panic(vm)

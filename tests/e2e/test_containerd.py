@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -243,6 +244,29 @@ def test_kill_of_a_part(ctrd, detached, victim):
     events.close()
     assert [b["exit_status"] for b in exits] == [137], exits
     ctrd.ctr("container", "rm", "victim")
+
+
+def test_kills_at_any_moment(ctrd):
+    """Wherever in a container's start or life one of its processes is killed, nothing is left."""
+    dice = random.Random()
+    seed = dice.randrange(1 << 32)
+    print(f"seed {seed}")
+    dice.seed(seed)
+    for n in range(6):
+        p = ctrd.ctr_popen("run", "-d", "--null-io", "--runtime", c.RUNTIME,
+                           "docker.io/test/busybox:latest", f"dice{n}", "sleep", "1000")
+        time.sleep(dice.uniform(0.05, 1.5))
+        running = ctrd.processes()
+        if running:
+            try:
+                os.kill(dice.choice(running), signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        p.communicate(timeout=60)
+        ctrd.try_ctr("task", "rm", "-f", f"dice{n}")
+        wait_until(lambda: f"dice{n}" not in ctrd.ctr("task", "ls", "-q").split())
+        ctrd.try_ctr("container", "rm", f"dice{n}")
+        ctrd.assert_clean(20)
 
 
 def test_info(ctrd):

@@ -18,9 +18,7 @@
 
 struct options {
 	const char *root, *log, *log_format;
-	const char *bundle, *pid_file, *console_socket, *process, *format;
-	const char *cwd, *user;
-	char **env;
+	const char *bundle, *pid_file, *console_socket, *process, *cwd;
 	bool force, all, detach, tty;
 };
 
@@ -373,7 +371,7 @@ static int parse(struct options *o, int argc, char **argv, bool *ret_version)
 		{ "pid-file", required_argument, NULL, PID_FILE },
 		{ "console-socket", required_argument, NULL, CONSOLE },
 		{ "process", required_argument, NULL, 'p' },
-		{ "format", required_argument, NULL, 'F' },
+		{ "format", required_argument, NULL, IGNORED_VALUE },
 		{ "cwd", required_argument, NULL, CWD },
 		{ "force", no_argument, NULL, 'f' },
 		{ "all", no_argument, NULL, 'a' },
@@ -392,7 +390,7 @@ static int parse(struct options *o, int argc, char **argv, bool *ret_version)
 	};
 	int c;
 
-	while ((c = getopt_long(argc, argv, "+b:p:F:fadtv", longs, NULL)) >= 0) {
+	while ((c = getopt_long(argc, argv, "+b:p:fadtv", longs, NULL)) >= 0) {
 		switch (c) {
 		case ROOT:
 			o->root = optarg;
@@ -414,9 +412,6 @@ static int parse(struct options *o, int argc, char **argv, bool *ret_version)
 			break;
 		case 'p':
 			o->process = optarg;
-			break;
-		case 'F':
-			o->format = optarg;
 			break;
 		case CWD:
 			o->cwd = optarg;

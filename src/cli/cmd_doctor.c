@@ -18,9 +18,11 @@
 #include "base/cleanup.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "cli/netdef.h"
 #include "cli/table.h"
 #include "cli/units.h"
 #include "config/config.h"
+#include "sandbox/usernet.h"
 
 enum { LEVEL_OK, LEVEL_NOTE, LEVEL_FAIL };
 
@@ -193,6 +195,30 @@ static void check_host(struct doctor *d)
 		say(d, LEVEL_FAIL, "user", "caisson must run as root");
 }
 
+static void check_network(struct doctor *d)
+{
+	auto_cni_network struct cni_network *host = NULL;
+	bool plugins = !access("/usr/lib/cni/bridge", X_OK) || !access("/opt/cni/bin/bridge", X_OK);
+	struct error err = { 0 };
+
+	if (netdef_host_default(&host, &err) < 0)
+		say(d, LEVEL_FAIL, "network", "%s", error_text(&err));
+	else if (host)
+		say(d, LEVEL_OK, "network", "containers join '%s' unless --network says otherwise",
+		    host->name);
+	else if (usernet_program())
+		say(d, LEVEL_OK, "network", "user-mode by %s unless --network says otherwise",
+		    usernet_program());
+	else
+		say(d, LEVEL_NOTE, "network", "passt is not installed: containers have their loopback "
+		    "only, unless they join a network");
+	if (!plugins && !getenv("CNI_PATH"))
+		say(d, LEVEL_NOTE, "cni", "no plugins for 'caisson network': install "
+		    "containernetworking-plugins");
+	else
+		say(d, LEVEL_OK, "cni", "plugins for 'caisson network' are there");
+}
+
 static int do_doctor(void *options, int argc, char **argv)
 {
 	static const struct column columns[] = { { "CHECK", "Check" }, { "RESULT", "Result" },
@@ -223,6 +249,7 @@ static int do_doctor(void *options, int argc, char **argv)
 	check_dir(&d, "storage", root, true);
 	check_dir(&d, "state", run, false);
 	check_memory(&d, &cfg);
+	check_network(&d);
 	r = table_print(d.rows, columns, ARRAY_LEN(columns), NULL, json, &err);
 	json_decref(d.rows);
 	config_fini(&cfg);

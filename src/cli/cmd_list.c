@@ -11,6 +11,7 @@
 #include "base/cleanup.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "cli/connect.h"
 #include "cli/lifecycle.h"
 #include "cli/table.h"
 #include "cli/units.h"
@@ -79,20 +80,48 @@ static char *command_text(const struct container *c, bool whole)
 	return text;
 }
 
+/* "0.0.0.0:8080->80/tcp, ..." of a container whose ports are connected. */
+static char *ports_text(const struct container *c)
+{
+	json_t *list = json_object_get(json_object_get(c->rec, "NetworkSettings"), "Ports"), *p;
+	char *text = strdup("");
+	size_t i;
+
+	if (!connect_is_up(c))
+		return text;
+	json_array_foreach(list, i, p) {
+		const char *address = json_string_value(json_object_get(p, "HostIp"));
+		const char *protocol = json_string_value(json_object_get(p, "Protocol"));
+		bool v6 = address && strchr(address, ':');
+		char *longer = cli_format("%s%s%s%s%s:%lld->%lld/%s", text ? text : "", i ? ", " : "",
+					  v6 ? "[" : "", address && *address ? address : "0.0.0.0",
+					  v6 ? "]" : "",
+					  (long long)json_integer_value(json_object_get(p, "HostPort")),
+					  (long long)json_integer_value(json_object_get(p, "ContainerPort")),
+					  protocol ? protocol : "tcp");
+
+		free(text);
+		text = longer;
+	}
+	return text;
+}
+
 static json_t *ps_row(const struct container *c, bool whole)
 {
 	auto_free char *command = command_text(c, whole);
+	auto_free char *ports = ports_text(c);
 	char status[96], age[UNITS_TEXT], running_for[UNITS_TEXT + 8];
 	json_t *row;
 
 	status_text(c, status, sizeof(status));
 	units_format_age(age_of(container_str(c, "Created")), age);
 	snprintf(running_for, sizeof(running_for), "%s ago", age);
-	row = json_pack("{s:s%, s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "ID", c->id,
+	row = json_pack("{s:s%, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "ID", c->id,
 			(size_t)(whole ? CONTAINER_ID_LEN : CONTAINER_SHORT_LEN), "Image",
 			container_str(c, "Image"), "Command", command ? command : "", "CreatedAt",
 			container_str(c, "Created"), "RunningFor", running_for, "Status", status, "State",
-			container_str(c, "State"), "Names", container_str(c, "Name"));
+			container_str(c, "State"), "Names", container_str(c, "Name"), "Ports",
+			ports ? ports : "");
 	if (json_object_get(c->rec, "Labels"))
 		(void)json_object_set(row, "Labels", json_object_get(c->rec, "Labels"));
 	if (!strcmp(container_str(c, "State"), "exited"))
@@ -175,7 +204,8 @@ static int do_ps(void *options, int argc, char **argv)
 {
 	static const struct column columns[] = { { "CONTAINER ID", "ID" }, { "IMAGE", "Image" },
 						 { "COMMAND", "Command" }, { "CREATED", "RunningFor" },
-						 { "STATUS", "Status" }, { "NAMES", "Names" } };
+						 { "STATUS", "Status" }, { "PORTS", "Ports" },
+						 { "NAMES", "Names" } };
 	const struct ps_options *o = options;
 	json_t *rows = json_array();
 	struct error err = { 0 };

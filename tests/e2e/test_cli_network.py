@@ -216,6 +216,7 @@ def test_two_containers_by_name(own_networks, net, detached):
     inspect = json.loads(c("inspect", "client").ok().out)[0]["NetworkSettings"]["Networks"][net]
     assert inspect["IPAddress"].startswith("10.89.") and inspect["GlobalIPv6Address"].startswith("fd")
     assert "client" in c("network", "inspect", net).ok().out
+    assert "127.0.0.1:8080->80/tcp, 0.0.0.0:8081->80/tcp" in c("ps").ok().out
     c("network", "rm", net).fails(1, "in use")
     c("rm", "-f", "client").ok()
     assert wait_for(lambda: "other" not in c("exec", "server", "cat", "/etc/hosts").ok().out)

@@ -201,7 +201,7 @@ static void check_network(struct doctor *d)
 	bool plugins = !access("/usr/lib/cni/bridge", X_OK) || !access("/opt/cni/bin/bridge", X_OK);
 	struct error err = { 0 };
 
-	if (netdef_host_default(&host, &err) < 0)
+	if (netdef_host_default(true, &host, &err) < 0)
 		say(d, LEVEL_FAIL, "network", "%s", error_text(&err));
 	else if (host)
 		say(d, LEVEL_OK, "network", "containers join '%s' unless --network says otherwise",

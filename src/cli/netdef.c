@@ -111,10 +111,10 @@ int netdef_find(const char *name, struct cni_network **ret, struct error *err)
 	return 0;
 }
 
-int netdef_host_default(struct cni_network **ret, struct error *err)
+int netdef_host_default(bool warn, struct cni_network **ret, struct error *err)
 {
 	struct cni_networks hosts;
-	int r = cni_networks_load(host_dir(), &hosts, NULL, err);
+	int r = cni_networks_load(host_dir(), &hosts, warn ? warn_bad : NULL, err);
 
 	*ret = NULL;
 	if (r == 0 && hosts.n)

@@ -21,8 +21,11 @@ struct netdef_options {
 int netdef_create(const char *name, const struct netdef_options *o, struct error *err);
 /* One of ours, or else of the host's. -ENOENT. */
 int netdef_find(const char *name, struct cni_network **ret, struct error *err);
-/* The first of the host's: what containers get that name no network. NULL if there is none. */
-int netdef_host_default(struct cni_network **ret, struct error *err);
+/*
+ * The first of the host's: what containers get that name no network. NULL if there is none. Files
+ * that are wrong are warned about if @warn.
+ */
+int netdef_host_default(bool warn, struct cni_network **ret, struct error *err);
 /* Ours first, then the host's; files that are wrong are warned about. */
 int netdef_list(struct cni_networks *ours, struct cni_networks *hosts, struct error *err);
 /* Removes one of ours, its bridge and its address book. @net must not be in use. */

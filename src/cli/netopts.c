@@ -133,7 +133,7 @@ static int add_join(struct netopts *n, const char *text, struct error *err)
 static int choose_default(struct netopts *n, bool final, struct error *err)
 {
 	auto_cni_network struct cni_network *net = NULL;
-	int r = netdef_host_default(&net, err);
+	int r = netdef_host_default(final, &net, err);
 
 	if (r < 0)
 		return r;

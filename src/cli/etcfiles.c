@@ -192,12 +192,15 @@ int etcfiles_refresh_neighbours(const struct container *c, struct error *err)
 		return r;
 	for (size_t i = 0; i < all.n; i++) {
 		const struct container *other = all.v[i];
-		struct error ignored = { 0 };
+		struct error why = { 0 };
+		int n;
 
-		/* One that is just going needs no hosts file. */
-		if (strcmp(other->id, c->id) && connect_is_up(other) && share_a_network(c, other) &&
-		    write_hosts(other, &all, &ignored) < 0 && !access(other->dir, F_OK))
-			r = error_set(err, ignored.code, "%s", error_text(&ignored));
+		if (!strcmp(other->id, c->id) || !connect_is_up(other) || !share_a_network(c, other))
+			continue;
+		/* One that is just coming writes its own; one that is going needs none. */
+		n = write_hosts(other, &all, &why);
+		if (n < 0 && n != -ENOENT)
+			r = error_set(err, n, "%s", error_text(&why));
 	}
 	container_list_fini(&all);
 	return r;

@@ -124,7 +124,9 @@ class Caisson:
         self.bin = stage / "bin/caisson"
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("CAISSON_")}
         self.env.update(CAISSON_ROOT=str(root), CAISSON_RUN=str(run),
-                        CAISSON_CONFIG=str(patient_config(root)))
+                        CAISSON_CONFIG=str(patient_config(root)),
+                        # Not the networks that this machine happens to have.
+                        NETCONFPATH=str(root / "net.d"))
         if "CAISSON_LIBDIR" in os.environ:
             self.env["CAISSON_LIBDIR"] = os.environ["CAISSON_LIBDIR"]
         self.cgroups = set(cgroup_dirs())

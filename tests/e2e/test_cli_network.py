@@ -228,6 +228,21 @@ def test_two_containers_by_name(own_networks, net, detached):
     assert links() == before
 
 
+def test_several_at_once(own_networks, net):
+    """Commands that make neighbours at the same time do not trip over each other's files."""
+    c = own_networks
+    names = [f"n{i}" for i in range(4)]
+    for p in [c.popen("run", "-d", "--name", n, "--network", net, c.image, "sleep", "1000", text=True)
+              for n in names]:
+        out, err = p.communicate(timeout=240)
+        assert p.returncode == 0, out + err
+    for n in names:
+        hosts = c("exec", n, "cat", "/etc/hosts").ok().out
+        assert all(f"\t{other} " in hosts for other in names), hosts
+    c.remove_all()
+    assert namespaces(c) == [] and rules() == []
+
+
 def test_fixed_addresses_two_networks_and_files(own_networks):
     c = own_networks
     c("network", "create", "--subnet", "10.7.0.0/24", "one").ok()

@@ -137,7 +137,7 @@ def test_a_container(caisson, tmp_path):
 @pytest.mark.testbed(**OPTIONS)
 def test_a_network_card(host, pod):  # noqa: F811  pylint: disable=redefined-outer-name
     """The pod's network as CNI left it, over a tap with its offloads; two vCPUs, so two queues."""
-    net.configure(host, "  machine: builtin\n")
+    net.configure(host, "  machine: builtin\n  vcpus: 2\n")
     pod.veth("eth0", ["10.9.0.2/24"], "h0", ["10.9.0.1/24"])
     pod.do("ip route add default via 10.9.0.1")
     t = net.start(host, pod)

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -68,7 +69,10 @@ int fs_export_new(const struct fs_config *config, struct fs_export **ret_fs, str
 		fs_export_free(fs);
 		return r;
 	}
-	fs->proc_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	/* As a mount of its own, above which is nothing; else (without the right to mount) as it is. */
+	fs->proc_fd = open_tree(AT_FDCWD, "/proc/self/fd", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+	if (fs->proc_fd < 0)
+		fs->proc_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (fs->proc_fd < 0) {
 		r = error_errno(err, -errno, "shared directory: /proc/self/fd");
 		fs_export_free(fs);

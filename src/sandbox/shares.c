@@ -60,8 +60,10 @@ int shares_init(struct shares *sh, const char *sandbox_dir, bool ro, bool rw, st
 	dir = str_join_path(sandbox_dir, "shared");
 	if (!dir)
 		return error_set(err, -ENOMEM, "out of memory");
+	/* Shared, so that what is mounted in it later appears in the jail of caisson-vmm. */
 	if ((mkdir(dir, 0700) < 0 && errno != EEXIST) ||
-	    mount("caisson", dir, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700,size=1m") < 0) {
+	    mount("caisson", dir, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700,size=1m") < 0 ||
+	    mount(NULL, dir, NULL, MS_SHARED, NULL) < 0) {
 		int r = error_errno(err, -errno, "make the shared folder '%s'", dir);
 
 		free(dir);
@@ -140,20 +142,27 @@ static void remove_target(const char *target)
 		(void)unlink(target);
 }
 
-/*
- * What serves the guest neither executes nor opens devices: should the guest take it over, a device
- * node that it makes opens nothing. That a share is read-only is the mount's word too.
- */
-static int restrict_mount(const char *target, int kind, struct error *err)
-{
-	struct mount_attr attr = {
-		.attr_set = MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC |
-			    (kind == SHARE_RO ? MOUNT_ATTR_RDONLY : 0),
-	};
+/* What serves the guest neither executes nor opens devices: one that a guest makes opens nothing. */
+#define RESTRICTED (MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC)
 
-	if (mount_setattr(AT_FDCWD, target, AT_RECURSIVE | AT_SYMLINK_NOFOLLOW, &attr,
-			  sizeof(attr)) < 0)
-		return error_errno(err, -errno, "restrict the shared '%s'", target);
+/*
+ * Binds @fd (or, with -1, @path) at @target. Restricted before it is mounted: it appears in the jail
+ * of caisson-vmm as it is at that moment.
+ */
+static int bind_restricted(int fd, const char *path, const char *target, bool recursive,
+			   bool read_only)
+{
+	struct mount_attr attr = { .attr_set = RESTRICTED |
+					       (read_only ? MOUNT_ATTR_RDONLY : 0) };
+	auto_close int tree = open_tree(fd >= 0 ? fd : AT_FDCWD, path,
+					OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC |
+						(fd >= 0 ? AT_EMPTY_PATH : 0u) |
+						(recursive ? AT_RECURSIVE : 0u));
+
+	if (tree < 0 ||
+	    mount_setattr(tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &attr, sizeof(attr)) < 0 ||
+	    move_mount(tree, "", AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH) < 0)
+		return -errno;
 	return 0;
 }
 
@@ -161,9 +170,7 @@ int shares_bind(struct shares *sh, Grpc__Mount *m, struct share_mounts *sm, stru
 {
 	auto_free char *target = NULL, *guest = NULL;
 	auto_close int fd = open(m->source, O_PATH | O_CLOEXEC);
-	unsigned long recursive = has_option(m, "rbind") ? MS_REC : 0;
 	int kind = kind_of(m), r;
-	char source[40];
 	struct stat st;
 
 	if (fd < 0 || fstat(fd, &st) < 0)
@@ -175,14 +182,9 @@ int shares_bind(struct shares *sh, Grpc__Mount *m, struct share_mounts *sm, stru
 	r = make_target(sh, kind, S_ISDIR(st.st_mode), &target, &guest, err);
 	if (r < 0)
 		return r;
-	(void)snprintf(source, sizeof(source), "/proc/self/fd/%d", fd);
-	if (mount(source, target, NULL, MS_BIND | recursive, NULL) < 0) {
-		r = error_errno(err, -errno, "mount '%s' at '%s'", m->source, m->destination);
-		remove_target(target);
-		return r;
-	}
-	r = restrict_mount(target, kind, err);
+	r = bind_restricted(fd, "", target, has_option(m, "rbind"), kind == SHARE_RO);
 	if (r < 0) {
+		r = error_errno(err, r, "mount '%s' at '%s'", m->source, m->destination);
 		remove_target(target);
 		return r;
 	}
@@ -245,16 +247,14 @@ int shares_mount_root(struct shares *sh, const char *type, const char *source,
 	r = make_target(sh, SHARE_RW, true, &target, &guest, err);
 	if (r < 0)
 		return r;
-	if (mount(source, target, type, flags, data) < 0) {
-		r = error_errno(err, -errno, "mount the root file system (%s '%s')", type, source);
-		remove_target(target);
-		return r;
-	}
-	/* A bind mount is made read-only in a second step. */
-	if ((flags & MS_BIND) && (flags & MS_RDONLY))
-		(void)mount(NULL, target, NULL, MS_BIND | MS_REMOUNT | MS_RDONLY, NULL);
-	r = restrict_mount(target, SHARE_RW, err);
+	if (flags & MS_BIND)
+		r = bind_restricted(-1, source, target, flags & MS_REC, flags & MS_RDONLY);
+	else
+		r = mount(source, target, type, flags | MS_NODEV | MS_NOSUID | MS_NOEXEC, data) < 0
+			    ? -errno
+			    : 0;
 	if (r < 0) {
+		r = error_errno(err, r, "mount the root file system (%s '%s')", type, source);
 		remove_target(target);
 		return r;
 	}

@@ -132,6 +132,35 @@ static int fill_root(const struct jail *jail, struct error *err)
 	return r;
 }
 
+int jail_take_tree(const char *path, bool read_only)
+{
+	struct mount_attr attr = {
+		.attr_set = MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC |
+			    (read_only ? MOUNT_ATTR_RDONLY : 0),
+		.propagation = MS_SLAVE,
+	};
+	auto_close int fd = open_tree(AT_FDCWD, path,
+				      OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
+
+	if (fd < 0 || mount_setattr(fd, "", AT_EMPTY_PATH | AT_RECURSIVE, &attr, sizeof(attr)) < 0)
+		return -errno;
+	return take_fd(&fd);
+}
+
+/* So ".." of a share ends at the jail's root, and not on the host. */
+static int mount_shares(const struct jail *jail, struct error *err)
+{
+	char name[32];
+
+	for (size_t i = 0; i < jail->n_shares; i++) {
+		(void)snprintf(name, sizeof(name), "share%zu", i);
+		if (mkdir(name, 0700) < 0 ||
+		    move_mount(jail->shares[i], "", AT_FDCWD, name, MOVE_MOUNT_F_EMPTY_PATH) < 0)
+			return error_errno(err, -errno, "jail: mount a share");
+	}
+	return 0;
+}
+
 static int enter_namespaces(const struct jail *jail, struct error *err)
 {
 	int flags = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP;
@@ -190,6 +219,8 @@ int jail_enter(const struct jail *jail, int *ret_ram_fd, struct error *err)
 	r = fill_root(jail, err);
 	if (r == 0)
 		r = make_ram(jail->ram_size, &ram, err);
+	if (r == 0)
+		r = mount_shares(jail, err);
 	if (r < 0)
 		return r;
 	if (jail->proc && (mkdir("proc", 0555) < 0 ||

@@ -8,11 +8,13 @@
  *          /kernel, /initrd, /root.image
  *          /ram/memory  the guest's memory, the one file that can be written to
  *          /dev/null, /dev/urandom, and /dev/kvm if wanted
+ *          /share0, ...  shared directories, in which nothing can be executed or opened as a device
  *          QEMU's binary, the system's libraries, QEMU's firmware, all read-only
  */
 #pragma once
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/error.h"
@@ -33,7 +35,15 @@ struct jail {
 	bool kvm;
 	bool proc;              /* mounts /proc, until jail_hide_proc() */
 	uint64_t ram_size;      /* bytes of JAIL_RAM */
+	const int *shares;      /* of jail_take_tree() */
+	size_t n_shares;
 };
+
+/*
+ * A descriptor of the tree of mounts at @path, to be mounted in the jail: what is mounted there
+ * later appears in it too, if its mount is a shared one. Before jail_enter(). -errno.
+ */
+int jail_take_tree(const char *path, bool read_only);
 
 /*
  * Moves the calling process, which must have one thread, into the jail. Capabilities are kept:

@@ -171,9 +171,9 @@ static int add_shelf(struct machine *m, struct pending *p, struct error *err)
 static int open_shares(const Caisson__Vmm__V1__VmConfig *config, int *fds, struct error *err)
 {
 	for (size_t i = 0; i < config->n_shares; i++) {
-		fds[i] = open(config->shares[i]->path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+		fds[i] = jail_take_tree(config->shares[i]->path, config->shares[i]->read_only);
 		if (fds[i] < 0)
-			return error_errno(err, -errno, "open the share '%s'",
+			return error_errno(err, fds[i], "take the share '%s'",
 					   config->shares[i]->path);
 	}
 	return 0;
@@ -641,6 +641,7 @@ int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
 	__attribute__((cleanup(pending_fini))) struct pending p = { .builtin = builtin };
 	struct builtin_fds files = { -1, -1, -1 };
 	struct machine *m = calloc(1, sizeof(*m));
+	int shares[VMM_MAX_SHARES] = { -1, -1, -1, -1 };
 	const struct jail jail = {
 		.dir = config->dir,
 		.qemu = builtin ? NULL : config->qemu,
@@ -651,8 +652,9 @@ int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
 		.kvm = config->accel == VMM_ACCEL_KVM,
 		.proc = config->n_shares > 0,
 		.ram_size = (uint64_t)config->memory_mib << 20,
+		.shares = shares,
+		.n_shares = config->n_shares,
 	};
-	int shares[VMM_MAX_SHARES] = { -1, -1, -1, -1 };
 	uint64_t root_size = file_size(config->root_image);
 	int r;
 

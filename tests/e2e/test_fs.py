@@ -175,6 +175,34 @@ def test_settings_reach_the_guest(caisson, tmp_path):
         assert (p.returncode, err) == (0, "") and "Resource temporarily unavailable" in out
 
 
+def cmdline(p):
+    try:
+        return (p / "cmdline").read_bytes() + (p / "environ").read_bytes()
+    except OSError:
+        return b""
+
+
+def test_no_descriptor_of_the_server_leads_to_the_host(caisson, tmp_path):
+    """Even the process itself, taken over, finds nothing but its jail above a share."""
+    (tmp_path / "data").mkdir()
+    name = caisson("run", "-d", "-v", f"{tmp_path}/data:/data", caisson.image, "sleep", "1000").ok().out.strip()
+    try:
+        pids = [p.name for p in pathlib.Path("/proc").iterdir() if p.name.isdigit() and
+                str(caisson.run_dir).encode() in cmdline(p) and b"/caisson-vmm\0" in cmdline(p)]
+        shares = 0
+        for link in [f for pid in pids for f in pathlib.Path(f"/proc/{pid}/fd").iterdir() if f.is_dir()]:
+            fd = os.open(link, os.O_PATH)
+            top = os.open("/".join([".."] * 20), os.O_RDONLY, dir_fd=fd)
+            names = os.listdir(top)
+            os.close(fd)
+            os.close(top)
+            assert not {"root", "home", "sys", "boot"} & set(names), (os.readlink(link), names)
+            shares += "share0" in names
+        assert shares
+    finally:
+        caisson("rm", "-f", name).ok()
+
+
 # ---- hostile guests ----
 
 @pytest.fixture

@@ -216,6 +216,11 @@ void pod_prepared(struct sandbox *s);
 /* The VM is gone. */
 void pod_gone(struct sandbox *s);
 
+/* --- guest.c --- */
+
+/* The agent's first connection, @fd (taken), or why there will be none. */
+void guest_hello(void *arg, const struct error *err, int fd, uint32_t host_port);
+
 /* --- container.c --- */
 
 struct container *container_find(struct sandbox *s, const char *id);

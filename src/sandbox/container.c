@@ -148,7 +148,7 @@ static void ask_agent(struct container *c)
 		req.oci = c->spec;
 		req.storages = st.v;
 		req.n_storages = st.n;
-		volumes_devices(c, &req.devices, &req.n_devices);
+		hostdev_list(c, &req.devices, &req.n_devices);
 		req.sandbox_pidns = shared_pidns;
 		if (c->init->io) {
 			req.stdin_port = stdio_port(c->init->io, STDIO_IN);

@@ -153,7 +153,7 @@ struct volume_use {
 	char *guest, *subpath;
 };
 
-/* A device of the host that a container's spec names. */
+/* A device of the host that a container's spec names, see hostdev.c. */
 struct device_use {
 	char *path;     /* in the container */
 	char name[64];  /* the kernel's, "" if it has none */
@@ -289,6 +289,14 @@ bool scratch_failed(const struct scratch *sc);
 const struct disk *scratch_disk(const struct scratch *sc);
 /* Removes the image; callbacks that are due run now, with -ECANCELED. Takes NULL. */
 void scratch_free(struct scratch *sc);
+
+/* --- hostdev.c --- */
+
+/* Attaches the block devices, as parts of the container's creation. */
+__must_check int hostdev_prepare(struct container *c, struct error *err);
+/* What CreateContainer is told of them; the caller frees. */
+void hostdev_list(struct container *c, Grpc__Device ***ret_v, size_t *ret_n);
+void hostdev_drop(struct container *c);
 
 /* --- rootfs.c --- */
 

@@ -5,7 +5,7 @@
  * with a file system (a mount of type ext4, xfs or erofs whose source is a file or block device;
  * Kata's direct volumes), network file systems, and what is in the guest's own /dev. A volume
  * belongs to the sandbox: containers that name the same source share it, and it stays until the
- * sandbox ends. Also block devices that a container gets as such. Private to sandbox.
+ * sandbox ends. Private to sandbox.
  */
 #pragma once
 
@@ -31,7 +31,5 @@ void volumes_agent_ready(struct container *c);
 __must_check int volumes_storages(struct container *c, struct storages *st);
 /* Is mount @i of the container's spec one of these? */
 bool volumes_has(const struct container *c, size_t i);
-/* The devices of the host that the container gets, for CreateContainer. */
-void volumes_devices(struct container *c, Grpc__Device ***ret_v, size_t *ret_n);
 void volumes_drop(struct container *c); /* the container's hold on them */
 void volumes_fini(struct sandbox *s);

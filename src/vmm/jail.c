@@ -132,31 +132,30 @@ static int fill_root(const struct jail *jail, struct error *err)
 	return r;
 }
 
-int jail_take_tree(const char *path, bool read_only)
-{
-	struct mount_attr attr = {
-		.attr_set = MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC |
-			    (read_only ? MOUNT_ATTR_RDONLY : 0),
-		.propagation = MS_SLAVE,
-	};
-	auto_close int fd = open_tree(AT_FDCWD, path,
-				      OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
-
-	if (fd < 0 || mount_setattr(fd, "", AT_EMPTY_PATH | AT_RECURSIVE, &attr, sizeof(attr)) < 0)
-		return -errno;
-	return take_fd(&fd);
-}
-
-/* So ".." of a share ends at the jail's root, and not on the host. */
+/*
+ * So ".." of a share ends at the jail's root, and not on the host. A bind of what is a slave here is
+ * one too: at no moment is something mounted in a share missed, before or after.
+ */
 static int mount_shares(const struct jail *jail, struct error *err)
 {
 	char name[32];
 
 	for (size_t i = 0; i < jail->n_shares; i++) {
+		struct mount_attr attr = {
+			.attr_set = MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC |
+				    (jail->shares[i].read_only ? MOUNT_ATTR_RDONLY : 0),
+		};
+
 		(void)snprintf(name, sizeof(name), "share%zu", i);
 		if (mkdir(name, 0700) < 0 ||
-		    move_mount(jail->shares[i], "", AT_FDCWD, name, MOVE_MOUNT_F_EMPTY_PATH) < 0)
-			return error_errno(err, -errno, "jail: mount a share");
+		    mount(jail->shares[i].path, name, NULL, MS_BIND | MS_REC, NULL) < 0 ||
+		    mount_setattr(AT_FDCWD, name, AT_RECURSIVE, &attr, sizeof(attr)) < 0)
+			return error_errno(err, -errno, "jail: mount the share '%s'",
+					   jail->shares[i].path);
+		jail->share_fds[i] = open(name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+		if (jail->share_fds[i] < 0)
+			return error_errno(err, -errno, "open the share '%s'",
+					   jail->shares[i].path);
 	}
 	return 0;
 }
@@ -206,9 +205,12 @@ int jail_enter(const struct jail *jail, int *ret_ram_fd, struct error *err)
 	r = enter_namespaces(jail, err);
 	if (r < 0)
 		return r;
-	/* Nothing mounted here may show outside, and nothing outside may appear here later. */
-	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
-		return error_errno(err, -errno, "jail: make the mounts private");
+	/*
+	 * Nothing mounted here may show outside. What is mounted outside later appears in the shares
+	 * only: the rest of the jail becomes private, and the host's own root is left behind.
+	 */
+	if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
+		return error_errno(err, -errno, "jail: make the mounts slaves");
 	if (mkdir(root, 0700) < 0 && errno != EEXIST)
 		return error_errno(err, -errno, "make '%s'", root);
 	if (mount("jail", root, "tmpfs", MS_NOSUID | MS_NOEXEC, "size=64k,nr_inodes=128,mode=755") <
@@ -219,6 +221,8 @@ int jail_enter(const struct jail *jail, int *ret_ram_fd, struct error *err)
 	r = fill_root(jail, err);
 	if (r == 0)
 		r = make_ram(jail->ram_size, &ram, err);
+	if (r == 0 && mount(NULL, ".", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+		r = error_errno(err, -errno, "jail: make its mounts private");
 	if (r == 0)
 		r = mount_shares(jail, err);
 	if (r < 0)

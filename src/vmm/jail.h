@@ -25,6 +25,12 @@
 #define JAIL_ROOT   "/root.image"
 #define JAIL_RAM    "/ram/memory"
 
+/* What is mounted at @path later appears in the jail too, if its mount is a shared one. */
+struct jail_share {
+	const char *path;
+	bool read_only;
+};
+
 struct jail {
 	const char *dir;        /* the VM's directory; the root is mounted on its jail/ */
 	const char *qemu;       /* or NULL: of what follows, only proc and netns_fd count */
@@ -35,15 +41,10 @@ struct jail {
 	bool kvm;
 	bool proc;              /* mounts /proc, until jail_hide_proc() */
 	uint64_t ram_size;      /* bytes of JAIL_RAM */
-	const int *shares;      /* of jail_take_tree() */
+	const struct jail_share *shares;
+	int *share_fds;         /* of n_shares: opened by jail_enter(), for the caller to close */
 	size_t n_shares;
 };
-
-/*
- * A descriptor of the tree of mounts at @path, to be mounted in the jail: what is mounted there
- * later appears in it too, if its mount is a shared one. Before jail_enter(). -errno.
- */
-int jail_take_tree(const char *path, bool read_only);
 
 /*
  * Moves the calling process, which must have one thread, into the jail. Capabilities are kept:

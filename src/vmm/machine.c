@@ -167,18 +167,6 @@ static int add_shelf(struct machine *m, struct pending *p, struct error *err)
 	return pending_add(p, QEMU_DEVICE_BLK, NULL, dev, err);
 }
 
-/* Before the jail: the host's directories can be opened. */
-static int open_shares(const Caisson__Vmm__V1__VmConfig *config, int *fds, struct error *err)
-{
-	for (size_t i = 0; i < config->n_shares; i++) {
-		fds[i] = jail_take_tree(config->shares[i]->path, config->shares[i]->read_only);
-		if (fds[i] < 0)
-			return error_errno(err, fds[i], "take the share '%s'",
-					   config->shares[i]->path);
-	}
-	return 0;
-}
-
 /* One for each processor of the guest, within reason. */
 static unsigned share_queues(const Caisson__Vmm__V1__VmConfig *config)
 {
@@ -642,6 +630,7 @@ int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
 	struct builtin_fds files = { -1, -1, -1 };
 	struct machine *m = calloc(1, sizeof(*m));
 	int shares[VMM_MAX_SHARES] = { -1, -1, -1, -1 };
+	struct jail_share jail_shares[VMM_MAX_SHARES];
 	const struct jail jail = {
 		.dir = config->dir,
 		.qemu = builtin ? NULL : config->qemu,
@@ -652,7 +641,8 @@ int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
 		.kvm = config->accel == VMM_ACCEL_KVM,
 		.proc = config->n_shares > 0,
 		.ram_size = (uint64_t)config->memory_mib << 20,
-		.shares = shares,
+		.shares = jail_shares,
+		.share_fds = shares,
 		.n_shares = config->n_shares,
 	};
 	uint64_t root_size = file_size(config->root_image);
@@ -666,9 +656,10 @@ int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
 	m->ram_fd = m->saving.ram = m->saving.state = -1;
 	m->ram_size = jail.ram_size;
 	console_init(&m->console, uv_hrtime());
+	for (size_t i = 0; i < config->n_shares; i++)
+		jail_shares[i] = (struct jail_share){ config->shares[i]->path,
+						      config->shares[i]->read_only };
 	r = add_devices(m, &p, config, fds, err);
-	if (r == 0)
-		r = open_shares(config, shares, err);
 	if (r == 0 && builtin)
 		r = open_builtin(config, &files, err);
 	if (r == 0)

@@ -60,6 +60,19 @@ static int append(const char *line)
 	return close(fd);
 }
 
+/* What the command itself says it took, "READ;WRITE" milliseconds, if it does. */
+static long long own_time_us(void)
+{
+	long long a = 0, b = 0;
+	FILE *f = fopen("/tmp/ms", "r");
+	int n = f ? fscanf(f, "%lld;%lld", &a, &b) : 0;
+
+	if (f)
+		fclose(f);
+	unlink("/tmp/ms");
+	return n == 2 ? (a + b) * 1000 : 0;
+}
+
 static int run(const char *line)
 {
 	pid_t pid;
@@ -102,12 +115,14 @@ int main(void)
 		fflush(out);
 		while (fgets(line, sizeof(line), in)) {
 			long irqs = interrupts();
-			long long start = now_us();
+			long long start = now_us(), took, own;
 			int code;
 
 			line[strcspn(line, "\n")] = '\0';
 			code = run(line);
-			fprintf(out, "%d %lld %ld\n", code, now_us() - start, interrupts() - irqs);
+			took = now_us() - start;
+			own = own_time_us();
+			fprintf(out, "%d %lld %ld\n", code, own ? own : took, interrupts() - irqs);
 			fflush(out);
 		}
 	}

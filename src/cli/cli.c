@@ -1,10 +1,13 @@
 #include "cli/cli.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -84,6 +87,24 @@ char *cli_root_dir(void)
 char *cli_run_dir(void)
 {
 	return from_env("CAISSON_RUN", "/run/caisson");
+}
+
+int cli_lock(const char *name, struct error *err)
+{
+	auto_free char *run = cli_run_dir();
+	auto_free char *path = run ? cli_format("%s/%s", run, name) : NULL;
+	auto_close int fd = -1;
+
+	if (!path)
+		return error_set(err, -ENOMEM, "out of memory");
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		return error_errno(err, -errno, "open '%s'", path);
+	while (flock(fd, LOCK_EX) < 0) {
+		if (errno != EINTR)
+			return error_errno(err, -errno, "lock '%s'", path);
+	}
+	return take_fd(&fd);
 }
 
 static char *own_dir(void)

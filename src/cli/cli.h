@@ -35,6 +35,8 @@ void cli_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
  */
 char *cli_root_dir(void); /* $CAISSON_ROOT or /var/lib/caisson */
 char *cli_run_dir(void);  /* $CAISSON_RUN or /run/caisson */
+/* Locks the file @name of the run directory, making it first; the descriptor holds the lock. */
+int cli_lock(const char *name, struct error *err);
 char *cli_lib_dir(void);  /* $CAISSON_LIBDIR or ../lib/caisson beside the program */
 char *cli_program(const char *name); /* a sibling of this program */
 

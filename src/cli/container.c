@@ -50,22 +50,9 @@ static int make_dirs(struct error *err)
 	return 0;
 }
 
-/* Returns the locked descriptor. */
 static int lock_all(struct error *err)
 {
-	auto_free char *path = run_path("cli.lock", NULL);
-	auto_close int fd = -1;
-
-	if (!path)
-		return error_set(err, -ENOMEM, "out of memory");
-	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (fd < 0)
-		return error_errno(err, -errno, "open '%s'", path);
-	while (flock(fd, LOCK_EX) < 0) {
-		if (errno != EINTR)
-			return error_errno(err, -errno, "lock '%s'", path);
-	}
-	return take_fd(&fd);
+	return cli_lock("cli.lock", err);
 }
 
 static int new_id(char id[CONTAINER_ID_LEN + 1])

@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include "base/buf.h"
@@ -154,20 +153,7 @@ static int write_hosts(const struct container *c, const struct container_list *a
 /* Hosts files are made from all records at once: one command at a time. */
 static int lock_hosts(struct error *err)
 {
-	auto_free char *run = cli_run_dir();
-	auto_free char *path = run ? cli_format("%s/hosts.lock", run) : NULL;
-	auto_close int fd = -1;
-
-	if (!path)
-		return error_set(err, -ENOMEM, "out of memory");
-	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (fd < 0)
-		return error_errno(err, -errno, "open '%s'", path);
-	while (flock(fd, LOCK_EX) < 0) {
-		if (errno != EINTR)
-			return error_errno(err, -errno, "lock '%s'", path);
-	}
-	return take_fd(&fd);
+	return cli_lock("hosts.lock", err);
 }
 
 static bool share_a_network(const struct container *a, const struct container *b)

@@ -6,7 +6,6 @@
 #include <net/if.h>
 #include <sched.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
@@ -35,20 +34,7 @@ char *netns_path(const char *id)
 /* Held while the folder, its mount or a pin in it comes or goes. */
 static int lock_folder(struct error *err)
 {
-	auto_free char *run = cli_run_dir();
-	auto_free char *path = run ? cli_format("%s/netns.lock", run) : NULL;
-	auto_close int fd = -1;
-
-	if (!path)
-		return error_set(err, -ENOMEM, "out of memory");
-	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (fd < 0)
-		return error_errno(err, -errno, "open '%s'", path);
-	while (flock(fd, LOCK_EX) < 0) {
-		if (errno != EINTR)
-			return error_errno(err, -errno, "lock '%s'", path);
-	}
-	return take_fd(&fd);
+	return cli_lock("netns.lock", err);
 }
 
 static bool is_mount_root(const char *path)

@@ -1,33 +1,25 @@
-#include "vmm/machine.h"
-
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/str.h"
-#include "virtio/blk.h"
 #include "virtio/fs.h"
 #include "virtio/net.h"
-#include "virtio/vhost_user.h"
 #include "virtio/vsock.h"
 #include "vmm/jail.h"
 #include "vmm/kernel.h"
-#include "vmm/kvm/monitor.h"
-#include "vmm/qemu/qemu.h"
+#include "vmm/machine_priv.h"
 #include "vmm/ram.h"
 #include "vmm/seccomp.h"
 #include "vmm/spawn.h"
 
-#define TAIL_LINES 12
-#define TAIL_MAX   2048
 /* Connections of the vsock, disks, shares. */
 #define MAX_FDS    8192u
 #define MAX_FDS_SHARES 262144u
@@ -35,39 +27,6 @@
 _Static_assert((int)VMM_SHARE_CACHE_NEVER == (int)FS_CACHE_NEVER &&
 		       (int)VMM_SHARE_CACHE_ALWAYS == (int)FS_CACHE_ALWAYS,
 	       "the same values");
-
-/* A save under way. */
-struct saving {
-	int ram;
-	int state;
-	machine_done_fn done;
-	void *ctx;
-};
-
-/* A disk on the shelf. */
-struct shelved {
-	unsigned part;          /* 0: none */
-	char serial[VMM_SERIAL_MAX + 1];
-};
-
-struct machine {
-	const struct machine_ops *ops;
-	void *ctx;
-	/* One of the two. */
-	struct qemu *qemu;
-	struct monitor *monitor;
-	struct vhost_user *backends[QEMU_MAX_DEVICES]; /* QEMU's devices */
-	size_t n_backends;
-	struct virtio_dev *shelf; /* for calls across threads, until its back-end stops; or NULL */
-	struct shelved shelved[BLK_SHELF_PARTS];
-	struct console console;
-	int console_fd;
-	int ram_fd;             /* of a machine that will be saved, else -1 */
-	uint64_t ram_size;
-	struct saving saving;
-	bool stopping;
-	bool flood_seen;        /* said once: whoever floods the console must not flood the log */
-};
 
 /* What one device needs to start: what it is, QEMU's end and ours if there is a QEMU, itself. */
 struct pending_device {
@@ -117,7 +76,7 @@ static int pending_add(struct pending *p, enum qemu_device_kind kind, const char
 }
 
 /* Takes @fd and @direct_fd (-1: none) in every case. */
-static int disk_source(int fd, int direct_fd, bool read_only, bool ephemeral,
+int machine_disk_source(int fd, int direct_fd, bool read_only, bool ephemeral,
 		       const struct blk_limit *limit, struct blk_source **ret, struct error *err)
 {
 	const struct blk_file_options options = {
@@ -146,7 +105,7 @@ static int add_disk(struct pending *p, const Caisson__Vmm__V1__Disk *disk, struc
 
 	if (fd < 0)
 		return error_errno(err, -errno, "open the disk '%s'", disk->path);
-	r = disk_source(fd, -1, disk->read_only, disk->ephemeral, &limit, &config.source, err);
+	r = machine_disk_source(fd, -1, disk->read_only, disk->ephemeral, &limit, &config.source, err);
 	if (r < 0)
 		return error_prefix(err, r, "disk '%s'", disk->path);
 	r = blk_dev_new(&config, &dev, err);
@@ -267,7 +226,7 @@ static void on_console(void *ctx, const char *data, size_t len)
 		(void)close(take_fd(&m->console_fd));
 }
 
-static void stop_backends(struct machine *m)
+void machine_stop_backends(struct machine *m)
 {
 	for (size_t i = 0; i < m->n_backends; i++)
 		vhost_user_stop(m->backends[i]);
@@ -275,129 +234,16 @@ static void stop_backends(struct machine *m)
 	m->shelf = NULL;
 }
 
-/* The last line of @text that isn't empty, without QEMU's own name before it. */
-static const char *last_words(char *text)
-{
-	char *line;
-
-	for (;;) {
-		size_t len = strlen(text);
-
-		while (len && (text[len - 1] == '\n' || text[len - 1] == '\r'))
-			text[--len] = '\0';
-		line = strrchr(text, '\n');
-		return line ? line + 1 : text;
-	}
-}
-
-static enum vmm_exit judge(const struct machine *m, const struct qemu_end *end, const char *panic)
-{
-	if (m->stopping)
-		return VMM_EXIT_STOPPED;
-	if (end->guest_ended && end->wait_status == 0)
-		return panic ? VMM_EXIT_PANIC : VMM_EXIT_GUEST;
-	return end->ran ? VMM_EXIT_CRASH : VMM_EXIT_START;
-}
-
-static char *describe(const struct machine *m, const struct qemu_end *end, enum vmm_exit reason,
-		      const char *panic)
-{
-	auto_free char *tail = console_tail(&m->console, TAIL_LINES, TAIL_MAX);
-	auto_free char *words = strdup(end->words);
-	const char *said = words ? last_words(words) : "";
-	char how[64];
-
-	if (WIFSIGNALED(end->wait_status))
-		(void)!str_format(how, sizeof(how), "was killed by signal %d",
-				  WTERMSIG(end->wait_status));
-	else
-		(void)!str_format(how, sizeof(how), "ended with code %d",
-				  WEXITSTATUS(end->wait_status));
-	switch (reason) {
-	case VMM_EXIT_GUEST:
-		return strdup("the guest powered off");
-	case VMM_EXIT_STOPPED:
-		return strdup("stopped");
-	case VMM_EXIT_PANIC:
-		return str_printf("the guest's kernel panicked: %s", panic ? panic : "");
-	case VMM_EXIT_START:
-	case VMM_EXIT_CRASH:
-	case VMM_EXIT_LOST:
-	default:
-		return str_printf("QEMU %s%s%s%s%s", how, *said ? ": " : "", said,
-				  tail && *tail ? "; the guest's console:\n" : "",
-				  tail ? tail : "");
-	}
-}
-
-static void on_ended(void *ctx, const struct qemu_end *end)
-{
-	struct machine *m = ctx;
-	auto_free char *panic = console_panic(&m->console);
-	enum vmm_exit reason = judge(m, end, panic);
-	auto_free char *text = describe(m, end, reason, panic);
-
-	stop_backends(m);
-	qemu_free(take_ptr(&m->qemu));
-	m->ops->ended(m->ctx, reason, text ? text : "out of memory");
-}
-
 static const struct qemu_ops qemu_ops = {
 	.running = on_running,
 	.console = on_console,
-	.ended = on_ended,
+	.ended = machine_qemu_ended,
 };
-
-static enum vmm_exit judge_builtin(const struct monitor_end *end, const char *panic)
-{
-	if (end->stopped)
-		return VMM_EXIT_STOPPED;
-	switch (end->why) {
-	case VCPU_END_RESET:
-		return panic ? VMM_EXIT_PANIC : VMM_EXIT_GUEST;
-	case VCPU_END_TRIPLE_FAULT:
-		return VMM_EXIT_PANIC;
-	case VCPU_END_FAILED:
-	default:
-		return VMM_EXIT_CRASH;
-	}
-}
-
-static char *describe_builtin(const struct machine *m, const struct monitor_end *end,
-			      const char *panic)
-{
-	auto_free char *tail = console_tail(&m->console, TAIL_LINES, TAIL_MAX);
-	const char *title = tail && *tail ? "; the guest's console:\n" : "";
-
-	if (end->stopped)
-		return strdup("stopped");
-	if (panic)
-		return str_printf("the guest's kernel panicked: %s", panic);
-	if (end->why == VCPU_END_RESET)
-		return strdup("the guest powered off");
-	return str_printf("%s%s%s%s",
-			  end->why == VCPU_END_TRIPLE_FAULT ?
-				  "the guest's processor gave up (triple fault): " :
-				  "the virtual machine cannot go on: ",
-			  end->text, title, tail ? tail : "");
-}
-
-static void on_builtin_ended(void *ctx, const struct monitor_end *end)
-{
-	struct machine *m = ctx;
-	auto_free char *panic = console_panic(&m->console);
-	enum vmm_exit reason = judge_builtin(end, panic);
-	auto_free char *text = describe_builtin(m, end, panic);
-
-	m->shelf = NULL;
-	monitor_free(take_ptr(&m->monitor));
-	m->ops->ended(m->ctx, reason, text ? text : "out of memory");
-}
 
 static const struct monitor_ops builtin_ops = {
 	.running = on_running,
 	.console = on_console,
-	.ended = on_builtin_ended,
+	.ended = machine_builtin_ended,
 };
 
 static uint64_t file_size(const char *path)
@@ -703,164 +549,13 @@ void machine_free(struct machine *m)
 		return;
 	qemu_free(take_ptr(&m->qemu));
 	monitor_free(take_ptr(&m->monitor));
-	stop_backends(m);
+	machine_stop_backends(m);
 	cleanup_close_(&m->console_fd);
 	cleanup_close_(&m->ram_fd);
 	cleanup_close_(&m->saving.ram);
 	cleanup_close_(&m->saving.state);
 	console_fini(&m->console);
 	free(m);
-}
-
-int machine_pause(struct machine *m, machine_done_fn cb, void *ctx)
-{
-	if (m->monitor) {
-		monitor_pause(m->monitor);
-		cb(ctx, NULL);
-		return 0;
-	}
-	return m->qemu ? qemu_command(m->qemu, "stop", NULL, cb, ctx) : -ECONNRESET;
-}
-
-int machine_resume(struct machine *m, machine_done_fn cb, void *ctx)
-{
-	if (m->monitor) {
-		monitor_resume(m->monitor);
-		cb(ctx, NULL);
-		return 0;
-	}
-	return m->qemu ? qemu_command(m->qemu, "cont", NULL, cb, ctx) : -ECONNRESET;
-}
-
-void machine_stop(struct machine *m)
-{
-	if (m->monitor)
-		monitor_stop(m->monitor);
-	if (!m->qemu)
-		return;
-	m->stopping = true;
-	/* Nothing of QEMU's own needs an orderly end: the disks' writers are the back-ends here. */
-	qemu_kill(m->qemu);
-}
-
-/* --- templates --- */
-
-static void ignore(void *ctx, const struct error *err)
-{
-	(void)ctx;
-	(void)err;
-}
-
-static void resumed(void *ctx, const struct error *err)
-{
-	struct machine *m = ctx;
-	const struct saving s = m->saving;
-
-	m->saving = (struct saving){ .ram = -1, .state = -1 };
-	cleanup_close_(&m->ram_fd);
-	m->ram_fd = -1;
-	s.done(s.ctx, err);
-}
-
-/* The machine stands still: its memory is what the state goes with. */
-static void saved(void *ctx, const struct error *err)
-{
-	struct machine *m = ctx;
-	struct error e = { 0 };
-
-	if (err)
-		e = *err;
-	else
-		(void)ram_store(m->ram_fd, m->saving.ram, m->ram_size, &e);
-	(void)close(take_fd(&m->saving.ram));
-	(void)close(take_fd(&m->saving.state));
-	if (e.code) {
-		m->saving.done(m->saving.ctx, &e);
-		m->saving.done = ignore;
-	}
-	if (!m->qemu || qemu_command(m->qemu, "cont", NULL, resumed, m) < 0)
-		resumed(m, &e);
-}
-
-int machine_save(struct machine *m, int ram, int state, machine_done_fn cb, void *ctx)
-{
-	int r = -EBUSY;
-
-	if (m->qemu && m->ram_fd >= 0 && !m->saving.done) {
-		m->saving = (struct saving){ ram, state, cb, ctx };
-		r = qemu_save(m->qemu, state, saved, m);
-		if (r == 0)
-			return 0;
-	}
-	(void)close(ram);
-	(void)close(state);
-	m->saving = (struct saving){ .ram = -1, .state = -1 };
-	return r;
-}
-
-static struct shelved *find_shelved(struct machine *m, const char *serial)
-{
-	for (size_t i = 0; i < ARRAY_LEN(m->shelved); i++)
-		if (m->shelved[i].part && str_eq(m->shelved[i].serial, serial))
-			return &m->shelved[i];
-	return NULL;
-}
-
-static int check_attach(struct machine *m, const char *serial, struct error *err)
-{
-	if (!m->shelf)
-		return error_set(err, -EOPNOTSUPP, "the machine takes no more disks");
-	if (str_empty(serial) || strlen(serial) > VMM_SERIAL_MAX)
-		return error_set(err, -EINVAL, "a disk's serial has 1 to %u bytes", VMM_SERIAL_MAX);
-	if (find_shelved(m, serial))
-		return error_set(err, -EEXIST, "the machine has a disk '%s' already", serial);
-	return 0;
-}
-
-int machine_attach_disk(struct machine *m, int fd, int direct_fd,
-			const Caisson__Vmm__V1__DiskAttachRequest *disk,
-			struct vmm_place *ret_place, struct error *err)
-{
-	const struct blk_limit limit = { disk->bytes_per_s, disk->ops_per_s };
-	struct blk_source *source = NULL;
-	struct shelved *at = m->shelved;
-	uint64_t size;
-	unsigned part = 0;
-	int r = check_attach(m, disk->serial, err);
-
-	if (r < 0) {
-		cleanup_close_(&fd);
-		cleanup_close_(&direct_fd);
-		return r;
-	}
-	r = disk_source(fd, direct_fd, disk->read_only, disk->ephemeral, &limit, &source, err);
-	if (r < 0)
-		return error_prefix(err, r, "disk '%s'", disk->serial);
-	size = source->size;
-	r = blk_dev_shelf_put(m->shelf, source, &part, err);
-	if (r < 0)
-		return error_prefix(err, r, "disk '%s'", disk->serial);
-	/* There are as many entries as places. */
-	while (at->part)
-		at++;
-	at->part = part;
-	(void)!str_format(at->serial, sizeof(at->serial), "%s", disk->serial);
-	*ret_place = (struct vmm_place){ part, part * BLK_SHELF_STRIDE, size };
-	return 0;
-}
-
-int machine_detach_disk(struct machine *m, const char *serial, struct error *err)
-{
-	struct shelved *at = m->shelf && !str_empty(serial) ? find_shelved(m, serial) : NULL;
-	int r;
-
-	if (!at)
-		return error_set(err, -ENOENT, "the machine has no disk '%s' on its shelf", serial);
-	r = blk_dev_shelf_take(m->shelf, at->part);
-	if (r < 0)
-		return error_errno(err, r, "disk '%s'", serial);
-	at->part = 0;
-	return 0;
 }
 
 pid_t machine_qemu_pid(const struct machine *m)

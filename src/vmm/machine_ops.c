@@ -1,0 +1,158 @@
+#include <string.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/str.h"
+#include "vmm/machine_priv.h"
+#include "vmm/ram.h"
+
+int machine_pause(struct machine *m, machine_done_fn cb, void *ctx)
+{
+	if (m->monitor) {
+		monitor_pause(m->monitor);
+		cb(ctx, NULL);
+		return 0;
+	}
+	return m->qemu ? qemu_command(m->qemu, "stop", NULL, cb, ctx) : -ECONNRESET;
+}
+
+int machine_resume(struct machine *m, machine_done_fn cb, void *ctx)
+{
+	if (m->monitor) {
+		monitor_resume(m->monitor);
+		cb(ctx, NULL);
+		return 0;
+	}
+	return m->qemu ? qemu_command(m->qemu, "cont", NULL, cb, ctx) : -ECONNRESET;
+}
+
+void machine_stop(struct machine *m)
+{
+	if (m->monitor)
+		monitor_stop(m->monitor);
+	if (!m->qemu)
+		return;
+	m->stopping = true;
+	/* Nothing of QEMU's own needs an orderly end: the disks' writers are the back-ends here. */
+	qemu_kill(m->qemu);
+}
+
+/* --- templates --- */
+
+static void ignore(void *ctx, const struct error *err)
+{
+	(void)ctx;
+	(void)err;
+}
+
+static void resumed(void *ctx, const struct error *err)
+{
+	struct machine *m = ctx;
+	const struct saving s = m->saving;
+
+	m->saving = (struct saving){ .ram = -1, .state = -1 };
+	cleanup_close_(&m->ram_fd);
+	m->ram_fd = -1;
+	s.done(s.ctx, err);
+}
+
+/* The machine stands still: its memory is what the state goes with. */
+static void saved(void *ctx, const struct error *err)
+{
+	struct machine *m = ctx;
+	struct error e = { 0 };
+
+	if (err)
+		e = *err;
+	else
+		(void)ram_store(m->ram_fd, m->saving.ram, m->ram_size, &e);
+	(void)close(take_fd(&m->saving.ram));
+	(void)close(take_fd(&m->saving.state));
+	if (e.code) {
+		m->saving.done(m->saving.ctx, &e);
+		m->saving.done = ignore;
+	}
+	if (!m->qemu || qemu_command(m->qemu, "cont", NULL, resumed, m) < 0)
+		resumed(m, &e);
+}
+
+int machine_save(struct machine *m, int ram, int state, machine_done_fn cb, void *ctx)
+{
+	int r = -EBUSY;
+
+	if (m->qemu && m->ram_fd >= 0 && !m->saving.done) {
+		m->saving = (struct saving){ ram, state, cb, ctx };
+		r = qemu_save(m->qemu, state, saved, m);
+		if (r == 0)
+			return 0;
+	}
+	(void)close(ram);
+	(void)close(state);
+	m->saving = (struct saving){ .ram = -1, .state = -1 };
+	return r;
+}
+
+static struct shelved *find_shelved(struct machine *m, const char *serial)
+{
+	for (size_t i = 0; i < ARRAY_LEN(m->shelved); i++)
+		if (m->shelved[i].part && str_eq(m->shelved[i].serial, serial))
+			return &m->shelved[i];
+	return NULL;
+}
+
+static int check_attach(struct machine *m, const char *serial, struct error *err)
+{
+	if (!m->shelf)
+		return error_set(err, -EOPNOTSUPP, "the machine takes no more disks");
+	if (str_empty(serial) || strlen(serial) > VMM_SERIAL_MAX)
+		return error_set(err, -EINVAL, "a disk's serial has 1 to %u bytes", VMM_SERIAL_MAX);
+	if (find_shelved(m, serial))
+		return error_set(err, -EEXIST, "the machine has a disk '%s' already", serial);
+	return 0;
+}
+
+int machine_attach_disk(struct machine *m, int fd, int direct_fd,
+			const Caisson__Vmm__V1__DiskAttachRequest *disk,
+			struct vmm_place *ret_place, struct error *err)
+{
+	const struct blk_limit limit = { disk->bytes_per_s, disk->ops_per_s };
+	struct blk_source *source = NULL;
+	struct shelved *at = m->shelved;
+	uint64_t size;
+	unsigned part = 0;
+	int r = check_attach(m, disk->serial, err);
+
+	if (r < 0) {
+		cleanup_close_(&fd);
+		cleanup_close_(&direct_fd);
+		return r;
+	}
+	r = machine_disk_source(fd, direct_fd, disk->read_only, disk->ephemeral, &limit, &source, err);
+	if (r < 0)
+		return error_prefix(err, r, "disk '%s'", disk->serial);
+	size = source->size;
+	r = blk_dev_shelf_put(m->shelf, source, &part, err);
+	if (r < 0)
+		return error_prefix(err, r, "disk '%s'", disk->serial);
+	/* There are as many entries as places. */
+	while (at->part)
+		at++;
+	at->part = part;
+	(void)!str_format(at->serial, sizeof(at->serial), "%s", disk->serial);
+	*ret_place = (struct vmm_place){ part, part * BLK_SHELF_STRIDE, size };
+	return 0;
+}
+
+int machine_detach_disk(struct machine *m, const char *serial, struct error *err)
+{
+	struct shelved *at = m->shelf && !str_empty(serial) ? find_shelved(m, serial) : NULL;
+	int r;
+
+	if (!at)
+		return error_set(err, -ENOENT, "the machine has no disk '%s' on its shelf", serial);
+	r = blk_dev_shelf_take(m->shelf, at->part);
+	if (r < 0)
+		return error_errno(err, r, "disk '%s'", serial);
+	at->part = 0;
+	return 0;
+}

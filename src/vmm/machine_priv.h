@@ -1,0 +1,54 @@
+/*
+ * What the files of the machine share: machine.c (start), machine_end.c (how it ended, in words),
+ * machine_ops.c (what is done to one that runs).
+ */
+#pragma once
+
+#include "virtio/blk.h"
+#include "virtio/vhost_user.h"
+#include "vmm/kvm/monitor.h"
+#include "vmm/machine.h"
+#include "vmm/qemu/qemu.h"
+
+/* A save under way. */
+struct saving {
+	int ram;
+	int state;
+	machine_done_fn done;
+	void *ctx;
+};
+
+/* A disk on the shelf. */
+struct shelved {
+	unsigned part;          /* 0: none */
+	char serial[VMM_SERIAL_MAX + 1];
+};
+
+struct machine {
+	const struct machine_ops *ops;
+	void *ctx;
+	/* One of the two. */
+	struct qemu *qemu;
+	struct monitor *monitor;
+	struct vhost_user *backends[QEMU_MAX_DEVICES]; /* QEMU's devices */
+	size_t n_backends;
+	struct virtio_dev *shelf; /* for calls across threads, until its back-end stops; or NULL */
+	struct shelved shelved[BLK_SHELF_PARTS];
+	struct console console;
+	int console_fd;
+	int ram_fd;             /* of a machine that will be saved, else -1 */
+	uint64_t ram_size;
+	struct saving saving;
+	bool stopping;
+	bool flood_seen;        /* said once: whoever floods the console must not flood the log */
+};
+
+/* Takes @fd and @direct_fd (-1: none) in every case. */
+int machine_disk_source(int fd, int direct_fd, bool read_only, bool ephemeral,
+		       const struct blk_limit *limit, struct blk_source **ret, struct error *err);
+/* All threads of QEMU's back-ends end, and their devices go. */
+void machine_stop_backends(struct machine *m);
+
+/* Callbacks of the two that may hold the machine: @ctx is the machine, which is over. */
+void machine_qemu_ended(void *ctx, const struct qemu_end *end);
+void machine_builtin_ended(void *ctx, const struct monitor_end *end);

@@ -29,5 +29,6 @@ section "vsock" bench/vsock/run.sh "$build"
 CAISSON_VHOST_DEVICE=$build/src/virtio/caisson-vhost-device
 export CAISSON_VHOST_DEVICE
 section "virtio-fs beside virtiofsd" /usr/bin/python3 bench/fs.py
+section "Disks beside QEMU's own" /usr/bin/python3 bench/blk.py
 section "Network of a pod" /usr/bin/python3 bench/network.py
 section "The built-in monitor beside QEMU with KVM, in the testbed" bench/monitor.py

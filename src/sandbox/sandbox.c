@@ -17,7 +17,7 @@
 #include "sandbox/internal.h"
 #include "sandbox/network.h"
 
-#define AGENT_LOST_MS 1000 /* between the agent's connection and the VM's own end */
+#define CONSOLE_MS    1000 /* for the console's last lines */
 #define TAIL_LINES    12u
 #define WIND_DOWN_MS  20000 /* for the guest to write its disks out */
 
@@ -178,7 +178,7 @@ static void on_boot_timeout(void *arg)
 	if (vmm_console(s->vmm, on_console_tail, s) < 0)
 		vmm_kill(s->vmm);
 	else
-		(void)!loop_timer_start(s->loop, AGENT_LOST_MS, on_boot_timeout, s,
+		(void)!loop_timer_start(s->loop, CONSOLE_MS, on_boot_timeout, s,
 					&s->boot_timer);
 }
 

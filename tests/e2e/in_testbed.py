@@ -86,12 +86,13 @@ def pytest_runtest_protocol(item, nextitem):
     options = options_of(item)
     if options is None:
         return None
-    del nextitem
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     for data in results(item, options):
         report = item.config.hook.pytest_report_from_serializable(config=item.config, data=data)
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    # What an earlier test of the file has set up here ends with the file's last one.
+    item.session._setupstate.teardown_exact(nextitem)  # pylint: disable=protected-access
     return True
 
 

@@ -30,7 +30,7 @@ def started_from(c, *args):
 @pytest.fixture
 def store(own_store):
     # The image is prepared here, so that what follows is the same work each time.
-    own_store("run", "--rm", "--network", "none", own_store.image, "true").ok()
+    own_store("run", "--rm", own_store.image, "true").ok()
     assert len(templates(own_store)) == 1
     return own_store
 

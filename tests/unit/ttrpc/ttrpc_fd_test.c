@@ -196,7 +196,8 @@ static void sync_calls(void **state)
 	assert_int_equal(code, TTRPC_DEADLINE_EXCEEDED);
 	stop(&s, fd);
 	assert_int_equal(s.cancelled, 1);
-	assert_int_equal(s.end, -ECONNRESET);
+	/* Found while reading, or while answering the call that has just timed out. */
+	assert_true(s.end == -ECONNRESET || s.end == -EPIPE);
 	assert_int_equal(ttrpc_sync_call(&c, "t", "Echo", &kv.base, 0, NULL, NULL, NULL, &code, &err),
 			 -EBADF);
 }

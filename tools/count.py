@@ -1,6 +1,7 @@
 """Counts test results: prints "passed failed skipped".
 
-count.py meson testlog.json
+count.py meson testlog.json [testlog-of-the-second-run.json]
+count.py meson-failed testlog.json   names of those that failed, one a line
 count.py junit results.xml [results-of-the-second-run.xml]
 count.py failed results.xml      exit 0 if anything failed, 1 if nothing did
 A results file that is missing or empty counts as one failure.
@@ -11,18 +12,26 @@ import sys
 import xml.etree.ElementTree as ET
 
 
-def meson(path):
-    passed = failed = skipped = 0
+def meson_results(path):
+    """name -> passed, failed or skipped"""
+    if not os.path.exists(path):
+        return {}
+    words = {"OK": "passed", "EXPECTEDFAIL": "passed", "SKIP": "skipped"}
     with open(path) as f:
-        for line in f:
-            result = json.loads(line)["result"]
-            if result in ("OK", "EXPECTEDFAIL"):
-                passed += 1
-            elif result == "SKIP":
-                skipped += 1
-            else:
-                failed += 1
-    return passed, failed + (passed + failed + skipped == 0), skipped
+        tests = [json.loads(line) for line in f]
+    return {t["name"]: words.get(t["result"], "failed") for t in tests}
+
+
+def merged(first, again):
+    """Counts, of a first run and of a second one of what failed in it."""
+    total = dict(first)
+    for name, result in again.items():
+        if first.get(name) == "failed" and result == "passed":
+            print(f"passed at the second try: {name}", file=sys.stderr)
+            total[name] = result
+    results = list(total.values())
+    return results.count("passed"), results.count("failed") + (not results), \
+        results.count("skipped")
 
 
 def cases(path):
@@ -41,25 +50,17 @@ def cases(path):
     return found
 
 
-def junit(paths):
-    first = cases(paths[0])
-    again = cases(paths[1]) if len(paths) > 1 else {}
-    total = dict(first)
-    for name, result in again.items():
-        if first.get(name) == "failed" and result == "passed":
-            print(f"passed at the second try: {name}", file=sys.stderr)
-            total[name] = result
-    results = list(total.values())
-    return results.count("passed"), results.count("failed") + (not results), \
-        results.count("skipped")
-
-
 def main():
     kind, paths = sys.argv[1], sys.argv[2:]
     if kind == "failed":
         found = cases(paths[0])
         sys.exit(0 if "failed" in found.values() else 1)
-    print(*(meson(paths[0]) if kind == "meson" else junit(paths)))
+    if kind == "meson-failed":
+        print("\n".join(name.split(" / ")[-1] for name, result in meson_results(paths[0]).items()
+                        if result == "failed"))
+        return
+    results = [(meson_results if kind == "meson" else cases)(p) for p in paths]
+    print(*merged(results[0], results[1] if len(results) > 1 else {}))
 
 
 try:

@@ -187,7 +187,7 @@ static int make_ram(uint64_t size, int *ret_fd, struct error *err)
 	if (mkdir("ram", 0700) < 0 || mount("ram", "ram", "tmpfs",
 					    MS_NOSUID | MS_NODEV | MS_NOEXEC, options) < 0)
 		return error_errno(err, -errno, "jail: make room for the guest's memory");
-	fd = open(JAIL_RAM + 1, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	fd = open(&JAIL_RAM[1], O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (fd < 0 || ftruncate(fd, (off_t)size) < 0)
 		return error_errno(err, -errno, "jail: make the guest's memory");
 	*ret_fd = take_fd(&fd);

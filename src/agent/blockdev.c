@@ -139,6 +139,33 @@ static int find_part(const char *name, char *path)
 	return r < 0 ? r : 1;
 }
 
+/* The part, and the path of the shelf's device; false: it is something else. */
+static bool named_part(const char *name, struct part *ret, char *shelf)
+{
+	return str_has_prefix(name, SHELF_PREFIX) &&
+	       parse_part(name + strlen(SHELF_PREFIX), ret) == 0 &&
+	       find_serial(SHELF_SERIAL, shelf) == 1;
+}
+
+int blockdev_grow(const char *name, uint64_t size)
+{
+	char shelf[BLOCKDEV_PATH_MAX], path[BLOCKDEV_PATH_MAX + 12];
+	auto_close int disk = -1, fd = -1;
+	uint64_t now;
+	struct part p;
+
+	if (!named_part(name, &p, shelf))
+		return 0;
+	if (size > INT64_MAX || str_format(path, sizeof(path), "%s%u", shelf, p.number) < 0)
+		return -EINVAL;
+	disk = open(shelf, O_RDONLY | O_CLOEXEC);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (disk < 0 || fd < 0 || ioctl(fd, BLKGETSIZE64, &now) < 0)
+		return -errno;
+	p.size = size - size % SECTOR;
+	return p.size > now ? partition(disk, BLKPG_RESIZE_PARTITION, &p) : 0;
+}
+
 void blockdev_release(const char *name)
 {
 	char shelf[BLOCKDEV_PATH_MAX];
@@ -146,8 +173,7 @@ void blockdev_release(const char *name)
 	struct part p;
 	int r;
 
-	if (!str_has_prefix(name, SHELF_PREFIX) ||
-	    parse_part(name + strlen(SHELF_PREFIX), &p) < 0 || find_serial(SHELF_SERIAL, shelf) != 1)
+	if (!named_part(name, &p, shelf))
 		return;
 	disk = open(shelf, O_RDONLY | O_CLOEXEC);
 	r = disk < 0 ? -errno : partition(disk, BLKPG_DEL_PARTITION, &p);

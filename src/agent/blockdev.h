@@ -36,5 +36,10 @@ void blockdev_cancel(struct blockdev_wait *w);
  * the shelf is given back with blockdev_release().
  */
 int blockdev_find(const char *name, char *path);
+/*
+ * The host has enlarged it: a part of the shelf gets @size bytes if it has fewer. Other kinds of
+ * devices know their size.
+ */
+int blockdev_grow(const char *name, uint64_t size);
 /* Nothing uses @name any more, which may be of any kind. */
 void blockdev_release(const char *name);

@@ -52,7 +52,8 @@ static void serve(void *ctx, struct ttrpc_call *call, const uint8_t *payload, si
 	X(CopyFile, copy_file, copy_file_request)                                             \
 	X(GetOOMEvent, get_oom_event, get_oomevent_request)                                   \
 	X(AddSwapPath, add_swap_path, add_swap_path_request)                                  \
-	X(GetVolumeStats, get_volume_stats, volume_stats_request)
+	X(GetVolumeStats, get_volume_stats, volume_stats_request)                             \
+	X(ResizeVolume, resize_volume, resize_volume_request)
 
 #define MISSING(X)                                                                            \
 	X(GetDiagnosticData, "this agent keeps no termination logs")                          \
@@ -61,7 +62,6 @@ static void serve(void *ctx, struct ttrpc_call *call, const uint8_t *payload, si
 	X(MemAgentMemcgSet, "this agent has no memory reclaim to tune")                       \
 	X(MemAgentCompactSet, "this agent has no memory compaction to tune")                  \
 	X(AddSwap, "swap devices are named by path: use AddSwapPath")                         \
-	X(ResizeVolume, "this agent doesn't resize file systems")                             \
 	X(SetPolicy, "this agent has no policy engine")
 
 static const struct method methods[] = {

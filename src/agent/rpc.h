@@ -53,7 +53,9 @@ RPC(health_check);
 RPC(health_version);
 /* rpc_file.c */
 RPC(copy_file);
+/* rpc_volume.c */
 RPC(get_volume_stats);
+RPC(resize_volume);
 /* rpc_net.c */
 RPC(update_interface);
 RPC(update_routes);

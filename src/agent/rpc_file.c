@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "base/beneath.h"
@@ -183,34 +182,4 @@ void rpc_copy_file(struct ttrpc_call *call, void *request)
 	struct error err = { 0 };
 
 	rpc_end(call, copy(request, &err), &err);
-}
-
-void rpc_get_volume_stats(struct ttrpc_call *call, void *request)
-{
-	const Grpc__VolumeStatsRequest *rq = request;
-	Grpc__VolumeStatsResponse rsp = GRPC__VOLUME_STATS_RESPONSE__INIT;
-	Grpc__VolumeUsage bytes = GRPC__VOLUME_USAGE__INIT, inodes = GRPC__VOLUME_USAGE__INIT;
-	Grpc__VolumeUsage *usage[] = { &bytes, &inodes };
-	Grpc__VolumeCondition condition = GRPC__VOLUME_CONDITION__INIT;
-	struct error err = { 0 };
-	struct statvfs sv;
-
-	if (statvfs(rq->volume_guest_path, &sv) < 0) {
-		rpc_end(call,
-			error_errno(&err, -errno, "volume '%s'", rq->volume_guest_path), &err);
-		return;
-	}
-	bytes.unit = GRPC__VOLUME_USAGE__UNIT__BYTES;
-	bytes.total = (uint64_t)sv.f_blocks * sv.f_frsize;
-	bytes.available = (uint64_t)sv.f_bavail * sv.f_frsize;
-	bytes.used = bytes.total - (uint64_t)sv.f_bfree * sv.f_frsize;
-	inodes.unit = GRPC__VOLUME_USAGE__UNIT__INODES;
-	inodes.total = sv.f_files;
-	inodes.available = sv.f_favail;
-	inodes.used = sv.f_files - sv.f_ffree;
-	condition.message = (char *)"OK";
-	rsp.n_usage = ARRAY_LEN(usage);
-	rsp.usage = usage;
-	rsp.volume_condition = &condition;
-	ttrpc_reply_msg(call, &rsp.base);
 }

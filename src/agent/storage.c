@@ -105,6 +105,13 @@ void storage_release_all(void)
 		entry_undo(list_entry(mounts.prev, struct mount_entry, node));
 }
 
+const char *storage_device(const char *path)
+{
+	const struct mount_entry *m = entry_find(path);
+
+	return m ? m->device : NULL;
+}
+
 bool storage_covers(const char *path)
 {
 	const struct mount_entry *m;

@@ -39,6 +39,8 @@ void storage_release(char **mounted);
 void storage_release_all(void);
 /* Mounts again with new options (the size of a tmpfs). The mount point must be one of ours. */
 __must_check int storage_remount(const Grpc__Storage *st, struct error *err);
+/* The name of the disk that is mounted on @path, one of our mount points; NULL: none. */
+const char *storage_device(const char *path);
 /* Is @path, or a directory above it, a mount point of ours? */
 bool storage_covers(const char *path);
 

@@ -189,6 +189,22 @@ typedef void (*sandbox_stats_fn)(void *arg, const struct error *err,
 
 void sandbox_stats(struct sandbox *s, const char *id, sandbox_stats_fn done, void *arg);
 
+/* --- volumes; @path names one as the containers' mounts do: what they have as their source --- */
+
+typedef void (*sandbox_volume_stats_fn)(void *arg, const struct error *err,
+					const Grpc__VolumeStatsResponse *stats);
+
+/* How full it is. -ENOENT: no container has such a volume that is mounted in the guest. */
+void sandbox_volume_stats(struct sandbox *s, const char *path, sandbox_volume_stats_fn done,
+			  void *arg);
+/*
+ * Makes the file system of a volume on a disk @size bytes large (0: as large as the disk), while it
+ * is in use. The disk must have been enlarged before. -EINVAL: it would become smaller, or larger
+ * than its disk; -EOPNOTSUPP: it is neither ext4 nor xfs.
+ */
+void sandbox_volume_resize(struct sandbox *s, const char *path, uint64_t size,
+			   sandbox_done_fn done, void *arg);
+
 enum sandbox_status {
 	SANDBOX_CREATED,
 	SANDBOX_RUNNING,

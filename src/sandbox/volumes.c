@@ -61,6 +61,23 @@ static struct volume *volume_find(struct sandbox *s, const struct volsource *src
 	return NULL;
 }
 
+int volumes_lookup(struct sandbox *s, const char *path, struct volume_place *ret,
+		   struct error *err)
+{
+	const struct volume *v;
+
+	list_for_each(v, &s->volumes, node) {
+		if (v->kind == VOLSOURCE_GUEST || !v->gate.open || !str_eq(v->source, path))
+			continue;
+		*ret = (struct volume_place){
+			.guest = v->guest,
+			.disk = v->kind == VOLSOURCE_DISK ? &v->disk : NULL,
+		};
+		return 0;
+	}
+	return error_set(err, -ENOENT, "the pod has no volume '%s' in its virtual machine", path);
+}
+
 static void on_attached(void *arg, const struct error *err)
 {
 	gate_settle(&((struct volume *)arg)->gate, err);

@@ -15,6 +15,7 @@
 #include "oci.pb-c.h"
 
 struct container;
+struct disk;
 struct sandbox;
 struct storages;
 
@@ -25,6 +26,13 @@ void volumes_shared(const Grpc__Spec *spec, bool *ret_ro, bool *ret_rw);
  * What must be ready before the container is created counts as parts of its creation.
  */
 __must_check int volumes_prepare(struct container *c, struct error *err);
+/* Of the volume that the mounts call @path. -ENOENT: there is none, or it is not in the guest. */
+struct volume_place {
+	const char *guest;        /* where the guest has it */
+	const struct disk *disk;  /* NULL: it is on no disk of its own */
+};
+__must_check int volumes_lookup(struct sandbox *s, const char *path, struct volume_place *ret,
+				struct error *err);
 /* The agent has said hello: what needs it starts. */
 void volumes_agent_ready(struct container *c);
 /* What the agent mounts for the container's volumes. -ENOMEM. */

@@ -510,6 +510,7 @@ struct shelf_call {
 	struct blk_dev *blk;
 	struct blk_source *src;
 	unsigned part;
+	uint64_t size;
 };
 
 static int shelf_put(void *arg)
@@ -519,6 +520,14 @@ static int shelf_put(void *arg)
 	if (!blk_is_shelf(call->blk->source))
 		return -ENOTSUP;
 	return blk_shelf_put(call->blk->source, call->src, &call->part);
+}
+
+static int shelf_measure(void *arg)
+{
+	struct shelf_call *call = arg;
+
+	return blk_is_shelf(call->blk->source) ?
+		       blk_shelf_measure(call->blk->source, call->part, &call->size) : -ENOTSUP;
 }
 
 static int shelf_take(void *arg)
@@ -544,6 +553,16 @@ int blk_dev_shelf_put(struct virtio_dev *dev, struct blk_source *src, unsigned *
 	}
 	*ret_part = call.part;
 	return 0;
+}
+
+int blk_dev_shelf_measure(struct virtio_dev *dev, unsigned part, uint64_t *ret_size)
+{
+	struct shelf_call call = { .blk = blk_of(dev), .part = part };
+	int r = evloop_call(&dev->loop, shelf_measure, &call);
+
+	if (r == 0)
+		*ret_size = call.size;
+	return r;
 }
 
 int blk_dev_shelf_take(struct virtio_dev *dev, unsigned part)

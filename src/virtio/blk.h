@@ -50,6 +50,8 @@ struct blk_source_ops {
 	void (*submit)(struct blk_source *src, struct blk_io *io);
 	/* Waits until nothing is under way. */
 	void (*drain)(struct blk_source *src);
+	/* Looks again how large it is. May be NULL: the size is for good. -errno: unchanged. */
+	int (*measure)(struct blk_source *src);
 	/* In the device's thread or when that has ended; drained before if it was attached. */
 	void (*free)(struct blk_source *src);
 };
@@ -126,5 +128,7 @@ int blk_dev_set_source(struct virtio_dev *dev, struct blk_source *src, const cha
  */
 int blk_dev_shelf_put(struct virtio_dev *dev, struct blk_source *src, unsigned *ret_part,
 		      struct error *err);
+/* Looks again how large the source on @part is; the guest is told nothing. -ENOENT. */
+int blk_dev_shelf_measure(struct virtio_dev *dev, unsigned part, uint64_t *ret_size);
 /* Requests under way are finished when it returns. -ENOENT: nothing is there. */
 int blk_dev_shelf_take(struct virtio_dev *dev, unsigned part);

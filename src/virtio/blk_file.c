@@ -96,6 +96,25 @@ static void file_drain(struct blk_source *src)
 		blk_engine_wait(file->engine);
 }
 
+/* In bytes; -EINVAL: neither a regular file nor a block device. */
+static int size_of(int fd, const struct stat *st, uint64_t *ret)
+{
+	if (S_ISBLK(st->st_mode))
+		return ioctl(fd, BLKGETSIZE64, ret) < 0 ? -errno : 0;
+	if (!S_ISREG(st->st_mode))
+		return -EINVAL;
+	*ret = (uint64_t)st->st_size;
+	return 0;
+}
+
+static int file_measure(struct blk_source *src)
+{
+	const struct blk_file *file = file_of(src);
+	struct stat st;
+
+	return fstat(file->fd, &st) < 0 ? -errno : size_of(file->fd, &st, &src->size);
+}
+
 static void file_free(struct blk_source *src)
 {
 	struct blk_file *file = file_of(src);
@@ -113,6 +132,7 @@ static const struct blk_source_ops file_ops = {
 	.attach = file_attach,
 	.submit = file_submit,
 	.drain = file_drain,
+	.measure = file_measure,
 	.free = file_free,
 };
 
@@ -124,15 +144,15 @@ int blk_source_new_fd(int fd_in, const struct blk_file_options *options,
 	struct blk_file *file;
 	struct stat st;
 	uint64_t size;
+	int r;
 
 	if (flags < 0 || fstat(fd, &st) < 0)
 		return error_errno(err, -errno, "disk: file");
-	if (S_ISREG(st.st_mode))
-		size = (uint64_t)st.st_size;
-	else if (!S_ISBLK(st.st_mode))
-		return error_set(err, -EINVAL, "disk: neither a regular file nor a block device");
-	else if (ioctl(fd, BLKGETSIZE64, &size) < 0)
-		return error_errno(err, -errno, "disk: size of the block device");
+	r = size_of(fd, &st, &size);
+	if (r == -EINVAL)
+		return error_set(err, r, "disk: neither a regular file nor a block device");
+	if (r < 0)
+		return error_errno(err, r, "disk: size of the block device");
 	file = calloc(1, sizeof(*file));
 	if (!file)
 		return error_set(err, -ENOMEM, "disk: out of memory");

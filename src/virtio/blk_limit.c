@@ -140,6 +140,16 @@ static void limiter_drain(struct blk_source *src)
 	l->inner->ops->drain(l->inner);
 }
 
+static int limiter_measure(struct blk_source *src)
+{
+	struct blk_limiter *l = limiter_of(src);
+	int r = l->inner->ops->measure ? l->inner->ops->measure(l->inner) : 0;
+
+	if (r == 0)
+		src->size = l->inner->size;
+	return r;
+}
+
 static void limiter_free(struct blk_source *src)
 {
 	struct blk_limiter *l = limiter_of(src);
@@ -154,6 +164,7 @@ static const struct blk_source_ops limiter_ops = {
 	.attach = limiter_attach,
 	.submit = limiter_submit,
 	.drain = limiter_drain,
+	.measure = limiter_measure,
 	.free = limiter_free,
 };
 

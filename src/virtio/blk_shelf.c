@@ -205,10 +205,28 @@ int blk_shelf_put(struct blk_source *src, struct blk_source *one, unsigned *ret_
 	return -ENOSPC;
 }
 
+static struct blk_source *part_of(const struct shelf *shelf, unsigned part)
+{
+	return part >= 1 && part <= BLK_SHELF_PARTS ? shelf->parts[part] : NULL;
+}
+
+int blk_shelf_measure(struct blk_source *src, unsigned part, uint64_t *ret_size)
+{
+	struct blk_source *one = part_of(shelf_of(src), part);
+	int r = one ? 0 : -ENOENT;
+
+	if (r == 0 && one->ops->measure)
+		r = one->ops->measure(one);
+	if (r < 0)
+		return r;
+	*ret_size = MIN_OF(one->size, BLK_SHELF_STRIDE);
+	return 0;
+}
+
 int blk_shelf_take(struct blk_source *src, unsigned part)
 {
 	struct shelf *shelf = shelf_of(src);
-	struct blk_source *one = part >= 1 && part <= BLK_SHELF_PARTS ? shelf->parts[part] : NULL;
+	struct blk_source *one = part_of(shelf, part);
 
 	if (!one)
 		return -ENOENT;

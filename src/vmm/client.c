@@ -725,6 +725,14 @@ int vmm_disk_attach(struct vmm *v, const struct vmm_disk *disk, vmm_disk_fn cb, 
 	return request(v, "DiskAttach", &req.base, &(struct op){ .disk = cb, .ctx = ctx });
 }
 
+int vmm_disk_measure(struct vmm *v, const char *serial, vmm_disk_fn cb, void *ctx)
+{
+	Caisson__Vmm__V1__DiskMeasureRequest req = CAISSON__VMM__V1__DISK_MEASURE_REQUEST__INIT;
+
+	req.serial = (char *)serial;
+	return request(v, "DiskMeasure", &req.base, &(struct op){ .disk = cb, .ctx = ctx });
+}
+
 int vmm_disk_detach(struct vmm *v, const char *serial, vmm_done_fn cb, void *ctx)
 {
 	Caisson__Vmm__V1__DiskDetachRequest req = CAISSON__VMM__V1__DISK_DETACH_REQUEST__INIT;

@@ -57,6 +57,9 @@ int machine_save(struct machine *m, int ram, int state, machine_done_fn cb, void
 int machine_attach_disk(struct machine *m, int fd, int direct_fd,
 			const Caisson__Vmm__V1__DiskAttachRequest *disk,
 			struct vmm_place *ret_place, struct error *err);
+/* See vmm_disk_measure(). */
+int machine_measure_disk(struct machine *m, const char *serial, struct vmm_place *ret_place,
+			 struct error *err);
 int machine_detach_disk(struct machine *m, const char *serial, struct error *err);
 
 pid_t machine_qemu_pid(const struct machine *m);

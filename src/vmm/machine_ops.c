@@ -143,13 +143,38 @@ int machine_attach_disk(struct machine *m, int fd, int direct_fd,
 	return 0;
 }
 
-int machine_detach_disk(struct machine *m, const char *serial, struct error *err)
+static struct shelved *need_shelved(struct machine *m, const char *serial, struct error *err)
 {
 	struct shelved *at = m->shelf && !str_empty(serial) ? find_shelved(m, serial) : NULL;
+
+	if (!at)
+		(void)error_set(err, -ENOENT, "the machine has no disk '%s' on its shelf", serial);
+	return at;
+}
+
+int machine_measure_disk(struct machine *m, const char *serial, struct vmm_place *ret_place,
+			 struct error *err)
+{
+	const struct shelved *at = need_shelved(m, serial, err);
+	uint64_t size;
 	int r;
 
 	if (!at)
-		return error_set(err, -ENOENT, "the machine has no disk '%s' on its shelf", serial);
+		return -ENOENT;
+	r = blk_dev_shelf_measure(m->shelf, at->part, &size);
+	if (r < 0)
+		return error_errno(err, r, "disk '%s'", serial);
+	*ret_place = (struct vmm_place){ at->part, at->part * BLK_SHELF_STRIDE, size };
+	return 0;
+}
+
+int machine_detach_disk(struct machine *m, const char *serial, struct error *err)
+{
+	struct shelved *at = need_shelved(m, serial, err);
+	int r;
+
+	if (!at)
+		return -ENOENT;
 	r = blk_dev_shelf_take(m->shelf, at->part);
 	if (r < 0)
 		return error_errno(err, r, "disk '%s'", serial);

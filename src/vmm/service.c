@@ -227,11 +227,20 @@ static int claim_fd(struct service *s, uint64_t token)
 	return -1;
 }
 
+static void reply_place(struct ttrpc_call *call, const struct vmm_place *place)
+{
+	Caisson__Vmm__V1__DiskAttachResponse res = CAISSON__VMM__V1__DISK_ATTACH_RESPONSE__INIT;
+
+	res.part = place->part;
+	res.start = place->start;
+	res.size = place->size;
+	ttrpc_reply_msg(call, &res.base);
+}
+
 static void on_disk_attach(void *ctx, struct ttrpc_call *call, const uint8_t *data, size_t len)
 {
 	struct service *s = ctx;
 	Caisson__Vmm__V1__DiskAttachRequest *req;
-	Caisson__Vmm__V1__DiskAttachResponse res = CAISSON__VMM__V1__DISK_ATTACH_RESPONSE__INIT;
 	auto_close int fd = -1, direct_fd = -1;
 	struct vmm_place place = { 0 };
 	struct error err = { 0 };
@@ -251,10 +260,7 @@ static void on_disk_attach(void *ctx, struct ttrpc_call *call, const uint8_t *da
 				       &err) < 0) {
 		ttrpc_call_fail_error(call, &err);
 	} else {
-		res.part = place.part;
-		res.start = place.start;
-		res.size = place.size;
-		ttrpc_reply_msg(call, &res.base);
+		reply_place(call, &place);
 	}
 	protobuf_c_message_free_unpacked(&req->base, NULL);
 }
@@ -304,6 +310,26 @@ static void on_disk_detach(void *ctx, struct ttrpc_call *call, const uint8_t *da
 	protobuf_c_message_free_unpacked(&req->base, NULL);
 }
 
+static void on_disk_measure(void *ctx, struct ttrpc_call *call, const uint8_t *data, size_t len)
+{
+	struct service *s = ctx;
+	Caisson__Vmm__V1__DiskMeasureRequest *req;
+	struct vmm_place place = { 0 };
+	struct error err = { 0 };
+
+	req = ttrpc_call_unpack(call, &caisson__vmm__v1__disk_measure_request__descriptor, data,
+				len);
+	if (!req)
+		return;
+	if (usable(s, call)) {
+		if (machine_measure_disk(s->machine, req->serial, &place, &err) < 0)
+			ttrpc_call_fail_error(call, &err);
+		else
+			reply_place(call, &place);
+	}
+	protobuf_c_message_free_unpacked(&req->base, NULL);
+}
+
 static void on_console(void *ctx, struct ttrpc_call *call, const uint8_t *data, size_t len)
 {
 	struct service *s = ctx;
@@ -334,6 +360,7 @@ static const struct ttrpc_method methods[] = {
 	{ "Shutdown", on_shutdown, 0 },
 	{ "DiskAttach", on_disk_attach, 0 },
 	{ "DiskDetach", on_disk_detach, 0 },
+	{ "DiskMeasure", on_disk_measure, 0 },
 	{ "SaveTemplate", on_save_template, 0 },
 	{ "Console", on_console, 0 },
 };

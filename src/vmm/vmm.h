@@ -233,6 +233,11 @@ void vmm_kill(struct vmm *vmm);
  * makes a partition there. Nothing is announced, so there is nothing to wait for.
  */
 int vmm_disk_attach(struct vmm *vmm, const struct vmm_disk *disk, vmm_disk_fn cb, void *ctx);
+/*
+ * Looks again how large the file or device of @serial is, and tells its place. What it has grown by
+ * can be used from then on; the guest has to be told.
+ */
+int vmm_disk_measure(struct vmm *vmm, const char *serial, vmm_disk_fn cb, void *ctx);
 /* Takes @serial from the shelf. The guest must have unmounted it. */
 int vmm_disk_detach(struct vmm *vmm, const char *serial, vmm_done_fn cb, void *ctx);
 

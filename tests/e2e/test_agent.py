@@ -207,7 +207,7 @@ def test_guest_details(agent):
 
 
 @pytest.mark.parametrize("method", ["GetIPTables", "SetIPTables", "MemAgentMemcgSet", "AddSwap",
-                                    "MemAgentCompactSet", "ResizeVolume", "SetPolicy",
+                                    "MemAgentCompactSet", "SetPolicy",
                                     "GetDiagnosticData"])
 def test_unimplemented(agent, method):
     with fails(UNIMPLEMENTED, method):

@@ -28,7 +28,7 @@ const char *cgroup_root(void)
 	return NULL;
 }
 
-int cgroup_path(const char *id, char *dst, size_t size)
+int cgroup_path(const char *name, char *dst, size_t size)
 {
 	const char *root = cgroup_root();
 
@@ -36,10 +36,10 @@ int cgroup_path(const char *id, char *dst, size_t size)
 		dst[0] = '\0';
 		return 0;
 	}
-	return str_format(dst, size, "%s/caisson-%s", root, id);
+	return str_format(dst, size, "%s/caisson-%s", root, name);
 }
 
-int cgroup_path_below(const char *parent, const char *id, char *dst, size_t size)
+int cgroup_path_below(const char *parent, const char *name, char *dst, size_t size)
 {
 	const char *root = cgroup_root();
 	int n;
@@ -49,7 +49,7 @@ int cgroup_path_below(const char *parent, const char *id, char *dst, size_t size
 	n = snprintf(dst, size, "%s%s", root, parent);
 	if (n < 0 || (size_t)n >= size || access(dst, W_OK) < 0)
 		return -ENOENT;
-	return str_format(dst, size, "%s%s/caisson-%s", root, parent, id) < 0 ? -ENAMETOOLONG : 0;
+	return str_format(dst, size, "%s%s/caisson-%s", root, parent, name) < 0 ? -ENAMETOOLONG : 0;
 }
 
 int cgroup_make(const char *path, struct error *err)

@@ -11,10 +11,10 @@
 
 /* Where cgroup v2 is mounted ("/sys/fs/cgroup" or "/sys/fs/cgroup/unified"), or NULL. */
 const char *cgroup_root(void);
-/* Path for the VM @id; "" when there is no cgroup v2 here. */
-int cgroup_path(const char *id, char *dst, size_t size);
+/* Path for the VM @name; "" when there is no cgroup v2 here. */
+int cgroup_path(const char *name, char *dst, size_t size);
 /* The same in a cgroup that somebody made for it, a path from the root of the hierarchy. -ENOENT. */
-int cgroup_path_below(const char *parent, const char *id, char *dst, size_t size);
+int cgroup_path_below(const char *parent, const char *name, char *dst, size_t size);
 /* Makes the directory and gives a descriptor of it. */
 int cgroup_make(const char *path, struct error *err);
 /* Kills what is in it, waits, and removes it. A missing one is success. */

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -383,23 +384,41 @@ static int start_process(struct vmm *v, const struct vmm_config *cfg, const stru
 	return 0;
 }
 
+/*
+ * An id is unique among those of one run directory, and reclaiming kills what is in the cgroup: the
+ * VM's directory makes its cgroup's name unique on the host.
+ */
+static int own_name(const struct vmm *v, const struct vmm_config *cfg, char **ret_name,
+		    struct error *err)
+{
+	struct stat st;
+
+	if (fstat(v->dirfd, &st) < 0)
+		return error_errno(err, -errno, "'%s'", cfg->dir);
+	*ret_name = str_printf("%s-%llx.%llx", cfg->id, (unsigned long long)st.st_dev,
+			       (unsigned long long)st.st_ino);
+	return *ret_name ? 0 : error_set(err, -ENOMEM, "no memory for the name of a VM");
+}
+
 /* Everything up to a recorded process that waits for its configuration. */
 static int start(struct vmm *v, const struct vmm_config *cfg, struct start_fds *f, int *ret_pidfd,
 		 struct error *err)
 {
-	auto_free char *program = NULL;
+	auto_free char *program = NULL, *name = NULL;
 	struct record rec;
 	int r = program_path(cfg, &program, err);
 
 	if (r == 0)
 		r = record_init(&rec, err);
+	if (r == 0)
+		r = own_name(v, cfg, &name, err);
 	if (r < 0)
 		return r;
 	r = -ENOENT;
 	if (!str_empty(cfg->cgroup_parent))
-		r = cgroup_path_below(cfg->cgroup_parent, cfg->id, rec.cgroup, sizeof(rec.cgroup));
+		r = cgroup_path_below(cfg->cgroup_parent, name, rec.cgroup, sizeof(rec.cgroup));
 	if (r < 0)
-		r = cgroup_path(cfg->id, rec.cgroup, sizeof(rec.cgroup));
+		r = cgroup_path(name, rec.cgroup, sizeof(rec.cgroup));
 	if (r < 0)
 		return error_errno(err, r, "name the VM's cgroup");
 	r = record_write(v->dirfd, &rec, err);

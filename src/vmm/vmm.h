@@ -112,7 +112,7 @@ struct vmm_nic {
 
 /* All strings are copied by vmm_spawn(). Zero means the default everywhere. */
 struct vmm_config {
-	const char *id;             /* names the cgroup and the process; [A-Za-z0-9_.-]+ */
+	const char *id;             /* begins the cgroup's name, is the process's; [A-Za-z0-9_.-]+ */
 	const char *dir;            /* absolute, exists */
 
 	/*

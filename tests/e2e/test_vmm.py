@@ -3,6 +3,7 @@
 PID 1 of the guests is guest-init.c. Nothing of the container side takes part.
 """
 
+import glob
 import os
 import pathlib
 import re
@@ -43,8 +44,8 @@ def initrd():
 
 
 def cgroup_of(name):
-    return [p for p in (f"/sys/fs/cgroup/caisson-{name}", f"/sys/fs/cgroup/unified/caisson-{name}")
-            if os.path.isdir(p)]
+    return glob.glob(f"/sys/fs/cgroup/caisson-{name}-*") + \
+        glob.glob(f"/sys/fs/cgroup/unified/caisson-{name}-*")
 
 
 def alive(pid):
@@ -241,6 +242,28 @@ def test_jail(vm):
             assert sorted(map(int, f)) == sorted([vm.vmm, vm.qemu])
     vm.tell("shutdown")
     assert vm.line() in ("done ", "exited stopped stopped")
+
+
+def test_two_of_one_id(initrd, tmp_path):
+    """An id is unique in one place only: what ends the one leaves the other alone."""
+    machines = []
+    try:
+        for place in ("a", "b"):
+            v = VM(initrd, "same")
+            v.dir.rmdir()
+            v.dir = tmp_path / place / "same"
+            v.dir.mkdir(parents=True)
+            machines.append(v)
+            v.listen()
+            v.start("hello,serve,off")
+            v.hello()
+        first, second = machines
+        first.reclaim()
+        assert not alive(first.qemu) and not alive(first.vmm)
+        assert alive(second.qemu) and second.ask("disks") == ""
+    finally:
+        for v in machines:
+            v.close()
 
 
 def test_shutdown(vm):

@@ -12,7 +12,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,8 +22,6 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/log.h"
-
-#define THREAD_STACK (256u * 1024u)
 
 #define MAGIC   0x74726976u
 #define VERSION 2u
@@ -527,25 +524,6 @@ static int attached(void *arg)
 	return ((struct virtio_mmio *)arg)->attach_result;
 }
 
-static int start_thread(struct virtio_mmio *m)
-{
-	pthread_attr_t attr;
-	sigset_t all, old;
-	int r = pthread_attr_init(&attr);
-
-	if (r != 0)
-		return -r;
-	(void)pthread_attr_setstacksize(&attr, THREAD_STACK);
-	sigfillset(&all);
-	/* Calls posted from now on wait for the thread. */
-	m->dev->loop.running = true;
-	(void)pthread_sigmask(SIG_SETMASK, &all, &old);
-	r = pthread_create(&m->thread, &attr, thread_main, m);
-	(void)pthread_sigmask(SIG_SETMASK, &old, NULL);
-	(void)pthread_attr_destroy(&attr);
-	return -r;
-}
-
 static void mmio_free(struct virtio_mmio *m)
 {
 	for (unsigned i = 0; i < VIRTIO_MAX_QUEUES; i++) {
@@ -612,7 +590,7 @@ int virtio_mmio_start(struct virtio_dev **dev, const struct gmem *mem,
 	if (r == 0)
 		r = make_queues(m);
 	if (r == 0)
-		r = start_thread(m);
+		r = virtio_dev_start_thread(m->dev, thread_main, m, &m->thread);
 	if (r < 0) {
 		r = error_errno(err, r, "start the %s device's thread", d->name);
 		mmio_free(m);

@@ -8,7 +8,6 @@
  * own (virtio_dev.queue_loops), which only take kicks. A message that makes no sense
  * ends the connection: the front-end is our own QEMU, and going on in an unknown state would be worse.
  */
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,8 +19,6 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "virtio/vhost_user_priv.h"
-
-#define THREAD_STACK (256u * 1024u)
 
 static void drop_fds(struct vhost_user *vu)
 {
@@ -176,25 +173,6 @@ static int attached(void *arg)
 	return ((struct vhost_user *)arg)->attach_result;
 }
 
-static int start_thread(struct vhost_user *vu)
-{
-	pthread_attr_t attr;
-	sigset_t all, old;
-	int r = pthread_attr_init(&attr);
-
-	if (r != 0)
-		return -r;
-	(void)pthread_attr_setstacksize(&attr, THREAD_STACK);
-	sigfillset(&all);
-	/* Calls posted from now on wait for the thread. */
-	vu->dev->loop.running = true;
-	(void)pthread_sigmask(SIG_SETMASK, &all, &old);
-	r = pthread_create(&vu->thread, &attr, thread_main, vu);
-	(void)pthread_sigmask(SIG_SETMASK, &old, NULL);
-	(void)pthread_attr_destroy(&attr);
-	return -r;
-}
-
 static void vu_free(struct vhost_user *vu)
 {
 	vhu_close_fd(&vu->listen_fd);
@@ -238,7 +216,7 @@ int vhost_user_start(struct virtio_dev **dev, int fd, enum vhost_user_fd kind,
 		r = evloop_add(&d->loop, &vu->listener, fd, EPOLLIN, on_listener);
 	}
 	if (r == 0)
-		r = start_thread(vu);
+		r = virtio_dev_start_thread(vu->dev, thread_main, vu, &vu->thread);
 	if (r < 0) {
 		r = error_errno(err, r, "start the %s device's thread", d->name);
 		vu_free(vu);

@@ -1,7 +1,10 @@
 #include "virtio/virtio.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stddef.h>
+
+#define THREAD_STACK (256u * 1024u)
 
 int virtio_dev_init(struct virtio_dev *dev, const struct virtio_dev_ops *ops, const char *name)
 {
@@ -42,4 +45,23 @@ void virtio_dev_config_changed(struct virtio_dev *dev)
 {
 	if (dev->transport_ops)
 		dev->transport_ops->config_changed(dev->transport);
+}
+
+int virtio_dev_start_thread(struct virtio_dev *dev, void *(*main)(void *), void *arg,
+			    pthread_t *ret_thread)
+{
+	pthread_attr_t attr;
+	sigset_t all, old;
+	int r = pthread_attr_init(&attr);
+
+	if (r != 0)
+		return -r;
+	(void)pthread_attr_setstacksize(&attr, THREAD_STACK);
+	sigfillset(&all);
+	dev->loop.running = true;
+	(void)pthread_sigmask(SIG_SETMASK, &all, &old);
+	r = pthread_create(ret_thread, &attr, main, arg);
+	(void)pthread_sigmask(SIG_SETMASK, &old, NULL);
+	(void)pthread_attr_destroy(&attr);
+	return -r;
 }

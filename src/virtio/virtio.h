@@ -95,6 +95,13 @@ void virtio_dev_fini(struct virtio_dev *dev);
 /* Destroys any device; NULL is fine. */
 void virtio_dev_free(struct virtio_dev *dev);
 
+/*
+ * Starts the thread that runs the device's loop, with all signals blocked and a small stack: calls
+ * posted to the loop from now on wait for it. 0 or a negative errno.
+ */
+int virtio_dev_start_thread(struct virtio_dev *dev, void *(*main)(void *), void *arg,
+			    pthread_t *ret_thread);
+
 /* Interrupts the driver if it wants that for what was pushed. */
 void virtio_dev_notify(struct virtio_dev *dev, unsigned q);
 void virtio_dev_config_changed(struct virtio_dev *dev);

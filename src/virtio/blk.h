@@ -39,7 +39,7 @@ struct blk_io {
 	void *owner;
 	int engine_file;
 	int result;
-	bool is_device;
+	bool is_device, buffered; /* buffered: through the host's page cache */
 };
 
 /* All but free() are called in the device's thread. */
@@ -50,10 +50,10 @@ struct blk_source_ops {
 	void (*submit)(struct blk_source *src, struct blk_io *io);
 	/* Waits until nothing is under way. */
 	void (*drain)(struct blk_source *src);
-	/* Looks again how large it is. May be NULL: the size is for good. -errno: unchanged. */
-	int (*measure)(struct blk_source *src);
 	/* In the device's thread or when that has ended; drained before if it was attached. */
 	void (*free)(struct blk_source *src);
+	/* Looks again how large it is. May be NULL: the size is for good. -errno: unchanged. */
+	int (*measure)(struct blk_source *src);
 };
 
 struct blk_source {

@@ -119,3 +119,8 @@ void fs_reset(struct fs_export *fs)
 	if (fs->dax && fs->dax_size > 0)
 		(void)fs->dax->unmap(fs->dax_ctx, 0, fs->dax_size);
 }
+
+bool fs_in_use(struct fs_export *fs)
+{
+	return __atomic_load_n(&fs->ready, __ATOMIC_ACQUIRE);
+}

@@ -144,3 +144,5 @@ bool fs_take_interrupt(struct fs_export *fs, uint64_t unique);
 
 /* Forgets all the guest holds, as after its reset. */
 void fs_reset(struct fs_export *fs);
+/* The guest has begun a session (FUSE_INIT) and not been reset since. From any thread. */
+bool fs_in_use(struct fs_export *fs);

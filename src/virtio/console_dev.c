@@ -115,6 +115,20 @@ static void console_read_config(struct virtio_dev *dev, uint32_t off, void *buf,
 	memcpy(buf, (const uint8_t *)&config + off, len);
 }
 
+/* What is being written is not given back yet: it is written again, as a whole. */
+static int console_save(struct virtio_dev *dev, struct state_out *out)
+{
+	struct console_dev *c = console_of(dev);
+
+	(void)out;
+	if (c->writing) {
+		c->writing = false;
+		vq_unpop(&dev->queues[QUEUE_TX]);
+		(void)evloop_mod(&dev->loop, &c->out, 0);
+	}
+	return 0;
+}
+
 static void console_destroy(struct virtio_dev *dev)
 {
 	struct console_dev *c = console_of(dev);
@@ -129,6 +143,7 @@ static const struct virtio_dev_ops console_ops = {
 	.queue_state = console_queue_state,
 	.kick = console_kick,
 	.read_config = console_read_config,
+	.save = console_save,
 	.destroy = console_destroy,
 };
 

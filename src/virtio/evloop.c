@@ -187,7 +187,12 @@ static void run_calls(struct evloop *loop)
 	struct evcall *call;
 
 	pthread_mutex_lock(&loop->lock);
-	while ((call = loop->calls)) {
+	while (loop->calls || (loop->held && !loop->quit)) {
+		call = loop->calls;
+		if (!call) {
+			pthread_cond_wait(&loop->done, &loop->lock);
+			continue;
+		}
 		loop->calls = call->next;
 		pthread_mutex_unlock(&loop->lock);
 		call->result = call->fn(call->arg);
@@ -248,16 +253,49 @@ int evloop_call(struct evloop *loop, int (*fn)(void *), void *arg)
 		;
 	*last = &call;
 	wake(loop);
+	if (loop->held)
+		pthread_cond_broadcast(&loop->done);
 	while (!call.done)
 		pthread_cond_wait(&loop->done, &loop->lock);
 	pthread_mutex_unlock(&loop->lock);
 	return call.result;
 }
 
+static int hold(void *arg)
+{
+	struct evloop *loop = arg;
+
+	pthread_mutex_lock(&loop->lock);
+	loop->held++;
+	pthread_mutex_unlock(&loop->lock);
+	return 0;
+}
+
+static int release(void *arg)
+{
+	struct evloop *loop = arg;
+
+	pthread_mutex_lock(&loop->lock);
+	loop->held--;
+	pthread_mutex_unlock(&loop->lock);
+	return 0;
+}
+
+void evloop_hold(struct evloop *loop)
+{
+	(void)evloop_call(loop, hold, loop);
+}
+
+void evloop_release(struct evloop *loop)
+{
+	(void)evloop_call(loop, release, loop);
+}
+
 void evloop_quit(struct evloop *loop)
 {
 	pthread_mutex_lock(&loop->lock);
 	loop->quit = true;
+	pthread_cond_broadcast(&loop->done);
 	pthread_mutex_unlock(&loop->lock);
 	wake(loop);
 }

@@ -34,6 +34,7 @@ struct evloop {
 	struct evtimer *timers;
 	bool quit;             /* under lock */
 	bool running;          /* under lock */
+	unsigned held;         /* under lock */
 	struct evcall *calls;  /* under lock */
 	pthread_mutex_t lock;
 	pthread_cond_t done;
@@ -64,4 +65,10 @@ void evloop_step(struct evloop *loop, int timeout_ms);
  * running. Not from inside the loop.
  */
 int evloop_call(struct evloop *loop, int (*fn)(void *), void *arg);
+/*
+ * Between the two the loop does nothing but evloop_call()s and its end: when evloop_hold() returns,
+ * no callback runs, and none starts. From any thread but the loop's; may be nested.
+ */
+void evloop_hold(struct evloop *loop);
+void evloop_release(struct evloop *loop);
 void evloop_quit(struct evloop *loop);

@@ -461,12 +461,20 @@ static void fs_read_config(struct virtio_dev *dev, uint32_t off, void *buf, uint
 	memcpy(buf, (const uint8_t *)&fs_of(dev)->config + off, len);
 }
 
+/* What a guest that has mounted it knows (nodes, open files) is this process's own. */
+static int fs_save(struct virtio_dev *dev, struct state_out *out)
+{
+	(void)out;
+	return fs_in_use(fs_of(dev)->fs) ? -EOPNOTSUPP : 0;
+}
+
 static const struct virtio_dev_ops fs_ops = {
 	.attach = fs_attach,
 	.read_config = fs_read_config,
 	.queue_state = fs_queue_state,
 	.kick = fs_kick,
 	.reset = fs_dev_reset,
+	.save = fs_save,
 	.destroy = fs_destroy,
 };
 

@@ -8,10 +8,9 @@
  * driver says DRIVER_OK and are then copied to the device once: a driver that goes on writing them
  * changes nothing.
  */
-#include "virtio/mmio.h"
+#include "virtio/mmio_priv.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,16 +25,6 @@
 #define MAGIC   0x74726976u
 #define VERSION 2u
 #define VENDOR  0x73696163u
-
-#define STATUS_ACKNOWLEDGE 1u
-#define STATUS_DRIVER      2u
-#define STATUS_DRIVER_OK   4u
-#define STATUS_FEATURES_OK 8u
-#define STATUS_NEEDS_RESET 0x40u
-#define STATUS_FAILED      0x80u
-
-#define INTERRUPT_RING   1u
-#define INTERRUPT_CONFIG 2u
 
 enum {
 	REG_MAGIC = 0x00,
@@ -63,39 +52,6 @@ enum {
 	REG_CONFIG = 0x100,
 };
 
-struct mmio_kick {
-	struct evsource src;
-	struct mmio_queue *queue;
-};
-
-struct mmio_queue {
-	struct virtio_mmio *mmio;
-	unsigned index;
-	struct mmio_kick kicks[VIRTIO_QUEUE_THREADS]; /* one for each thread of the queue */
-	int kick_fd;
-	/* under lock */
-	uint32_t num;
-	bool ready;
-	uint64_t desc, driver, device;
-};
-
-struct virtio_mmio {
-	struct virtio_dev *dev;
-	struct virtio_mmio_config config;
-	pthread_t thread;
-	int attach_result;
-
-	pthread_mutex_t lock;
-	uint32_t status;
-	uint32_t device_sel, driver_sel, queue_sel;
-	uint64_t driver_features;
-	struct mmio_queue queues[VIRTIO_MAX_QUEUES];
-
-	uint32_t interrupt;  /* atomic */
-	uint32_t generation; /* atomic */
-	bool broken;         /* atomic; a queue broke the rules */
-};
-
 /* --- the device's threads --- */
 
 /* A full counter is a notification that is still pending. */
@@ -107,7 +63,7 @@ static void raise_eventfd(int fd)
 		return;
 }
 
-static void interrupt(struct virtio_mmio *m, uint32_t bit)
+void mmio_interrupt(struct virtio_mmio *m, uint32_t bit)
 {
 	__atomic_fetch_or(&m->interrupt, bit, __ATOMIC_SEQ_CST);
 	raise_eventfd(m->config.irq_fd);
@@ -116,7 +72,7 @@ static void interrupt(struct virtio_mmio *m, uint32_t bit)
 static void notify(void *transport, unsigned q)
 {
 	(void)q;
-	interrupt(transport, INTERRUPT_RING);
+	mmio_interrupt(transport, INTERRUPT_RING);
 }
 
 static void config_changed(void *transport)
@@ -124,7 +80,7 @@ static void config_changed(void *transport)
 	struct virtio_mmio *m = transport;
 
 	__atomic_fetch_add(&m->generation, 1, __ATOMIC_SEQ_CST);
-	interrupt(m, INTERRUPT_CONFIG);
+	mmio_interrupt(m, INTERRUPT_CONFIG);
 }
 
 static const struct virtio_transport_ops transport_ops = {
@@ -137,7 +93,7 @@ static void check_broken(struct virtio_mmio *m, unsigned q)
 	if (!m->dev->queues[q].broken || __atomic_exchange_n(&m->broken, true, __ATOMIC_SEQ_CST))
 		return;
 	log_debug("%s: queue %u is malformed: the device stops", m->dev->name, q);
-	interrupt(m, INTERRUPT_CONFIG);
+	mmio_interrupt(m, INTERRUPT_CONFIG);
 }
 
 static bool has_threads(const struct mmio_queue *q)
@@ -198,9 +154,8 @@ static int queue_listen(struct mmio_queue *q, int fd)
 	return r;
 }
 
-static int activate(void *arg)
+int mmio_activate(struct virtio_mmio *m, const uint16_t *bases)
 {
-	struct virtio_mmio *m = arg;
 	struct virtio_dev *dev = m->dev;
 	int r = 0;
 
@@ -218,7 +173,7 @@ static int activate(void *arg)
 		vq->used_addr = q->device;
 		vq->addr_is_uva = false;
 		vq->event_idx = dev->acked & VIRTIO_F_BIT_EVENT_IDX;
-		if (vq_start(vq, 0) < 0) {
+		if (vq_start(vq, bases ? bases[i] : 0) < 0) {
 			log_debug("%s: queue %u has an impossible layout", dev->name, i);
 			r = -EINVAL;
 			continue;
@@ -226,7 +181,14 @@ static int activate(void *arg)
 		if (dev->ops->queue_state)
 			dev->ops->queue_state(dev, i, true);
 	}
-	/* Kicks from before DRIVER_OK found nobody. */
+	(void)pthread_rwlock_unlock(&dev->lock);
+	return r;
+}
+
+void mmio_kick_all(struct virtio_mmio *m)
+{
+	struct virtio_dev *dev = m->dev;
+
 	for (unsigned i = 0; i < dev->n_queues; i++) {
 		if (!dev->queues[i].started)
 			continue;
@@ -237,7 +199,14 @@ static int activate(void *arg)
 		dev->ops->kick(dev, i);
 		check_broken(m, i);
 	}
-	(void)pthread_rwlock_unlock(&dev->lock);
+}
+
+static int activate(void *arg)
+{
+	int r = mmio_activate(arg, NULL);
+
+	/* Kicks from before DRIVER_OK found nobody. */
+	mmio_kick_all(arg);
 	return r;
 }
 
@@ -327,7 +296,7 @@ static void write_status(struct virtio_mmio *m, uint32_t v)
 			if (order[i] == STATUS_DRIVER_OK &&
 			    evloop_call(&m->dev->loop, activate, m) < 0) {
 				m->status |= STATUS_NEEDS_RESET;
-				interrupt(m, INTERRUPT_CONFIG);
+				mmio_interrupt(m, INTERRUPT_CONFIG);
 			}
 		}
 		need |= order[i];

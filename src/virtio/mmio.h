@@ -11,6 +11,7 @@
 #pragma once
 
 #include "base/error.h"
+#include "virtio/state.h"
 #include "virtio/virtio.h"
 
 /* Of a device's page, and where in it the driver writes a queue's number. */
@@ -54,3 +55,20 @@ int virtio_mmio_kick_fd(const struct virtio_mmio *mmio, unsigned q);
  */
 void virtio_mmio_read(struct virtio_mmio *mmio, uint64_t off, void *data, size_t len);
 void virtio_mmio_write(struct virtio_mmio *mmio, uint64_t off, const void *data, size_t len);
+
+/*
+ * Saving, with all vCPUs stopped: between the two, no thread of the device touches guest memory, and
+ * what was under way has been given back. virtio_mmio_save() is called in between.
+ */
+void virtio_mmio_hold(struct virtio_mmio *mmio);
+void virtio_mmio_release(struct virtio_mmio *mmio);
+/* -EOPNOTSUPP: the device has state that cannot be saved now; @err says what. */
+__must_check int virtio_mmio_save(struct virtio_mmio *mmio, struct state_out *out,
+				  struct error *err);
+/*
+ * Into a device just started, of the same kind and features, with the guest's memory in place and
+ * before vCPUs run. Its queues go on where they were; all are looked at, and the driver is told to
+ * look at them, once virtio_mmio_resume() is called.
+ */
+__must_check int virtio_mmio_load(struct virtio_mmio *mmio, struct state_in *in, struct error *err);
+void virtio_mmio_resume(struct virtio_mmio *mmio);

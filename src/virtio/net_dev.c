@@ -25,6 +25,7 @@
 #include "base/fd.h"
 #include "base/iov.h"
 #include "base/log.h"
+#include "virtio/state.h"
 
 #define HDR        ((size_t)sizeof(struct virtio_net_hdr_mrg_rxbuf))
 #define FRAME_MIN  1u
@@ -461,6 +462,30 @@ static void net_read_config(struct virtio_dev *dev, uint32_t off, void *buf, uin
 	memcpy(buf, (const uint8_t *)&config + off, len);
 }
 
+/* How many pairs the driver uses; the frames on their way here are lost, as on any network. */
+static int net_save(struct virtio_dev *dev, struct state_out *out)
+{
+	const struct net_dev *net = net_of(dev);
+	unsigned n = 0;
+
+	while (n < net->n_pairs && !net->pairs[n].off)
+		n++;
+	state_put_u32(out, n);
+	return 0;
+}
+
+static int net_load(struct virtio_dev *dev, struct state_in *in)
+{
+	struct net_dev *net = net_of(dev);
+	uint32_t n = state_get_u32(in);
+
+	if (n < 1 || n > net->n_pairs)
+		return -EBADMSG;
+	for (unsigned i = 0; i < net->n_pairs; i++)
+		net->pairs[i].off = i >= n;
+	return 0;
+}
+
 static void net_destroy(struct virtio_dev *dev)
 {
 	struct net_dev *net = net_of(dev);
@@ -476,6 +501,8 @@ static const struct virtio_dev_ops net_ops = {
 	.kick = net_kick,
 	.read_config = net_read_config,
 	.reset = net_reset,
+	.save = net_save,
+	.load = net_load,
 	.destroy = net_destroy,
 };
 

@@ -38,6 +38,8 @@
 #define VIRTIO_QUEUE_THREADS 2
 
 struct virtio_dev;
+struct state_out;
+struct state_in;
 
 /*
  * Called in the device's thread, but for kicks of queues with threads of their own. Only @kick is
@@ -57,6 +59,14 @@ struct virtio_dev_ops {
 	int (*write_config)(struct virtio_dev *dev, uint32_t off, const void *buf, uint32_t len);
 	/* The front-end has gone or reset the device: forget all guest state. */
 	void (*reset)(struct virtio_dev *dev);
+	/*
+	 * What the device knows besides its queues, for saving; after @drain, with no callback to come
+	 * until the machine goes on or ends. A request that is held and not answered goes back with
+	 * vq_unpop() in @save. -EOPNOTSUPP: it cannot be saved now. @load is called before the queues
+	 * start; what it gets may be anything. NULL: there is nothing to know.
+	 */
+	int (*save)(struct virtio_dev *dev, struct state_out *out);
+	int (*load)(struct virtio_dev *dev, struct state_in *in);
 	/* Frees the device; also of one that was never attached. */
 	void (*destroy)(struct virtio_dev *dev);
 };

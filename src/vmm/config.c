@@ -236,8 +236,6 @@ static const char *not_builtin(const struct vmm_config *cfg, enum vmm_accel acce
 		return "it needs KVM";
 	if (cfg->root_image)
 		return "it has no pmem device for a root image";
-	if (cfg->will_save || cfg->template_ram_fd >= 0)
-		return "it has no templates";
 	if (n > MONITOR_MAX_DEVICES || cfg->vcpus > MONITOR_MAX_VCPUS)
 		return "it does not hold that many devices or vCPUs";
 	return NULL;

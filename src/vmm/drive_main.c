@@ -105,6 +105,15 @@ static void on_console(struct vmm *vmm, const struct error *err, const char *dat
 	fflush(stdout);
 }
 
+static int save(struct drive *d, const char *ram, const char *state)
+{
+	auto_close int ram_fd = open(ram, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	auto_close int state_fd = open(state, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+
+	return ram_fd < 0 || state_fd < 0 ? -errno
+					  : vmm_template_save(d->vmm, ram_fd, state_fd, on_done, d);
+}
+
 static void command(struct drive *d, char *line)
 {
 	char *word = strtok(line, " "), *one = strtok(NULL, " "), *two = strtok(NULL, " ");
@@ -128,6 +137,8 @@ static void command(struct drive *d, char *line)
 		r = vmm_disk_attach(d->vmm, &disk, on_attached, d);
 	} else if (str_eq(word, "detach") && one) {
 		r = vmm_disk_detach(d->vmm, one, on_done, d);
+	} else if (str_eq(word, "save") && one && two) {
+		r = save(d, one, two);
 	} else if (str_eq(word, "close")) {
 		leave(d);
 	} else {
@@ -203,7 +214,8 @@ int main(int argc, char **argv)
 		{ "accel", 1, NULL, 'A' },  { "console", 1, NULL, 'C' }, { "program", 1, NULL, 'p' },
 		{ "debug", 0, NULL, 'v' },  { "attach", 0, NULL, 't' },  { "reclaim", 0, NULL, 'r' },
 		{ "root", 1, NULL, 'R' },   { "share", 1, NULL, 'S' },   { "qemu", 1, NULL, 'q' },
-		{ "probe", 0, NULL, 'P' },  { NULL, 0, NULL, 0 },
+		{ "probe", 0, NULL, 'P' },  { "will-save", 0, NULL, 'w' }, { "load-ram", 1, NULL, 'l' },
+		{ "load-state", 1, NULL, 'L' }, { NULL, 0, NULL, 0 },
 	};
 	const struct vmm_events events = { .started = on_started, .exited = on_exited };
 	static struct drive d;
@@ -239,6 +251,9 @@ int main(int argc, char **argv)
 		case 't': attach = true; break;
 		case 'r': reclaim = true; break;
 		case 'P': probe = true; break;
+		case 'w': cfg.will_save = true; break;
+		case 'l': cfg.template_ram_fd = open(optarg, O_RDONLY | O_CLOEXEC); break;
+		case 'L': cfg.template_state_fd = open(optarg, O_RDONLY | O_CLOEXEC); break;
 		default: return 2;
 		}
 	}

@@ -444,11 +444,15 @@ static int add_builtin_nics(struct machine *m, const Caisson__Vmm__V1__VmConfig 
 
 static int launch_builtin(uv_loop_t *loop, struct machine *m,
 			  const Caisson__Vmm__V1__VmConfig *config, struct pending *p,
-			  struct builtin_fds *fds, struct error *err)
+			  struct builtin_fds *fds, struct machine_fds *saved, struct error *err)
 {
+	bool load = config->template_ == CAISSON__VMM__V1__TEMPLATE__TEMPLATE_LOAD;
+	bool save = config->template_ == CAISSON__VMM__V1__TEMPLATE__TEMPLATE_SAVE;
 	const struct monitor_config plan = {
 		.kvm_fd = take_fd(&fds->kvm),
-		.mem_fd = take_fd(&m->ram_fd),
+		.mem_fd = load ? take_fd(&saved->ram) :
+			  save ? fcntl(m->ram_fd, F_DUPFD_CLOEXEC, 0) : take_fd(&m->ram_fd),
+		.state_fd = load ? take_fd(&saved->state) : -1,
 		.kernel_fd = take_fd(&fds->kernel),
 		.initrd_fd = take_fd(&fds->initrd),
 		.memory_mib = config->memory_mib,
@@ -458,6 +462,10 @@ static int launch_builtin(uv_loop_t *loop, struct machine *m,
 	};
 	int r = monitor_new(loop, &plan, &builtin_ops, m, &m->monitor, err);
 
+	if (!save)
+		cleanup_close_(&m->ram_fd);
+	if (!save)
+		m->ram_fd = -1;
 	if (r == 0 && config->n_shares)
 		r = start_backends(m, p, true, err);
 	if (r == 0)
@@ -527,7 +535,7 @@ int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
 			(void)error_errno(err, r, "close the jail");
 	}
 	if (r == 0)
-		r = builtin ? launch_builtin(loop, m, config, &p, &files, err)
+		r = builtin ? launch_builtin(loop, m, config, &p, &files, fds, err)
 			    : launch(loop, m, config, fds, &p, root_size, err);
 	cleanup_close_(&files.kvm);
 	cleanup_close_(&files.kernel);

@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/fd.h"
 #include "base/str.h"
 #include "vmm/machine_priv.h"
 #include "vmm/ram.h"
@@ -76,10 +77,31 @@ static void saved(void *ctx, const struct error *err)
 		resumed(m, &e);
 }
 
+/* Takes both descriptors. */
+static void save_builtin(struct machine *m, int ram, int state, machine_done_fn cb, void *ctx)
+{
+	struct error err = { 0 };
+	int r;
+
+	monitor_freeze(m->monitor);
+	r = monitor_save(m->monitor, state, &err);
+	if (r == 0)
+		r = ram_store(m->ram_fd, ram, m->ram_size, &err);
+	monitor_thaw(m->monitor);
+	(void)close(ram);
+	(void)close(state);
+	(void)close(take_fd(&m->ram_fd));
+	cb(ctx, r < 0 ? &err : NULL);
+}
+
 int machine_save(struct machine *m, int ram, int state, machine_done_fn cb, void *ctx)
 {
 	int r = -EBUSY;
 
+	if (m->monitor && m->ram_fd >= 0) {
+		save_builtin(m, ram, state, cb, ctx);
+		return 0;
+	}
 	if (m->qemu && m->ram_fd >= 0 && !m->saving.done) {
 		m->saving = (struct saving){ ram, state, cb, ctx };
 		r = qemu_save(m->qemu, state, saved, m);

@@ -39,6 +39,14 @@ static int add_nic(struct buf *b, const Caisson__Vmm__V1__Nic *nic, struct error
 	return r < 0 ? error_set(err, -ENOMEM, "no memory for a template's key") : 0;
 }
 
+static bool can_be_saved(const Caisson__Vmm__V1__VmConfig *msg)
+{
+	if (msg->machine == VMM_MACHINE_BUILTIN)
+		return true;
+	return msg->accel == VMM_ACCEL_TCG && msg->machine == VMM_MACHINE_MICROVM &&
+	       (msg->kernel_features & KERNEL_MMIO_TYPE);
+}
+
 /* The configuration as caisson-vmm would get it, less what differs between like machines. */
 static int add_config(struct buf *b, const struct vmm_config *cfg, struct error *err)
 {
@@ -53,8 +61,7 @@ static int add_config(struct buf *b, const struct vmm_config *cfg, struct error 
 	msg = caisson__vmm__v1__vm_config__unpack(NULL, len, packed);
 	if (!msg)
 		return error_set(err, -ENOMEM, "no memory for a template's key");
-	if (msg->accel != VMM_ACCEL_TCG || msg->machine != VMM_MACHINE_MICROVM ||
-	    !(msg->kernel_features & KERNEL_MMIO_TYPE) || msg->n_disks || vhost)
+	if (!can_be_saved(msg) || msg->n_disks || vhost)
 		r = error_set(err, -EOPNOTSUPP, "such a machine cannot be saved");
 	if (r == 0)
 		r = add_file(b, msg->kernel, err);

@@ -249,7 +249,7 @@ int vmm_disk_detach(struct vmm *vmm, const char *serial, vmm_done_fn cb, void *c
  *
  * Writes what a template of @cfg depends on (programs, kernel, devices, this boot of the host): a
  * template fits if and only if these bytes are the same. -EOPNOTSUPP: such a machine cannot be
- * saved (disks of its own, a root image, not microvm, or not under TCG). The caller frees *ret_key.
+ * saved (disks of its own, a root image; under QEMU: not microvm, or not under TCG). The caller frees *ret_key.
  */
 int vmm_template_key(const struct vmm_config *cfg, uint8_t **ret_key, size_t *ret_len,
 		     struct error *err);

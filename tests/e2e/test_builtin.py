@@ -9,6 +9,7 @@ import pathlib
 import re
 import shutil
 import tempfile
+import time
 
 import pytest
 
@@ -131,6 +132,31 @@ def test_a_container(caisson, tmp_path):
     assert r.code == 5, r
     assert r.out.split("\n") == ["2", "from the host"], r
     assert (shared / "out").read_text(encoding="ascii") == "from the guest\n"
+    assert not qemus()
+
+
+def images_of(caisson):
+    d = pathlib.Path(caisson.root) / "templates"
+    return sorted(p.name for p in d.iterdir()) if d.exists() else []
+
+
+@pytest.mark.testbed(**OPTIONS)
+def test_a_template(own_store, tmp_path):
+    """The first container's machine is saved, others go on from it; each is one of its own."""
+    config = tmp_path / "config.yaml"
+    config.write_text("vm:\n  machine: builtin\n  boot_timeout: 120s\n", encoding="ascii")
+    env = {"CAISSON_CONFIG": str(config)}
+    script = "cat /proc/sys/kernel/random/uuid /etc/hostname; date +%s; nproc"
+    seen = []
+    for n in range(3):
+        before = time.time()
+        r = own_store.run("--name", f"c{n}", "--cpus", "2", own_store.image, "sh", "-c", script,
+                          env=env).ok()
+        uuid, name, now, cpus = r.out.split()
+        assert cpus == "2" and before - 2 <= float(now) <= time.time() + 2, r
+        seen += [uuid, name]
+        assert len(images_of(own_store)) == 1
+    assert len(set(seen)) == len(seen), seen
     assert not qemus()
 
 

@@ -28,6 +28,7 @@
 #include "vmm/kvm/boot.h"
 #include "vmm/kvm/cmdline.h"
 #include "vmm/kvm/layout.h"
+#include "vmm/kvm/snapshot.h"
 
 #define READ_SIZE 4096u
 #define OWN_QUEUE 64u
@@ -267,6 +268,7 @@ int monitor_new(uv_loop_t *loop, const struct monitor_config *config, const stru
 		cleanup_close_(&(int){ config->mem_fd });
 		cleanup_close_(&(int){ config->kernel_fd });
 		cleanup_close_(&(int){ config->initrd_fd });
+		cleanup_close_(&(int){ config->state_fd });
 		return error_set(err, -ENOMEM, "no memory for the machine");
 	}
 	m->ops = ops;
@@ -283,7 +285,7 @@ int monitor_new(uv_loop_t *loop, const struct monitor_config *config, const stru
 			      MONITOR_MAX_VCPUS);
 	if (r == 0)
 		r = vm_init(&m->vm, config->kvm_fd, take_fd(&m->config.mem_fd),
-			    (uint64_t)config->memory_mib << 20, err);
+			    (uint64_t)config->memory_mib << 20, config->state_fd >= 0, err);
 	m->vm_open = r == 0;
 	if (r < 0) {
 		m->config.vcpus = 0;
@@ -350,18 +352,86 @@ static int load(struct monitor *m, struct kernel_image *kernel, struct error *er
 	return r < 0 ? r : boot_prepare(&m->vm.gmem, &boot, kernel, err);
 }
 
-int monitor_start(struct monitor *m, struct error *err)
+static int boot(struct monitor *m, struct error *err)
 {
 	auto_free struct kvm_cpuid2 *cpuid = NULL;
 	struct kernel_image kernel;
-	int r = add_own_devices(m, err);
+	int r = load(m, &kernel, err);
 
-	if (r == 0)
-		r = load(m, &kernel, err);
 	if (r == 0)
 		r = vcpu_cpuid(m->vm.kvm, &cpuid, err);
 	for (unsigned i = 0; i < m->config.vcpus && r == 0; i++)
 		r = vcpu_init(&m->vcpus[i], &m->vm, i, m->config.vcpus, cpuid, &kernel, err);
+	return r;
+}
+
+/* --- saving and going on --- */
+
+static struct snapshot_parts parts_of(struct monitor *m, struct virtio_mmio **devices)
+{
+	for (size_t i = 0; i < m->n_devices; i++)
+		devices[i] = m->devices[i].mmio;
+	return (struct snapshot_parts){ .vm = &m->vm,
+					.vcpus = m->vcpus,
+					.n_vcpus = m->config.vcpus,
+					.devices = devices,
+					.n_devices = m->n_devices };
+}
+
+static void release_devices(struct monitor *m)
+{
+	for (size_t i = 0; i < m->n_devices; i++)
+		virtio_mmio_release(m->devices[i].mmio);
+	for (size_t i = 0; i < m->n_devices; i++)
+		virtio_mmio_resume(m->devices[i].mmio);
+}
+
+static int restore(struct monitor *m, struct error *err)
+{
+	struct virtio_mmio *devices[MONITOR_MAX_DEVICES];
+	const struct snapshot_parts parts = parts_of(m, devices);
+	int r = 0;
+
+	for (unsigned i = 0; i < m->config.vcpus && r == 0; i++)
+		r = vcpu_create(&m->vcpus[i], &m->vm, i, err);
+	if (r < 0)
+		return r;
+	/* Interrupts of theirs would come before there is a state to receive them. */
+	for (size_t i = 0; i < m->n_devices; i++)
+		virtio_mmio_hold(m->devices[i].mmio);
+	r = snapshot_read(&parts, m->config.state_fd, err);
+	if (r == 0)
+		release_devices(m);
+	return r;
+}
+
+void monitor_freeze(struct monitor *m)
+{
+	monitor_pause(m);
+	for (size_t i = 0; i < m->n_devices; i++)
+		virtio_mmio_hold(m->devices[i].mmio);
+}
+
+void monitor_thaw(struct monitor *m)
+{
+	release_devices(m);
+	monitor_resume(m);
+}
+
+int monitor_save(struct monitor *m, int fd, struct error *err)
+{
+	struct virtio_mmio *devices[MONITOR_MAX_DEVICES];
+	const struct snapshot_parts parts = parts_of(m, devices);
+
+	return snapshot_write(&parts, fd, err);
+}
+
+int monitor_start(struct monitor *m, struct error *err)
+{
+	int r = add_own_devices(m, err);
+
+	if (r == 0)
+		r = m->config.state_fd >= 0 ? restore(m, err) : boot(m, err);
 	if (r < 0)
 		return r;
 	r = vcpu_prepare_signal();
@@ -385,6 +455,7 @@ void monitor_free(struct monitor *m)
 	cleanup_close_(&m->config.mem_fd);
 	cleanup_close_(&m->config.kernel_fd);
 	cleanup_close_(&m->config.initrd_fd);
+	cleanup_close_(&m->config.state_fd);
 	if (m->wake_open)
 		uv_close((uv_handle_t *)&m->wake, handle_closed);
 	else if (m->n_handles == 0) {

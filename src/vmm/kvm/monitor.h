@@ -33,6 +33,11 @@ struct monitor_ops {
 struct monitor_config {
 	int kvm_fd; /* of /dev/kvm */
 	int mem_fd; /* a file of the memory's size */
+	/*
+	 * Of a machine that goes on from a saved one, else -1. @mem_fd is the saved memory then: it is
+	 * mapped copy-on-write, so that machines share what they do not change.
+	 */
+	int state_fd;
 	int kernel_fd;
 	int initrd_fd; /* or -1 */
 	uint32_t memory_mib;
@@ -48,7 +53,7 @@ __must_check int monitor_new(uv_loop_t *loop, const struct monitor_config *confi
 /* Takes *@dev in every case; starts its thread. @config's irq_fd is filled in here. */
 __must_check int monitor_add_device(struct monitor *m, struct virtio_dev **dev,
 				    const struct virtio_mmio_config *config, struct error *err);
-/* Loads the kernel and starts the vCPUs. Once. */
+/* Loads the kernel, or the saved state, and starts the vCPUs. Once. */
 __must_check int monitor_start(struct monitor *m, struct error *err);
 /* Frees once the loop has run; ends what still runs, without a callback. NULL is fine. */
 void monitor_free(struct monitor *m);
@@ -56,5 +61,13 @@ void monitor_free(struct monitor *m);
 /* Returns when all vCPUs are out of the guest. */
 void monitor_pause(struct monitor *m);
 void monitor_resume(struct monitor *m);
+/*
+ * Between the two the guest's memory does not change: the vCPUs stand still and so do all devices.
+ * Of a machine that was not paused.
+ */
+void monitor_freeze(struct monitor *m);
+void monitor_thaw(struct monitor *m);
+/* While it is frozen: writes all but the memory to @fd, a new file. */
+__must_check int monitor_save(struct monitor *m, int fd, struct error *err);
 /* ended() follows. */
 void monitor_stop(struct monitor *m);

@@ -156,8 +156,7 @@ static int set_entry(const struct vcpu *v, const struct kernel_image *kernel)
 	return 0;
 }
 
-int vcpu_init(struct vcpu *v, const struct vm *vm, unsigned id, unsigned n,
-	      const struct kvm_cpuid2 *cpuid, const struct kernel_image *kernel, struct error *err)
+int vcpu_create(struct vcpu *v, const struct vm *vm, unsigned id, struct error *err)
 {
 	int r = 0;
 
@@ -170,10 +169,20 @@ int vcpu_init(struct vcpu *v, const struct vm *vm, unsigned id, unsigned n,
 	v->run = mmap(NULL, v->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, v->fd, 0);
 	if (v->run == MAP_FAILED) {
 		v->run = NULL;
-		r = -errno;
+		r = error_errno(err, -errno, "map vCPU %u", id);
+		vcpu_fini(v);
 	}
-	if (r == 0)
-		r = set_cpuid(v, n, cpuid);
+	return r;
+}
+
+int vcpu_init(struct vcpu *v, const struct vm *vm, unsigned id, unsigned n,
+	      const struct kvm_cpuid2 *cpuid, const struct kernel_image *kernel, struct error *err)
+{
+	int r = vcpu_create(v, vm, id, err);
+
+	if (r < 0)
+		return r;
+	r = set_cpuid(v, n, cpuid);
 	if (r == 0) {
 		set_msrs(v);
 		r = set_lapic(v);
@@ -242,12 +251,33 @@ static void describe(const struct vcpu *v, char *text, size_t size)
 			       (unsigned long long)regs.rip);
 }
 
+static bool handle_exit(struct vcpu *v);
+
+/*
+ * What an exit asked for is carried out by KVM when the vCPU is next entered: before its state can be
+ * read it is entered once more, to come back at once. False when the guest has ended.
+ */
+static bool settle(struct vcpu *v)
+{
+	v->run->immediate_exit = 1;
+	while (ioctl(v->fd, KVM_RUN, 0) == 0)
+		if (!handle_exit(v))
+			return false;
+	return true;
+}
+
 /* Parks while that is wanted. False when the thread is to end. */
 static bool may_run(struct vcpu *v)
 {
 	bool stop;
 
 	pthread_mutex_lock(&v->lock);
+	if (v->pause && !v->stop) {
+		pthread_mutex_unlock(&v->lock);
+		if (!settle(v))
+			return false;
+		pthread_mutex_lock(&v->lock);
+	}
 	v->run->immediate_exit = 0;
 	while (v->pause && !v->stop) {
 		v->parked = true;

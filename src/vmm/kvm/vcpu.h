@@ -56,6 +56,8 @@ __must_check int vcpu_cpuid(int kvm, struct kvm_cpuid2 **ret_cpuid, struct error
 __must_check int vcpu_init(struct vcpu *v, const struct vm *vm, unsigned id, unsigned n,
 			   const struct kvm_cpuid2 *cpuid, const struct kernel_image *kernel,
 			   struct error *err);
+/* Makes one whose state is still to be set, by vcpu_load(). On failure there is nothing to undo. */
+__must_check int vcpu_create(struct vcpu *v, const struct vm *vm, unsigned id, struct error *err);
 /* Stops and frees. Takes a zeroed one. */
 void vcpu_fini(struct vcpu *v);
 
@@ -70,3 +72,14 @@ void vcpu_wait_paused(struct vcpu *v);
 void vcpu_resume(struct vcpu *v);
 /* Ends the thread and waits for it. Not from that thread. */
 void vcpu_stop(struct vcpu *v);
+
+/* --- vcpu_state.c: of one that is paused, or not started yet --- */
+
+struct state_out;
+struct state_in;
+
+__must_check int vcpu_save(struct vcpu *v, const struct vm *vm, struct state_out *out,
+			   struct error *err);
+/* What KVM refuses is an error that says what it was. */
+__must_check int vcpu_load(struct vcpu *v, const struct vm *vm, struct state_in *in,
+			   struct error *err);

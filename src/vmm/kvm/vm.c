@@ -4,6 +4,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -64,12 +65,18 @@ static int add_slot(struct vm *vm, uint32_t slot, uint64_t gpa, uint64_t off, ui
 	return gmem_add_host(&vm->gmem, gpa, size, gpa, vm->mem + off);
 }
 
-static int add_memory(struct vm *vm)
+static int add_memory(struct vm *vm, bool copy)
 {
+	struct stat st;
 	int r;
 
-	vm->mem = mmap(NULL, vm->mem_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
-		       vm->mem_fd, 0);
+	/* Access beyond a file's end is a signal. */
+	if (fstat(vm->mem_fd, &st) < 0)
+		return -errno;
+	if ((uint64_t)st.st_size != vm->mem_size)
+		return -EBADMSG;
+	vm->mem = mmap(NULL, vm->mem_size, PROT_READ | PROT_WRITE,
+		       (copy ? MAP_PRIVATE : MAP_SHARED) | MAP_NORESERVE, vm->mem_fd, 0);
 	if (vm->mem == MAP_FAILED) {
 		vm->mem = NULL;
 		return -errno;
@@ -84,7 +91,7 @@ static int add_memory(struct vm *vm)
 	return r;
 }
 
-int vm_init(struct vm *vm, int kvm, int mem_fd, uint64_t mem_size, struct error *err)
+int vm_init(struct vm *vm, int kvm, int mem_fd, uint64_t mem_size, bool copy, struct error *err)
 {
 	uint64_t identity = LAYOUT_IDENTITY_MAP;
 	int r;
@@ -118,7 +125,7 @@ int vm_init(struct vm *vm, int kvm, int mem_fd, uint64_t mem_size, struct error 
 			r = error_errno(err, -errno, "KVM_CREATE_PIT2");
 	}
 	if (r == 0) {
-		r = add_memory(vm);
+		r = add_memory(vm, copy);
 		if (r < 0)
 			(void)error_errno(err, r, "give the guest %llu bytes of memory",
 					  (unsigned long long)mem_size);

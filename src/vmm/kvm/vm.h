@@ -24,9 +24,11 @@ struct vm {
 
 /*
  * @kvm stays the caller's and outlives the VM. @mem_fd, a file of @mem_size zeros, is taken in
- * every case. -ENOTSUP: KVM lacks something; the text says what.
+ * every case; @copy: it is a file of that size whose content the memory has and that does not
+ * change with it. -ENOTSUP: KVM lacks something; the text says what.
  */
-__must_check int vm_init(struct vm *vm, int kvm, int mem_fd, uint64_t mem_size, struct error *err);
+__must_check int vm_init(struct vm *vm, int kvm, int mem_fd, uint64_t mem_size, bool copy,
+			 struct error *err);
 void vm_fini(struct vm *vm);
 
 /* KVM signals @fd when the guest writes @value (4 bytes) to @addr. */

@@ -102,6 +102,18 @@ int fd_read_file(int dirfd, const char *path, size_t max, char **ret_text, size_
 	return 0;
 }
 
+int fd_opendir(int dirfd, const char *name, DIR **ret_dir)
+{
+	auto_close int fd = openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+
+	if (!dir)
+		return -errno;
+	(void)take_fd(&fd);
+	*ret_dir = dir;
+	return 0;
+}
+
 int fd_write_existing(int dirfd, const char *path, const char *text)
 {
 	auto_close int fd = openat(dirfd, path, O_WRONLY | O_CLOEXEC | O_NOCTTY);

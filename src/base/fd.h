@@ -1,6 +1,7 @@
 /* Descriptors: whole reads and writes, flags, passing over Unix sockets. All CLOEXEC from birth. */
 #pragma once
 
+#include <dirent.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -22,6 +23,9 @@ __must_check int fd_read_file(int dirfd, const char *path, size_t max, char **re
 			      size_t *ret_len);
 /* Opens an existing file and writes @text with one write(2), as sysfs and cgroupfs want it. */
 __must_check int fd_write_existing(int dirfd, const char *path, const char *text);
+
+/* Opens the directory @name ("." is @dirfd itself), never through a link, for its own reading. */
+__must_check int fd_opendir(int dirfd, const char *name, DIR **ret_dir);
 
 __must_check int fd_set_nonblock(int fd, bool on);
 __must_check int fd_set_cloexec(int fd, bool on);

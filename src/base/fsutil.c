@@ -116,19 +116,15 @@ static int remove_entry(int dirfd, const char *name, dev_t dev, unsigned depth)
 static int empty_dir_on(int dirfd, dev_t dev, unsigned depth)
 {
 	auto_closedir DIR *dir = NULL;
-	auto_close int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	struct dirent *e;
-	int r = 0;
+	int r;
 
 	/* Each level holds two descriptors. */
 	if (depth > 400)
 		return -ENAMETOOLONG;
-	if (fd < 0)
-		return -errno;
-	dir = fdopendir(fd);
-	if (!dir)
-		return -errno;
-	(void)take_fd(&fd);
+	r = fd_opendir(dirfd, ".", &dir);
+	if (r < 0)
+		return r;
 	while ((errno = 0, e = readdir(dir))) {
 		int q;
 

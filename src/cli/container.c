@@ -432,20 +432,16 @@ bool container_abandoned(const struct container *c)
 /* All but the record: whoever is killed here leaves a container that can be removed again. */
 static int empty_but_record(const char *dir)
 {
-	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), r = 0;
-	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+	auto_closedir DIR *d = NULL;
 	struct dirent *e;
+	int r = fd_opendir(AT_FDCWD, dir, &d);
 
-	if (!d) {
-		r = errno == ENOENT ? 0 : -errno;
-		cleanup_close_(&fd);
-		return r;
-	}
+	if (r < 0)
+		return r == -ENOENT ? 0 : r;
 	while (r == 0 && (e = readdir(d)))
 		if (!str_eq(e->d_name, ".") && !str_eq(e->d_name, "..") &&
 		    !str_eq(e->d_name, RECORD_NAME))
-			r = fsutil_remove_tree(fd, e->d_name);
-	(void)closedir(d);
+			r = fsutil_remove_tree(dirfd(d), e->d_name);
 	return r;
 }
 

@@ -73,16 +73,6 @@ static int mark_record(struct image_store *store, const struct store_record *rec
 	return r;
 }
 
-static DIR *open_list(int dirfd)
-{
-	int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
-
-	if (!dir && fd >= 0)
-		(void)close(fd);
-	return dir;
-}
-
 /* Removes a file unless somebody holds a lock on it. */
 static uint64_t drop_file(int dirfd, const char *name)
 {
@@ -97,10 +87,11 @@ static uint64_t drop_file(int dirfd, const char *name)
 
 static uint64_t sweep_blobs(struct image_store *store, const struct marks *blobs)
 {
-	auto_closedir DIR *dir = open_list(store->blobs_fd);
+	auto_closedir DIR *dir = NULL;
 	const struct dirent *e;
 	uint64_t bytes = 0;
 
+	(void)!fd_opendir(store->blobs_fd, ".", &dir);
 	while (dir && (e = readdir(dir)))
 		if (*e->d_name != '.' && !is_marked(blobs, e->d_name, strlen(e->d_name)))
 			bytes += drop_file(store->blobs_fd, e->d_name);
@@ -109,11 +100,12 @@ static uint64_t sweep_blobs(struct image_store *store, const struct marks *blobs
 
 static uint64_t sweep_rootfs(struct image_store *store, const struct marks *trees)
 {
-	auto_closedir DIR *dir = open_list(store->rootfs_fd);
+	auto_closedir DIR *dir = NULL;
 	char name[DIGEST_HEX_LEN + 16];
 	const struct dirent *e;
 	uint64_t bytes = 0, got;
 
+	(void)!fd_opendir(store->rootfs_fd, ".", &dir);
 	while (dir && (e = readdir(dir))) {
 		size_t len = strcspn(e->d_name, ".");
 
@@ -135,10 +127,11 @@ static uint64_t sweep_rootfs(struct image_store *store, const struct marks *tree
 
 void store_sweep_tmp(struct image_store *store, int64_t max_age)
 {
-	auto_closedir DIR *dir = open_list(store->tmp_fd);
+	auto_closedir DIR *dir = NULL;
 	const struct dirent *e;
 	struct stat st;
 
+	(void)!fd_opendir(store->tmp_fd, ".", &dir);
 	while (dir && (e = readdir(dir))) {
 		auto_close int fd = -1;
 

@@ -176,15 +176,14 @@ static int by_name(const void *a, const void *b)
 int store_list_records(struct image_store *store, struct store_record **ret, size_t *ret_n,
 		       struct error *err)
 {
-	int fd = openat(store->refs_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	auto_closedir DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+	auto_closedir DIR *dir = NULL;
 	struct store_record *v = NULL;
 	const struct dirent *e;
 	size_t n = 0, cap = 0;
-	int r = 0;
+	int r = fd_opendir(store->refs_fd, ".", &dir);
 
-	if (!dir)
-		return error_errno(err, -errno, "list the image store");
+	if (r < 0)
+		return error_errno(err, r, "list the image store");
 	while (r == 0 && (e = readdir(dir))) {
 		if (*e->d_name == '.' || !str_has_suffix(e->d_name, ".json"))
 			continue;

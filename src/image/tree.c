@@ -318,17 +318,10 @@ int tree_find(struct tree *t, const char *path, bool create, struct tree_place *
 /* Entries of @dirfd that this layer did not make go; directories it made are looked into. */
 static int remove_lower_children(struct tree *t, int dirfd, const char *real)
 {
-	int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	auto_closedir DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+	auto_closedir DIR *dir = NULL;
 	const struct dirent *e;
-	int r = 0;
+	int r = fd_opendir(dirfd, ".", &dir);
 
-	if (!dir) {
-		r = -errno;
-		if (fd >= 0)
-			(void)close(fd);
-		return r;
-	}
 	while (r == 0 && (e = readdir(dir))) {
 		struct tree_place child = { .dir_fd = dirfd, .name = e->d_name };
 

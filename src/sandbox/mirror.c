@@ -153,25 +153,19 @@ static int list_beneath(struct listing *l, DIR *d, const char *path, bool links,
 static int list_dir(struct listing *l, int parent, const char *name, const char *path, bool links,
 		    unsigned depth, int notify_fd, const char *absolute)
 {
-	int fd, r;
-	DIR *d;
+	auto_closedir DIR *d = NULL;
+	int r;
 
 	if (depth > MAX_DEPTH)
 		return -ELOOP;
 	/* Before it is read, so that nothing is missed. */
 	if (links && notify_fd >= 0)
 		(void)inotify_add_watch(notify_fd, absolute, EVENTS);
-	fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (fd < 0)
-		return depth ? 0 : -errno;
-	d = fdopendir(fd);
-	if (!d) {
-		(void)close(fd);
-		return -ENOMEM;
-	}
-	r = list_beneath(l, d, path, links, depth, notify_fd, absolute);
-	(void)closedir(d);
-	return r;
+	r = fd_opendir(parent, name, &d);
+	/* One that went meanwhile is not there. */
+	if (r < 0)
+		return depth && r != -ENOMEM ? 0 : r;
+	return list_beneath(l, d, path, links, depth, notify_fd, absolute);
 }
 
 static int list_source(const char *source, int notify_fd, struct listing *ret)

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/fd.h"
 #include "base/fsutil.h"
 #include "base/str.h"
 #include "vmm/cgroup.h"
@@ -36,12 +37,12 @@ static int end_processes(const struct record *rec, struct error *err)
 
 static int remove_sockets(int dirfd, struct error *err)
 {
-	auto_closedir DIR *d = fdopendir(fcntl(dirfd, F_DUPFD_CLOEXEC, 0));
+	auto_closedir DIR *d = NULL;
 	struct dirent *e;
+	int r = fd_opendir(dirfd, ".", &d);
 
-	if (!d)
-		return error_errno(err, -errno, "read the VM's directory");
-	rewinddir(d);
+	if (r < 0)
+		return error_errno(err, r, "read the VM's directory");
 	while ((e = readdir(d)))
 		if ((str_eq(e->d_name, SPAWN_SOCK_CONTROL) || str_eq(e->d_name, SPAWN_SOCK_FDS) ||
 		     str_eq(e->d_name, SPAWN_SOCK_VSOCK) ||

@@ -188,14 +188,15 @@ class Caisson:
 
     def assert_clean(self, seconds=10):
         """What a killed command left is reclaimed by its guardian, so it may take a moment."""
-        end = time.monotonic() + seconds
-        while True:
-            found = self.leaks()
-            if not found:
-                return
-            if time.monotonic() > end:
-                raise AssertionError("left behind:\n  " + "\n  ".join(found))
-            time.sleep(0.1)
+        wait_for_none(self.leaks, seconds)
+
+
+def wait_for_none(leaks, seconds):
+    end = time.monotonic() + seconds
+    while found := leaks():
+        if time.monotonic() > end:
+            raise AssertionError("left behind:\n  " + "\n  ".join(found))
+        time.sleep(0.1)
 
 
 def files_in(d):

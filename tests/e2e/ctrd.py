@@ -262,14 +262,7 @@ class Containerd:
         return found
 
     def assert_clean(self, seconds=15):
-        end = time.monotonic() + seconds
-        while True:
-            found = self.leaks()
-            if not found:
-                return
-            if time.monotonic() > end:
-                raise AssertionError("left behind:\n  " + "\n  ".join(found))
-            time.sleep(0.1)
+        conftest.wait_for_none(self.leaks, seconds)
 
     def links(self):
         text = subprocess.run(self.inside("ip", "-o", "link"), stdout=subprocess.PIPE, text=True,

@@ -237,29 +237,22 @@ static int cgroup_walk(int dirfd, unsigned depth, cgroup_visit visit, void *ctx)
 {
 	auto_closedir DIR *d = NULL;
 	struct dirent *e;
-	int fd, r = 0;
+	int r;
 
 	if (depth > CGROUP_DEPTH_MAX)
 		return -ELOOP;
-	fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	d = fdopendir(fd);
-	if (!d) {
-		(void)close(fd);
-		return -ENOMEM;
-	}
+	r = fd_opendir(dirfd, ".", &d);
 	while (r == 0 && (e = readdir(d))) {
 		auto_close int sub = -1;
 
 		if (e->d_type != DT_DIR || e->d_name[0] == '.')
 			continue;
-		sub = openat(fd, e->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+		sub = openat(dirfd, e->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 		if (sub < 0)
 			continue;
 		r = cgroup_walk(sub, depth + 1, visit, ctx);
 		if (r == 0)
-			r = visit(fd, e->d_name, ctx);
+			r = visit(dirfd, e->d_name, ctx);
 	}
 	return r;
 }

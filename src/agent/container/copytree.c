@@ -43,35 +43,28 @@ static int copy_level(int from, int to, unsigned depth)
 {
 	auto_closedir DIR *d = NULL;
 	struct dirent *e;
-	int fd, r = 0;
+	int r;
 
 	if (depth > COPY_DEPTH_MAX)
 		return -ELOOP;
-	fd = openat(from, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	d = fdopendir(fd);
-	if (!d) {
-		(void)close(fd);
-		return -ENOMEM;
-	}
+	r = fd_opendir(from, ".", &d);
 	while (r == 0 && (e = readdir(d))) {
 		struct stat st;
 
 		if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
 			continue;
-		if (fstatat(fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		if (fstatat(from, e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
 			return -errno;
 		if (S_ISREG(st.st_mode)) {
-			r = copy_file(fd, to, e->d_name, st.st_mode);
+			r = copy_file(from, to, e->d_name, st.st_mode);
 		} else if (S_ISLNK(st.st_mode)) {
-			r = copy_link(fd, to, e->d_name);
+			r = copy_link(from, to, e->d_name);
 		} else if (S_ISDIR(st.st_mode)) {
 			auto_close int a = -1, b = -1;
 
 			if (mkdirat(to, e->d_name, 0700) < 0)
 				return -errno;
-			a = openat(fd, e->d_name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+			a = openat(from, e->d_name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 			b = openat(to, e->d_name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 			r = a < 0 || b < 0 ? -errno : copy_level(a, b, depth + 1);
 		} else {

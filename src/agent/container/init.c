@@ -276,25 +276,32 @@ static int init_wait_turn(struct ctr_spawn *sp, struct error *err)
 	return 0;
 }
 
+/* What a container's init and an exec's process begin with. */
+static int init_begin(struct ctr_spawn *sp, struct error *err)
+{
+	int r = init_cgroupns(sp, err);
+
+	if (r < 0)
+		return r;
+	r = init_descriptors(sp, sp->process->terminal);
+	if (r < 0)
+		return error_errno(err, r, "set up the descriptors");
+	r = init_wait_turn(sp, err);
+	if (r < 0)
+		return r;
+	return setsid() < 0 ? error_errno(err, -errno, "setsid") : 0;
+}
+
 static int init_run(struct ctr_spawn *sp, struct error *err)
 {
 	struct ctr_rootfs rootfs = { .spec = sp->spec, .fd = -1 };
 	const Grpc__Hooks *h = sp->spec->hooks;
 	struct ctr_user user = { 0 };
 	char *path = NULL;
-	int r;
+	int r = init_begin(sp, err);
 
-	r = init_cgroupns(sp, err);
 	if (r < 0)
 		return r;
-	r = init_descriptors(sp, sp->process->terminal);
-	if (r < 0)
-		return error_errno(err, r, "container set-up: descriptors");
-	r = init_wait_turn(sp, err);
-	if (r < 0)
-		return r;
-	if (setsid() < 0)
-		return error_errno(err, -errno, "setsid");
 	rootfs.userns = sp->join[CTR_NS_USER] >= 0 || sp->new_flags & CLONE_NEWUSER;
 	rootfs.cgroupns = sp->new_cgroupns || sp->join[CTR_NS_CGROUP] >= 0;
 	rootfs.cgroup = sp->cgroup;
@@ -344,19 +351,10 @@ static int exec_run(struct ctr_spawn *sp, struct error *err)
 	struct ctr_user user = { 0 };
 	auto_close int root = -1;
 	char *path = NULL;
-	int r;
+	int r = init_begin(sp, err);
 
-	r = init_cgroupns(sp, err);
 	if (r < 0)
 		return r;
-	r = init_descriptors(sp, sp->process->terminal);
-	if (r < 0)
-		return error_errno(err, r, "exec set-up: descriptors");
-	r = init_wait_turn(sp, err);
-	if (r < 0)
-		return r;
-	if (setsid() < 0)
-		return error_errno(err, -errno, "setsid");
 	if (sp->join_flags & CLONE_NEWUSER) {
 		r = init_become_root(err);
 		if (r < 0)

@@ -55,6 +55,17 @@ struct container {
 };
 
 /* util.c */
+/* True, and the value in *@ret, if @table, an array of {name, value}, has the name @want. */
+#define CTR_LOOKUP(table, want, ret)                                                   \
+	__extension__({                                                                \
+		bool found_ = false;                                                   \
+		for (size_t i_ = 0; i_ < ARRAY_LEN(table) && !found_; i_++)            \
+			if (strcmp((table)[i_].name, (want)) == 0) {                   \
+				*(ret) = (table)[i_].value;                            \
+				found_ = true;                                         \
+			}                                                              \
+		found_;                                                                \
+	})
 bool ctr_empty(const char *s);
 /* -errno or 0; the whole text in one write. */
 int ctr_write_atf(int dirfd, const char *path, const char *fmt, ...)

@@ -311,23 +311,14 @@ static int mount_copy_up(int target, int tree, struct error *err)
 /* What is in the directory already is not covered by what the image has. */
 static bool is_empty_tree(int tree, const struct stat *st)
 {
+	auto_closedir DIR *d = NULL;
 	const struct dirent *e;
 	bool empty = true;
-	DIR *d;
-	int fd;
 
-	if (!S_ISDIR(st->st_mode))
+	if (!S_ISDIR(st->st_mode) || fd_opendir(tree, ".", &d) < 0)
 		return false;
-	fd = openat(tree, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	d = fd < 0 ? NULL : fdopendir(fd);
-	if (!d) {
-		if (fd >= 0)
-			(void)close(fd);
-		return false;
-	}
 	while (empty && (e = readdir(d)))
 		empty = strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0;
-	(void)closedir(d);
 	return empty;
 }
 

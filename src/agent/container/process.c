@@ -52,17 +52,6 @@ static const struct {
 	{ "IOPRIO_CLASS_RT", 1 }, { "IOPRIO_CLASS_BE", 2 }, { "IOPRIO_CLASS_IDLE", 3 },
 };
 
-#define LOOKUP(table, want, ret)                                                       \
-	__extension__({                                                                \
-		bool found_ = false;                                                   \
-		for (size_t i_ = 0; i_ < ARRAY_LEN(table) && !found_; i_++)            \
-			if (strcmp((table)[i_].name, (want)) == 0) {                   \
-				*(ret) = (table)[i_].value;                            \
-				found_ = true;                                         \
-			}                                                              \
-		found_;                                                                \
-	})
-
 int ctr_process_check(const Grpc__Process *p, const char *prefix, struct error *err)
 {
 	if (p->n_args == 0 || ctr_empty(p->args[0]))
@@ -114,11 +103,11 @@ static int process_scheduler(const Grpc__Scheduler *s, struct error *err)
 	struct process_sched_attr a = { .size = sizeof(a) };
 	unsigned v = 0;
 
-	if (!LOOKUP(sched_policies, s->policy, &a.policy))
+	if (!CTR_LOOKUP(sched_policies, s->policy, &a.policy))
 		return error_set(err, -EINVAL, "process.scheduler.policy: unknown policy \"%s\"",
 				 s->policy);
 	for (size_t i = 0; i < s->n_flags; i++) {
-		if (!LOOKUP(sched_flags, s->flags[i], &v))
+		if (!CTR_LOOKUP(sched_flags, s->flags[i], &v))
 			return error_set(err, -EINVAL, "process.scheduler.flags[%zu]: unknown flag "
 					 "\"%s\"", i, s->flags[i]);
 		a.flags |= v;
@@ -137,7 +126,7 @@ static int process_ioprio(const Grpc__LinuxIOPriority *p, struct error *err)
 {
 	unsigned class = 0;
 
-	if (!LOOKUP(ioprio_classes, p->class_, &class))
+	if (!CTR_LOOKUP(ioprio_classes, p->class_, &class))
 		return error_set(err, -EINVAL, "process.ioPriority.class: unknown class \"%s\"",
 				 p->class_);
 	if (p->priority < 0 || p->priority > 7)

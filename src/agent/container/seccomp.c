@@ -46,17 +46,6 @@ static const struct {
 	{ "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV", 0 },        /* for notifications only */
 };
 
-#define LOOKUP(table, want, ret)                                                       \
-	__extension__({                                                                \
-		bool found_ = false;                                                   \
-		for (size_t i_ = 0; i_ < ARRAY_LEN(table) && !found_; i_++)            \
-			if (strcmp((table)[i_].name, (want)) == 0) {                   \
-				*(ret) = (table)[i_].value;                            \
-				found_ = true;                                         \
-			}                                                              \
-		found_;                                                                \
-	})
-
 static int seccomp_action(const char *name, bool has_errno, uint32_t code, uint32_t *ret)
 {
 	uint32_t e = has_errno ? code : EPERM;
@@ -94,7 +83,7 @@ static int seccomp_args(const Grpc__LinuxSyscall *s, size_t index, struct scmp_a
 		if (a->index > 5)
 			return error_set(err, -EINVAL, "linux.seccomp.syscalls[%zu].args[%zu].index:"
 					 " %llu", index, k, (unsigned long long)a->index);
-		if (!LOOKUP(op_names, a->op, &op))
+		if (!CTR_LOOKUP(op_names, a->op, &op))
 			return error_set(err, -EINVAL, "linux.seccomp.syscalls[%zu].args[%zu].op: "
 					 "unknown operator \"%s\"", index, k, a->op);
 		/* The mask is the first value, what it must give the second. */
@@ -177,7 +166,7 @@ int ctr_seccomp_compile(const Grpc__LinuxSeccomp *s, int memfd, struct error *er
 		return error_set(err, r, "linux.seccomp.defaultAction: \"%s\" is %s",
 				 s->defaultaction, r == -EOPNOTSUPP ? "not supported" : "not known");
 	for (size_t i = 0; i < s->n_flags; i++) {
-		if (!LOOKUP(flag_names, s->flags[i], &v))
+		if (!CTR_LOOKUP(flag_names, s->flags[i], &v))
 			return error_set(err, -EINVAL, "linux.seccomp.flags[%zu]: unknown flag "
 					 "\"%s\"", i, s->flags[i]);
 		h.flags |= v;
@@ -191,7 +180,7 @@ int ctr_seccomp_compile(const Grpc__LinuxSeccomp *s, int memfd, struct error *er
 	/* no_new_privs is the process's business, not the filter's. */
 	r = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_NNP, 0);
 	for (size_t i = 0; r == 0 && i < s->n_architectures; i++) {
-		if (!LOOKUP(arch_names, s->architectures[i], &v)) {
+		if (!CTR_LOOKUP(arch_names, s->architectures[i], &v)) {
 			r = error_set(err, -EINVAL, "linux.seccomp.architectures[%zu]: unknown "
 				      "architecture \"%s\"", i, s->architectures[i]);
 			break;

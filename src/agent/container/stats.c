@@ -154,15 +154,10 @@ static int stats_hugetlb(int dirfd, struct container_stats *st)
 {
 	auto_closedir DIR *d = NULL;
 	struct dirent *e;
-	int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int r = fd_opendir(dirfd, ".", &d);
 
-	if (fd < 0)
-		return -errno;
-	d = fdopendir(fd);
-	if (!d) {
-		(void)close(fd);
-		return -ENOMEM;
-	}
+	if (r < 0)
+		return r;
 	while ((e = readdir(d))) {
 		struct container_hugetlb_stats *h;
 		char file[96], size[16], buf[128];

@@ -31,25 +31,15 @@ int ctr_write_atf(int dirfd, const char *path, const char *fmt, ...)
 
 ssize_t ctr_read_at(int dirfd, const char *path, char *buf, size_t size)
 {
-	auto_close int fd = -1;
-	size_t off = 0;
+	auto_close int fd = openat(dirfd, path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
 	ssize_t n;
 
-	fd = openat(dirfd, path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
 	if (fd < 0)
 		return -errno;
-	while (off < size - 1) {
-		n = read(fd, buf + off, size - 1 - off);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		if (n == 0)
-			break;
-		off += (size_t)n;
-	}
-	buf[off] = '\0';
-	return (ssize_t)off;
+	n = fd_read_full(fd, buf, size - 1);
+	if (n >= 0)
+		buf[n] = '\0';
+	return n;
 }
 
 int ctr_slurp_fd(int fd, size_t max, char **ret)

@@ -54,19 +54,10 @@ enum {
 
 /* --- the device's threads --- */
 
-/* A full counter is a notification that is still pending. */
-static void raise_eventfd(int fd)
-{
-	uint64_t one = 1;
-
-	if (write(fd, &one, sizeof(one)) < 0)
-		return;
-}
-
 void mmio_interrupt(struct virtio_mmio *m, uint32_t bit)
 {
 	__atomic_fetch_or(&m->interrupt, bit, __ATOMIC_SEQ_CST);
-	raise_eventfd(m->config.irq_fd);
+	virtio_kick_raise(m->config.irq_fd);
 }
 
 static void notify(void *transport, unsigned q)
@@ -88,70 +79,14 @@ static const struct virtio_transport_ops transport_ops = {
 	.config_changed = config_changed,
 };
 
-static void check_broken(struct virtio_mmio *m, unsigned q)
+static void check_broken(void *transport, unsigned q)
 {
+	struct virtio_mmio *m = transport;
+
 	if (!m->dev->queues[q].broken || __atomic_exchange_n(&m->broken, true, __ATOMIC_SEQ_CST))
 		return;
 	log_debug("%s: queue %u is malformed: the device stops", m->dev->name, q);
 	mmio_interrupt(m, INTERRUPT_CONFIG);
-}
-
-static bool has_threads(const struct mmio_queue *q)
-{
-	return q->mmio->dev->queue_loops[q->index][0] != NULL;
-}
-
-static void on_kick(struct evsource *src, uint32_t events)
-{
-	struct mmio_queue *q = container_of(src, struct mmio_kick, src)->queue;
-	struct virtio_dev *dev = q->mmio->dev;
-	bool shared = has_threads(q);
-	uint64_t n;
-
-	(void)events;
-	if (read(src->fd, &n, sizeof(n)) < 0)
-		return;
-	if (shared)
-		(void)pthread_rwlock_rdlock(&dev->lock);
-	if (dev->queues[q->index].started) {
-		dev->ops->kick(dev, q->index);
-		check_broken(q->mmio, q->index);
-	}
-	if (shared)
-		(void)pthread_rwlock_unlock(&dev->lock);
-}
-
-struct listen_call {
-	struct mmio_kick *kick;
-	struct evloop *loop;
-	int fd; /* -1: no longer */
-	uint32_t events;
-};
-
-static int listen_in_loop(void *arg)
-{
-	struct listen_call *c = arg;
-
-	evloop_del(c->loop, &c->kick->src);
-	return c->fd < 0 ? 0 : evloop_add(c->loop, &c->kick->src, c->fd, c->events, on_kick);
-}
-
-/* Takes kicks from @fd, or with -1 from nowhere; in each thread of the queue. */
-static int queue_listen(struct mmio_queue *q, int fd)
-{
-	struct virtio_dev *dev = q->mmio->dev;
-	struct evloop **loops = dev->queue_loops[q->index];
-	struct listen_call own = { &q->kicks[0], &dev->loop, fd, EPOLLIN };
-	int r = 0;
-
-	if (!has_threads(q))
-		return listen_in_loop(&own);
-	for (unsigned i = 0; i < VIRTIO_QUEUE_THREADS && loops[i] && r == 0; i++) {
-		struct listen_call c = { &q->kicks[i], loops[i], fd, EPOLLIN | EPOLLEXCLUSIVE };
-
-		r = evloop_call(loops[i], listen_in_loop, &c);
-	}
-	return r;
 }
 
 int mmio_activate(struct virtio_mmio *m, const uint16_t *bases)
@@ -189,16 +124,9 @@ void mmio_kick_all(struct virtio_mmio *m)
 {
 	struct virtio_dev *dev = m->dev;
 
-	for (unsigned i = 0; i < dev->n_queues; i++) {
-		if (!dev->queues[i].started)
-			continue;
-		if (has_threads(&m->queues[i])) {
-			raise_eventfd(m->queues[i].kick_fd);
-			continue;
-		}
-		dev->ops->kick(dev, i);
-		check_broken(m, i);
-	}
+	for (unsigned i = 0; i < dev->n_queues; i++)
+		if (dev->queues[i].started)
+			virtio_kick_now(&m->queues[i].kick, m->queues[i].kick_fd);
 }
 
 static int activate(void *arg)
@@ -370,7 +298,7 @@ static void write_reg(struct virtio_mmio *m, uint32_t off, uint32_t v)
 		break;
 	case REG_QUEUE_NOTIFY:
 		if (v < m->dev->n_queues)
-			raise_eventfd(m->queues[v].kick_fd);
+			virtio_kick_raise(m->queues[v].kick_fd);
 		break;
 	case REG_INTERRUPT_ACK:
 		__atomic_fetch_and(&m->interrupt, ~v, __ATOMIC_SEQ_CST);
@@ -498,7 +426,7 @@ static void mmio_free(struct virtio_mmio *m)
 	for (unsigned i = 0; i < VIRTIO_MAX_QUEUES; i++) {
 		if (m->queues[i].kick_fd < 0)
 			continue;
-		(void)queue_listen(&m->queues[i], -1);
+		(void)virtio_kick_listen(&m->queues[i].kick, -1);
 		(void)close(m->queues[i].kick_fd);
 	}
 	virtio_dev_free(m->dev);
@@ -510,9 +438,8 @@ static void init_queue(struct virtio_mmio *m, unsigned i)
 {
 	struct mmio_queue *q = &m->queues[i];
 
-	*q = (struct mmio_queue){ .mmio = m, .index = i, .kick_fd = -1 };
-	for (unsigned k = 0; k < VIRTIO_QUEUE_THREADS; k++)
-		q->kicks[k] = (struct mmio_kick){ .src.fd = -1, .queue = q };
+	q->kick_fd = -1;
+	virtio_kick_init(&q->kick, m->dev, i, check_broken);
 }
 
 static int make_queues(struct virtio_mmio *m)
@@ -525,7 +452,7 @@ static int make_queues(struct virtio_mmio *m)
 		q->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 		if (q->kick_fd < 0)
 			return -errno;
-		r = queue_listen(q, q->kick_fd);
+		r = virtio_kick_listen(&q->kick, q->kick_fd);
 	}
 	return r;
 }

@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 
+#include "virtio/kick.h"
 #include "virtio/mmio.h"
 
 #define STATUS_ACKNOWLEDGE 1u
@@ -15,15 +16,8 @@
 #define INTERRUPT_RING   1u
 #define INTERRUPT_CONFIG 2u
 
-struct mmio_kick {
-	struct evsource src;
-	struct mmio_queue *queue;
-};
-
 struct mmio_queue {
-	struct virtio_mmio *mmio;
-	unsigned index;
-	struct mmio_kick kicks[VIRTIO_QUEUE_THREADS]; /* one for each thread of the queue */
+	struct virtio_kick kick;
 	int kick_fd;
 	/* under lock */
 	uint32_t num;

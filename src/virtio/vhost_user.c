@@ -186,8 +186,7 @@ static void init_ring(struct vhost_user *vu, unsigned i)
 	struct vhu_ring *ring = &vu->rings[i];
 
 	*ring = (struct vhu_ring){ .vu = vu, .index = i, .kick_fd = -1, .call_fd = -1 };
-	for (unsigned k = 0; k < VIRTIO_QUEUE_THREADS; k++)
-		ring->kicks[k] = (struct vhu_kick){ .src.fd = -1, .ring = ring };
+	virtio_kick_init(&ring->kick, vu->dev, i, NULL);
 }
 
 int vhost_user_start(struct virtio_dev **dev, int fd, enum vhost_user_fd kind,

@@ -216,10 +216,10 @@ static int set_vring_fd(struct vhost_user *vu, const struct vhu_msg *m)
 	/* Without a descriptor the queue would have to be polled. */
 	if (fd < 0)
 		return -EOPNOTSUPP;
-	(void)vhu_ring_listen(ring, -1);
+	(void)virtio_kick_listen(&ring->kick, -1);
 	vhu_close_fd(&ring->kick_fd);
 	ring->kick_fd = fd;
-	r = vhu_ring_listen(ring, fd);
+	r = virtio_kick_listen(&ring->kick, fd);
 	if (r < 0)
 		return r;
 	vhu_begin_change(vu);

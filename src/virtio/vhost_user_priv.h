@@ -7,18 +7,14 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include "virtio/kick.h"
 #include "virtio/vhost_user.h"
 #include "virtio/vhost_user_proto.h"
-
-struct vhu_kick {
-	struct evsource src;
-	struct vhu_ring *ring;
-};
 
 struct vhu_ring {
 	struct vhost_user *vu;
 	unsigned index;
-	struct vhu_kick kicks[VIRTIO_QUEUE_THREADS]; /* one for each thread of the queue */
+	struct virtio_kick kick;
 	int kick_fd;
 	int call_fd;
 	uint16_t base;
@@ -62,8 +58,6 @@ extern const struct virtio_transport_ops vhu_transport_ops;
 /* Around changes to what queues with threads of their own use. */
 void vhu_begin_change(struct vhost_user *vu);
 void vhu_end_change(struct vhost_user *vu);
-/* Takes kicks from @fd, or with -1 from nowhere; in each thread of the queue. Not within a change. */
-int vhu_ring_listen(struct vhu_ring *ring, int fd);
 /* Within a change. */
 void vhu_ring_stop(struct vhu_ring *ring);
 /* Starts the queue if it has all it needs; within a change. */

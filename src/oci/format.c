@@ -79,22 +79,6 @@ static bool format_is_default(const ProtobufCMessageDescriptor *d,
 	}
 }
 
-static size_t format_step(ProtobufCType type)
-{
-	switch (type) {
-	case PROTOBUF_C_TYPE_INT32:
-	case PROTOBUF_C_TYPE_UINT32:
-		return sizeof(uint32_t);
-	case PROTOBUF_C_TYPE_INT64:
-	case PROTOBUF_C_TYPE_UINT64:
-		return sizeof(uint64_t);
-	case PROTOBUF_C_TYPE_BOOL:
-		return sizeof(protobuf_c_boolean);
-	default:
-		return sizeof(void *);
-	}
-}
-
 static json_t *format_repeated(const ProtobufCFieldDescriptor *f, const ProtobufCMessage *m)
 {
 	size_t n = *(size_t *)oci_field(m, f->quantifier_offset);
@@ -106,7 +90,7 @@ static json_t *format_repeated(const ProtobufCFieldDescriptor *f, const Protobuf
 		return NULL;
 	out = map ? json_object() : json_array();
 	for (size_t i = 0; out && i < n; i++) {
-		const void *at = array + i * format_step(f->type);
+		const void *at = array + i * oci_element_size(f->type);
 		int r;
 
 		if (map) {

@@ -13,6 +13,8 @@ void oci_json_key(const ProtobufCMessageDescriptor *d, const ProtobufCFieldDescr
 		  char *ret, size_t size);
 bool oci_json_skip(const ProtobufCFieldDescriptor *f);
 bool oci_json_is_map(const ProtobufCFieldDescriptor *f);
+/* Bytes of one element of a repeated field in memory. */
+size_t oci_element_size(ProtobufCType type);
 bool oci_json_is(const ProtobufCMessageDescriptor *d, const char *name);
 
 /* parse.c: any message of oci.proto. */

@@ -49,6 +49,22 @@ bool oci_json_skip(const ProtobufCFieldDescriptor *f)
 	return strcmp(f->name, "Solaris") == 0 || strcmp(f->name, "Windows") == 0;
 }
 
+size_t oci_element_size(ProtobufCType type)
+{
+	switch (type) {
+	case PROTOBUF_C_TYPE_INT32:
+	case PROTOBUF_C_TYPE_UINT32:
+		return sizeof(uint32_t);
+	case PROTOBUF_C_TYPE_INT64:
+	case PROTOBUF_C_TYPE_UINT64:
+		return sizeof(uint64_t);
+	case PROTOBUF_C_TYPE_BOOL:
+		return sizeof(protobuf_c_boolean);
+	default:
+		return sizeof(void *);
+	}
+}
+
 bool oci_json_is_map(const ProtobufCFieldDescriptor *f)
 {
 	const ProtobufCMessageDescriptor *e = f->descriptor;

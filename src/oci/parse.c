@@ -112,23 +112,6 @@ static int parse_integer(const json_t *v, ProtobufCType type, void *at, struct p
 static int parse_message(const json_t *v, const ProtobufCMessageDescriptor *d,
 			 ProtobufCMessage **ret, struct parse_path *p, struct error *err);
 
-/* Size of one element in memory. */
-static size_t parse_size(ProtobufCType type)
-{
-	switch (type) {
-	case PROTOBUF_C_TYPE_INT32:
-	case PROTOBUF_C_TYPE_UINT32:
-		return sizeof(uint32_t);
-	case PROTOBUF_C_TYPE_INT64:
-	case PROTOBUF_C_TYPE_UINT64:
-		return sizeof(uint64_t);
-	case PROTOBUF_C_TYPE_BOOL:
-		return sizeof(protobuf_c_boolean);
-	default:
-		return sizeof(void *);
-	}
-}
-
 static int parse_value(const json_t *v, const ProtobufCFieldDescriptor *f, void *at,
 		       struct parse_path *p, struct error *err)
 {
@@ -161,7 +144,7 @@ static int parse_value(const json_t *v, const ProtobufCFieldDescriptor *f, void 
 static int parse_array(const json_t *v, const ProtobufCFieldDescriptor *f, ProtobufCMessage *m,
 		       struct parse_path *p, struct error *err)
 {
-	size_t *n = oci_field(m, f->quantifier_offset), size = parse_size(f->type);
+	size_t *n = oci_field(m, f->quantifier_offset), size = oci_element_size(f->type);
 	char **array = oci_field(m, f->offset);
 	size_t count;
 

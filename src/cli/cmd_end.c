@@ -8,6 +8,7 @@
 #include "base/cleanup.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "cli/joined.h"
 #include "cli/lifecycle.h"
 #include "cli/units.h"
 #include "image/image.h"
@@ -221,6 +222,9 @@ static int rm_one(struct container *c, const void *arg, struct error *err)
 	auto_close int lock = -1;
 	int r;
 
+	r = joined_none(c, err);
+	if (r < 0)
+		return r;
 	if (!o->force) {
 		r = lifecycle_refresh(c, err);
 		if (r < 0)
@@ -334,7 +338,8 @@ static int prune_containers(bool ended, struct error *err)
 		r = lifecycle_refresh(c, err);
 		if (r == -ENOENT)
 			puts(c->id);
-		if (r < 0 || !ended || strcmp(container_str(c, "State"), "exited")) {
+		if (r < 0 || !ended || strcmp(container_str(c, "State"), "exited") ||
+		    container_bool(c, "Leaving")) {
 			failed = r < 0 && r != -ENOENT ? r : failed;
 			continue;
 		}

@@ -10,6 +10,7 @@
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "cli/connect.h"
+#include "cli/joined.h"
 #include "cli/launch.h"
 #include "cli/lifecycle.h"
 #include "cli/mounts.h"
@@ -61,7 +62,7 @@
 	{ 0, "read-only", OPT_BOOL, AT(read_only), NULL,                                          \
 	  "Mount the container's root file system read-only", NULL },                             \
 	{ 0, "network", OPT_LIST, AT(network), "NETWORK",                                         \
-	  "Network to join, several times for several; none: the loopback only; user: user-mode", \
+	  "Network to join, several times for several; none, user, or container:NAME to share one's", \
 	  "network" },                                                                            \
 	{ 0, "network-alias", OPT_LIST, AT(network_alias), "NAME",                                \
 	  "Another name that its networks' containers know it by", NULL },                        \
@@ -271,12 +272,17 @@ static int plan_network(struct making *m, const struct image *image, Grpc__Spec 
 static int build(struct making *m, int argc, char **argv, struct error *err)
 {
 	struct image *image = NULL;
+	struct run_options o = *m->o;
 	struct run_plan plan = { 0 };
 	int r = prepare_image(m->o, argv[0], &image, err);
 
 	if (r < 0)
 		return r;
-	r = spec_build(m->o, image, argc - 1, argv + 1, m->c->id, &plan, err);
+	r = joined_plan(m->o, m->c, err);
+	if (joined_hostname(m->c))
+		o.hostname = joined_hostname(m->c);
+	if (r == 0)
+		r = spec_build(&o, image, argc - 1, argv + 1, m->c->id, &plan, err);
 	if (r == 0)
 		r = mounts_resolve(m->o, m->c, err);
 	if (r == 0)

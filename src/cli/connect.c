@@ -14,6 +14,7 @@
 #include "base/str.h"
 #include "cli/cli.h"
 #include "cli/etcfiles.h"
+#include "cli/joined.h"
 #include "cli/netdef.h"
 #include "cli/netns.h"
 #include "sandbox/files.h"
@@ -99,12 +100,19 @@ static int set_netns(Grpc__Spec *spec, const char *path)
 	return -ENOENT;
 }
 
-static int plan_spec(const struct container *c, const struct netopts *n, bool files,
-		     Grpc__Spec *spec, struct error *err)
+int connect_add_files(const struct container *c, Grpc__Spec *spec, struct error *err)
 {
 	static const char *const names[] = { "hosts", "hostname", "resolv.conf" };
 	int r = 0;
 
+	for (size_t i = 0; i < ARRAY_LEN(names) && r == 0; i++)
+		r = add_etc_mount(spec, c, names[i], err);
+	return r;
+}
+
+static int plan_spec(const struct container *c, const struct netopts *n, bool files,
+		     Grpc__Spec *spec, struct error *err)
+{
 	if (n->mode == NET_CNI) {
 		auto_free char *path = netns_path(c->id);
 
@@ -118,9 +126,7 @@ static int plan_spec(const struct container *c, const struct netopts *n, bool fi
 		    (*text && oci_annotation_set(spec, SANDBOX_PUBLISH, text) < 0))
 			return oom(err);
 	}
-	for (size_t i = 0; i < ARRAY_LEN(names) && files && r == 0; i++)
-		r = add_etc_mount(spec, c, names[i], err);
-	return r;
+	return files ? connect_add_files(c, spec, err) : 0;
 }
 
 static const char *mode_name(const struct netopts *n)
@@ -131,7 +137,6 @@ static const char *mode_name(const struct netopts *n)
 	case NET_CNI:
 		return n->join[0].network;
 	case NET_CONTAINER:
-		return "container";
 	case NET_NONE:
 	default:
 		return "none";
@@ -145,9 +150,7 @@ int connect_plan(struct container *c, const struct netopts *n, const struct run_
 	json_t *net;
 
 	if (n->mode == NET_CONTAINER)
-		return error_set(err, -ENOTSUP, "--network container:%s is not supported yet: a container "
-				 "cannot join the virtual machine of another one; put both on one network",
-				 n->container);
+		return joined_apply(c, spec, err);
 	net = json_pack("{s:s, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:s, s:s}", "Mode",
 			n->mode == NET_CNI ? "cni" : mode_name(n), "Files", files, "Networks", joins_of(n),
 			"Ports", ports_for_record(&n->ports), "Dns", words_of(&o->dns), "DnsSearch",
@@ -379,7 +382,7 @@ int connect_up(struct container *c, struct error *err)
 	const char *mode = json_string_value(json_object_get(net, "Mode"));
 	bool cni = str_eq(mode, "cni"), user = str_eq(mode, "user");
 	struct ports ports = { 0 };
-	int r = 0;
+	int r = joined_is(c) ? joined_check(c, err) : 0;
 
 	if (cni || user) {
 		r = get_ports(c, &ports, err);

@@ -15,6 +15,8 @@
 /* Notes @n and the options in the record, and what the shim must know in @spec. */
 int connect_plan(struct container *c, const struct netopts *n, const struct run_options *o,
 		 Grpc__Spec *spec, struct error *err);
+/* Mounts /etc/hosts, /etc/hostname and /etc/resolv.conf of @c's bundle, unless something is there. */
+int connect_add_files(const struct container *c, Grpc__Spec *spec, struct error *err);
 /* Before the shim is started. On failure connect_down() frees what was got. */
 int connect_up(struct container *c, struct error *err);
 /*

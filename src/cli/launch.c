@@ -115,17 +115,10 @@ static int settle(struct launch *l, struct task *t, uint32_t status, const char 
 		  struct error *err)
 {
 	auto_close int lock = container_lock(l->c, true, err);
-	int r;
 
 	if (lock == -ENOENT)
 		return 0;
-	if (lock < 0)
-		return lock;
-	r = t ? lifecycle_finish(l->c, t, err) : lifecycle_destroy(l->c, err);
-	if (r < 0)
-		return r;
-	return container_bool(l->c, "AutoRemove") ? lifecycle_forget(l->c, err) :
-						    lifecycle_note_exit(l->c, status, why, err);
+	return lock < 0 ? lock : lifecycle_end(l->c, t, status, why, err);
 }
 
 static int foreground(struct launch *l, struct task *t, struct attach *a)

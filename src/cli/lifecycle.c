@@ -18,9 +18,11 @@
 #include "base/str.h"
 #include "cli/cli.h"
 #include "cli/connect.h"
+#include "cli/joined.h"
 
 #define SHIM "containerd-shim-caisson-v2"
 #define NAMESPACE "caisson"
+#define SHIM_ENDED "the container's shim ended unexpectedly"
 
 enum { SHIM_TEXT_MAX = 64 << 10, KILL_WAIT_MS = 5000, DELETE_WAIT_MS = 60000 };
 
@@ -57,13 +59,14 @@ static int read_all(int fd, int timeout_ms, char *text, size_t size)
 	return 0;
 }
 
-static int run_shim(const struct container *c, const char *action, char *text, size_t size,
+/* In the bundle @dir of the container @id. */
+static int run_shim(const char *id, const char *dir, const char *action, char *text, size_t size,
 		    struct error *err)
 {
 	auto_free char *program = cli_program(SHIM);
-	const char *argv[] = { program, "-namespace", NAMESPACE, "-address", "", "-id", c->id,
-			       "-bundle", c->dir, action, NULL };
-	auto_close int cwd = open(c->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	const char *argv[] = { program, "-namespace", NAMESPACE, "-address", "", "-id", id,
+			       "-bundle", dir, action, NULL };
+	auto_close int cwd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	int status = 0, pipefd[2];
 	pid_t pid;
 	int r;
@@ -71,7 +74,7 @@ static int run_shim(const struct container *c, const char *action, char *text, s
 	if (!program)
 		return error_set(err, -ENOMEM, "out of memory");
 	if (cwd < 0)
-		return error_errno(err, -errno, "open '%s'", c->dir);
+		return error_errno(err, -errno, "open '%s'", dir);
 	if (pipe2(pipefd, O_CLOEXEC) < 0)
 		return error_errno(err, -errno, "make a pipe");
 	{
@@ -141,7 +144,7 @@ int lifecycle_start_shim(const struct container *c, const char *const *exit_argv
 	(void)setenv("TTRPC_ADDRESS", "", 1);
 	(void)setenv("NAMESPACE", NAMESPACE, 1);
 	(void)setenv("MAX_SHIM_VERSION", "2", 1);
-	r = run_shim(c, "start", text, SHIM_TEXT_MAX, err);
+	r = run_shim(c->id, c->dir, "start", text, SHIM_TEXT_MAX, err);
 	(void)unsetenv("CAISSON_EXIT_COMMAND");
 	return r < 0 ? r : save_address(c, text, err);
 }
@@ -168,10 +171,10 @@ int lifecycle_connect(const struct container *c, struct task **ret, struct error
 
 /* ---- the end ---- */
 
-/* The shim's process, if the pid in the bundle is still that process. */
-static int open_shim(const struct container *c)
+/* The shim's process, if the pid in the bundle @dir is still that process. */
+static int open_shim(const char *id, const char *dir)
 {
-	auto_free char *path = container_path(c, "shim.pid");
+	auto_free char *path = cli_format("%s/shim.pid", dir);
 	auto_free char *text = NULL;
 	auto_free char *cmdline = NULL;
 	char proc[64];
@@ -190,14 +193,14 @@ static int open_shim(const struct container *c)
 	snprintf(proc, sizeof(proc), "/proc/%u/cmdline", pid);
 	if (fd_read_file(AT_FDCWD, proc, SHIM_TEXT_MAX, &cmdline, &len) < 0)
 		return -ESRCH;
-	if (!memmem(cmdline, len, c->id, CONTAINER_ID_LEN))
+	if (!memmem(cmdline, len, id, CONTAINER_ID_LEN))
 		return -ESRCH;
 	return take_fd(&fd);
 }
 
-static void kill_shim(const struct container *c)
+static void kill_shim(const char *id, const char *dir)
 {
-	auto_close int fd = open_shim(c);
+	auto_close int fd = open_shim(id, dir);
 	struct pollfd p = { .fd = fd, .events = POLLIN };
 
 	if (fd < 0)
@@ -206,17 +209,33 @@ static void kill_shim(const struct container *c)
 	(void)poll(&p, 1, KILL_WAIT_MS);
 }
 
-/* Whatever is left, without the help of a shim that answers. */
+/* Whether both bundles were given the same shim. */
+static bool same_shim(const char *dir, const char *other)
+{
+	auto_free char *path = cli_format("%s/address", dir);
+	auto_free char *other_path = cli_format("%s/address", other);
+	auto_free char *a = NULL;
+	auto_free char *b = NULL;
+
+	return path && other_path && fd_read_file(AT_FDCWD, path, 4096, &a, NULL) == 0 &&
+	       fd_read_file(AT_FDCWD, other_path, 4096, &b, NULL) == 0 && str_eq(a, b);
+}
+
+/* Whatever is left of the machine that @c runs in, without the help of a shim that answers. */
 static int reclaim(const struct container *c, struct error *err)
 {
 	auto_free char *text = malloc(SHIM_TEXT_MAX);
+	const char *id = joined_owner(c);
+	auto_free char *run = cli_run_dir();
+	auto_free char *dir = run ? cli_format("%s/cli/%s", run, id) : NULL;
 
-	if (!text)
+	if (!text || !dir)
 		return error_set(err, -ENOMEM, "out of memory");
-	if (access(c->dir, F_OK) < 0)
+	/* What another machine of the owner holds is none of its business. */
+	if (access(dir, F_OK) < 0 || (joined_is(c) && !same_shim(c->dir, dir)))
 		return 0;
-	kill_shim(c);
-	return run_shim(c, "delete", text, SHIM_TEXT_MAX, err);
+	kill_shim(id, dir);
+	return run_shim(id, dir, "delete", text, SHIM_TEXT_MAX, err);
 }
 
 /* A network that cannot be left is no reason to keep a container from ending: rm tries again. */
@@ -228,7 +247,36 @@ static void disconnect(const struct container *c)
 		cli_warn("container %.12s: %s", c->id, error_text(&why));
 }
 
-int lifecycle_finish(const struct container *c, struct task *t, struct error *err)
+/*
+ * The machine that @c ran in has ended: its networks are left. Those that an owner, which had ended
+ * before, kept for @c are found by its refresh.
+ */
+static void machine_ended(const struct container *c)
+{
+	struct container *owner;
+	struct error why = { 0 };
+	int r, lock;
+
+	if (!joined_is(c)) {
+		disconnect(c);
+		return;
+	}
+	if (container_find(joined_owner(c), &owner, &why) < 0)
+		return;
+	/* Whoever ends the owner, with its lock, may be about to note that it leaves. */
+	lock = container_lock(owner, true, &why);
+	if (lock >= 0)
+		(void)close(lock);
+	r = container_reload(owner, &why);
+	if (r == 0 && container_bool(owner, "Leaving"))
+		r = lifecycle_refresh(owner, &why);
+	if (r < 0 && r != -ENOENT)
+		cli_warn("container %.12s: %s", owner->id, error_text(&why));
+	container_free(owner);
+}
+
+/* 1: others run in the machine. */
+static int finish(const struct container *c, struct task *t, struct error *err)
 {
 	struct error why = { 0 };
 	int r = task_delete(t, NULL, NULL, &why);
@@ -238,27 +286,25 @@ int lifecycle_finish(const struct container *c, struct task *t, struct error *er
 	if (r < 0)
 		r = reclaim(c, err);
 	if (r == 0)
-		disconnect(c);
+		machine_ended(c);
 	return r;
 }
 
+/* 1: others run in the machine. A container that is still being made is given up by Delete. */
 static int end_politely(const struct container *c, struct task *t)
 {
 	struct error why = { 0 };
 	struct task_state state;
 	int r = task_state(t, NULL, &state, &why);
 
-	if (r < 0)
-		return r;
-	if (state.status != TASK__STATUS__STOPPED) {
+	if (r == 0 && state.status != TASK__STATUS__STOPPED && state.status != TASK__STATUS__CREATED) {
 		r = task_kill(t, NULL, SIGKILL, true, &why);
-		if (r == 0 && state.status != TASK__STATUS__CREATED)
+		if (r == 0)
 			r = task_wait(t, NULL, KILL_WAIT_MS, NULL, &why);
-		if (r < 0)
-			return r;
 	}
-	r = task_delete(t, NULL, NULL, &why);
-	return r < 0 ? r : task_shutdown(t, &why);
+	if (r == 0)
+		r = task_delete(t, NULL, NULL, &why);
+	return r == 0 || r == -ENOENT ? task_shutdown(t, &why) : r;
 }
 
 /* Whether a shim was ever started in the bundle: it writes its state before anything else. */
@@ -282,39 +328,22 @@ static int destroy(const struct container *c, struct error *err)
 	if (r == 0) {
 		r = end_politely(c, t);
 		task_close(t);
-		if (r == 0)
-			return 0;
+		if (r >= 0)
+			return r;
 	}
 	return had_shim(c) ? reclaim(c, err) : 0;
 }
 
 int lifecycle_destroy(const struct container *c, struct error *err)
 {
-	int r;
-
-	r = destroy(c, err);
-	if (r == 0)
-		disconnect(c);
-	return r;
-}
-
-int lifecycle_remove(const struct container *c, bool force, struct error *err)
-{
 	int r = destroy(c, err);
 
 	if (r == 0)
-		r = connect_down(c, force, err);
-	return r < 0 ? r : container_forget(c, err);
+		machine_ended(c);
+	return r;
 }
 
-int lifecycle_forget(const struct container *c, struct error *err)
-{
-	int r = connect_down(c, false, err);
-
-	return r < 0 ? r : container_forget(c, err);
-}
-
-int lifecycle_note_exit(struct container *c, uint32_t status, const char *why, struct error *err)
+static int note_exit(struct container *c, uint32_t status, const char *why, struct error *err)
 {
 	container_set_str(c, "State", "exited");
 	container_set_int(c, "ExitCode", (int64_t)status);
@@ -322,6 +351,47 @@ int lifecycle_note_exit(struct container *c, uint32_t status, const char *why, s
 	container_set_str(c, "Error", why);
 	container_set_now(c, "FinishedAt");
 	return container_save(c, err);
+}
+
+/* The record of one whose machine lives on with those that have joined it. */
+static int note_leaving(struct container *c, uint32_t status, const char *why, struct error *err)
+{
+	container_set_bool(c, "Leaving", true);
+	return note_exit(c, status, why, err);
+}
+
+/* Leaves the networks and forgets the record. */
+static int forget(const struct container *c, bool force, struct error *err)
+{
+	int r = connect_down(c, force, err);
+
+	return r < 0 ? r : container_forget(c, err);
+}
+
+int lifecycle_remove(struct container *c, bool force, struct error *err)
+{
+	int r = destroy(c, err);
+
+	if (r == 1 && !joined_is(c)) {
+		r = note_leaving(c, 137, "", err);
+		return r < 0 ? r : error_set(err, -EBUSY, "another container has joined the virtual "
+					     "machine of %s", container_str(c, "Name"));
+	}
+	if (r == 0 && joined_is(c))
+		machine_ended(c);
+	return r < 0 ? r : forget(c, force, err);
+}
+
+int lifecycle_end(struct container *c, struct task *t, uint32_t status, const char *why,
+		  struct error *err)
+{
+	int r = t ? finish(c, t, err) : lifecycle_destroy(c, err);
+
+	if (r < 0)
+		return r;
+	if (r == 1 && !joined_is(c))
+		return note_leaving(c, status, why, err);
+	return container_bool(c, "AutoRemove") ? forget(c, false, err) : note_exit(c, status, why, err);
 }
 
 /* ---- keeping records true ---- */
@@ -342,8 +412,8 @@ static int refresh_lost(struct container *c, struct error *err)
 	if (r < 0)
 		return r;
 	if (container_bool(c, "AutoRemove"))
-		return lifecycle_forget(c, err) < 0 ? -EIO : -ENOENT;
-	return lifecycle_note_exit(c, 137, "the container's shim ended unexpectedly", err);
+		return forget(c, false, err) < 0 ? -EIO : -ENOENT;
+	return note_exit(c, 137, SHIM_ENDED, err);
 }
 
 /* The shim answers no more: somebody is settling the container, or it has just died. */
@@ -367,6 +437,50 @@ static int refresh_leaving(struct container *c, struct error *err)
 	task_close(t);
 	container_set_str(c, "State", "unknown");
 	return 0;
+}
+
+/* The machine lives, the container does not: whoever was noting that may have been killed. */
+static int refresh_deleted(struct container *c, struct error *err)
+{
+	auto_close int lock = container_lock(c, true, err);
+	bool remove = container_bool(c, "AutoRemove");
+	int r;
+
+	if (lock < 0)
+		return lock;
+	r = container_reload(c, err);
+	if (r < 0 || strcmp(container_str(c, "State"), "running"))
+		return r;
+	r = lifecycle_end(c, NULL, 137, "its end was not noted", err);
+	return r == 0 && remove && access(c->dir, F_OK) < 0 ? -ENOENT : r;
+}
+
+/* The owner of a machine that went on without it, perhaps to its own end. */
+static int refresh_owner(struct container *c, struct error *err)
+{
+	auto_close int lock = -1;
+	struct error why = { 0 };
+	struct task *t;
+	int r = lifecycle_connect(c, &t, &why);
+
+	if (r == 0) {
+		task_close(t);
+		return 0;
+	}
+	lock = container_lock(c, true, err);
+	if (lock < 0)
+		return lock;
+	r = container_reload(c, err);
+	if (r < 0 || !container_bool(c, "Leaving"))
+		return r;
+	r = reclaim(c, err);
+	if (r < 0)
+		return r;
+	disconnect(c);
+	if (container_bool(c, "AutoRemove"))
+		return forget(c, false, err) < 0 ? -EIO : -ENOENT;
+	container_set_bool(c, "Leaving", false);
+	return container_save(c, err);
 }
 
 static int refresh_abandoned(struct container *c, struct error *err)
@@ -398,6 +512,8 @@ int lifecycle_refresh(struct container *c, struct error *err)
 
 	if (!strcmp(state, "creating"))
 		return refresh_abandoned(c, err);
+	if (container_bool(c, "Leaving"))
+		return refresh_owner(c, err);
 	if (strcmp(state, "running") && strcmp(state, "paused"))
 		return 0;
 	r = lifecycle_connect(c, &t, &why);
@@ -411,6 +527,8 @@ int lifecycle_refresh(struct container *c, struct error *err)
 		container_set_str(c, "State", "unknown");
 		return 0;
 	}
+	if (r == -ENOENT)
+		return refresh_deleted(c, err);
 	if (r < 0)
 		return refresh_leaving(c, err);
 	if (live.status == TASK__STATUS__PAUSED || live.status == TASK__STATUS__PAUSING) {
@@ -444,16 +562,8 @@ int lifecycle_settle(struct container *c, struct error *err)
 	r = container_reload(c, err);
 	if (r < 0 || !strcmp(container_str(c, "State"), "exited"))
 		return r;
-	if (lifecycle_connect(c, &t, &why) == 0) {
-		r = lifecycle_finish(c, t, err);
-		task_close(t);
-	} else {
-		r = lifecycle_destroy(c, err);
-	}
-	if (r < 0)
-		return r;
-	if (container_bool(c, "AutoRemove"))
-		return lifecycle_forget(c, err);
-	return lifecycle_note_exit(c, status, known ? "" : "the container's shim ended unexpectedly",
-				   err);
+	(void)!lifecycle_connect(c, &t, &why);
+	r = lifecycle_end(c, t, status, known ? "" : SHIM_ENDED, err);
+	task_close(t);
+	return r;
 }

@@ -15,32 +15,32 @@ int lifecycle_start_shim(const struct container *c, const char *const *exit_argv
 /* Connects to a container's shim. -ESRCH: it has none (any more). */
 int lifecycle_connect(const struct container *c, struct task **ret, struct error *err);
 
-/* After the container's end: Delete and Shutdown over @t; falls back to lifecycle_destroy(). */
-int lifecycle_finish(const struct container *c, struct task *t, struct error *err);
+/*
+ * After the container's end: frees what it held, over @t (NULL: by lifecycle_destroy()), and notes
+ * the exit, or forgets the container if it was to be removed. With the container's lock.
+ */
+int lifecycle_end(struct container *c, struct task *t, uint32_t status, const char *why,
+		  struct error *err);
 
 /*
  * Ends the container, its VM and its shim, whether they answer or not, and frees what they held.
  * The record stays. Networks that cannot be left are warned about, and left to lifecycle_remove().
+ * 1: the machine and its networks stay, for other containers that run in it.
  */
 int lifecycle_destroy(const struct container *c, struct error *err);
 
 /*
  * lifecycle_destroy(), then forgets the record. Fails when its networks cannot be left, unless
- * @force: what the plugins then still hold is not ours to find again.
+ * @force: what the plugins then still hold is not ours to find again. -EBUSY: others run in the
+ * container's machine; it has ended, its record stays.
  */
-int lifecycle_remove(const struct container *c, bool force, struct error *err);
-
-/* Forgets the record of a container that has been ended. */
-int lifecycle_forget(const struct container *c, struct error *err);
+int lifecycle_remove(struct container *c, bool force, struct error *err);
 
 /*
  * Brings the record up to date: asks the shim, notes an exit, reclaims what an abandoned or
  * killed command left. -ENOENT: the container is gone. Updates "State", "Status" fields.
  */
 int lifecycle_refresh(struct container *c, struct error *err);
-
-/* Notes the exit in the record and saves it. */
-int lifecycle_note_exit(struct container *c, uint32_t status, const char *why, struct error *err);
 
 /*
  * Forks a guardian that outlives this process: when this process ends without

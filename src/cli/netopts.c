@@ -152,6 +152,37 @@ static int choose_default(struct netopts *n, bool final, struct error *err)
 	return 0;
 }
 
+const char *netopts_container(const struct run_options *o)
+{
+	const char *first = o->network.n ? o->network.v[0] : "";
+
+	return str_has_prefix(first, NETOPTS_CONTAINER) ? first + strlen(NETOPTS_CONTAINER) : NULL;
+}
+
+/* What belongs to the machine, which the other container has. */
+static int check_container(const struct run_options *o, struct error *err)
+{
+	const char *text = o->dns.n		  ? "--dns" :
+			   o->dns_search.n	  ? "--dns-search" :
+			   o->dns_option.n	  ? "--dns-option" :
+			   o->add_host.n	  ? "--add-host" :
+			   o->hostname		  ? "--hostname" :
+			   o->ip || o->ip6	  ? "an address" :
+			   o->mac		  ? "--mac-address" :
+			   o->network_alias.n	  ? "--network-alias" :
+			   o->publish.n || o->publish_all ? "a published port" :
+			   o->kernel		  ? "--kernel" :
+			   o->boot_timeout	  ? "--boot-timeout" :
+			   o->storage_opt.n	  ? "--storage-opt" :
+						    NULL;
+
+	if (!*netopts_container(o))
+		return error_set(err, -EINVAL, "--network container: needs the name of a container");
+	return text ? error_set(err, -EINVAL, "%s does not go with --network %s: it is set for the "
+				"virtual machine, with its first container", text, o->network.v[0]) :
+		      0;
+}
+
 static int choose_mode(const struct run_options *o, bool final, struct netopts *n, struct error *err)
 {
 	const struct strlist *list = &o->network;
@@ -168,10 +199,9 @@ static int choose_mode(const struct run_options *o, bool final, struct netopts *
 		n->mode = NET_USER;
 	else if (!strcmp(first, "default") || !strcmp(first, "bridge"))
 		r = choose_default(n, final, err);
-	else if (str_has_prefix(first, "container:")) {
+	else if (netopts_container(o)) {
 		n->mode = NET_CONTAINER;
-		n->container = strdup(first + strlen("container:"));
-		r = n->container ? 0 : oom(err);
+		r = check_container(o, err);
 	} else {
 		n->mode = NET_CNI;
 		single = false;
@@ -179,7 +209,7 @@ static int choose_mode(const struct run_options *o, bool final, struct netopts *
 	if (r == 0 && single && list->n > 1)
 		return error_set(err, -EINVAL, "--network %s does not go with other networks", first);
 	for (size_t i = 0; r == 0 && !single && i < list->n; i++) {
-		if (netdef_reserved(list->v[i]) || str_has_prefix(list->v[i], "container:"))
+		if (netdef_reserved(list->v[i]) || str_has_prefix(list->v[i], NETOPTS_CONTAINER))
 			return error_set(err, -EINVAL, "--network %s does not go with other networks",
 					 list->v[i]);
 		r = add_join(n, list->v[i], err);
@@ -303,7 +333,6 @@ void netopts_fini(struct netopts *n)
 		strlist_fini(&n->join[i].alias);
 	}
 	free(n->join);
-	free(n->container);
 	ports_fini(&n->ports);
 	*n = (struct netopts){ 0 };
 }

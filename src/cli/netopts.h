@@ -25,12 +25,15 @@ struct net_join {
 
 struct netopts {
 	enum net_mode mode;
-	char *container;      /* NET_CONTAINER */
 	struct net_join *join;
 	size_t n_join;
 	struct ports ports;
 };
 
+#define NETOPTS_CONTAINER "container:"
+
+/* The container that --network names, or NULL. */
+const char *netopts_container(const struct run_options *o);
 /*
  * Reads the options. @exposed: the image's ports, for -P; NULL when only checking. The networks
  * need not exist; the default is settled here. -EINVAL and -ENOTSUP name the option.

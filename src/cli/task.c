@@ -508,6 +508,8 @@ int task_shutdown(struct task *t, struct error *err)
 	req.id = t->id;
 	/* The shim may leave before its answer is read. */
 	r = call(t, "Shutdown", &req.base, SHUTDOWN_MS, NULL, NULL, &ignored);
+	if (r == -EBUSY)
+		return 1;
 	if (r < 0 && !t->lost)
 		return error_set(err, r, "%s", error_text(&ignored));
 	if (pidfd < 0)

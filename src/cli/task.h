@@ -71,5 +71,5 @@ void task_wait_stop(struct task *t, const void *arg);
 int task_wait(struct task *t, const char *exec, uint32_t timeout_ms, uint32_t *ret_status,
 	      struct error *err);
 
-/* Asks the shim to leave, and waits until it has. */
+/* Asks the shim to leave, and waits until it has. 1: it stays, it has other containers. */
 int task_shutdown(struct task *t, struct error *err);

@@ -72,6 +72,8 @@ static void container_fail(struct container *c, const struct error *err)
 		c->failure = *err;
 }
 
+static void go_on_removing(struct container *c);
+
 static void create_finished(struct container *c)
 {
 	sandbox_done_fn done = c->create_done;
@@ -81,6 +83,7 @@ static void create_finished(struct container *c)
 		return;
 	c->creating = false;
 	c->create_done = NULL;
+	container_ref(c);
 	if (failure.code) {
 		failure = *sandbox_blame(c->s, &failure, &room);
 		container_drop(c);
@@ -88,6 +91,9 @@ static void create_finished(struct container *c)
 	} else {
 		done(c->create_arg, NULL);
 	}
+	if (c->removal)
+		go_on_removing(c);
+	container_unref(c);
 }
 
 static void on_container_created(void *arg, const struct error *err,
@@ -414,19 +420,11 @@ static void on_stopped(void *arg, const struct error *err)
 	removal_finished(arg, err);
 }
 
-static void remove_container(struct container *c, const struct sandbox_exit *exit,
-			     sandbox_exit_fn done, void *arg)
+static void remove_container(struct removal *rm)
 {
 	Grpc__RemoveContainerRequest req = GRPC__REMOVE_CONTAINER_REQUEST__INIT;
-	struct removal *rm = calloc(1, sizeof(*rm));
-	struct error err = { 0 };
+	struct container *c = rm->c;
 
-	if (!rm) {
-		(void)error_set(&err, -ENOMEM, "out of memory");
-		done(arg, &err, NULL);
-		return;
-	}
-	*rm = (struct removal){ .c = container_ref(c), .exit = *exit, .done = done, .arg = arg };
 	/* With the last one the VM has no purpose left. */
 	if ((c->s->n_containers == 1 && !c->s->lasting) || c->s->state != VM_READY) {
 		sandbox_stop(c->s, on_stopped, rm);
@@ -438,6 +436,31 @@ static void remove_container(struct container *c, const struct sandbox_exit *exi
 		removal_finished(rm, NULL);
 }
 
+/* The creation has ended, one way or the other. */
+static void go_on_removing(struct container *c)
+{
+	struct removal *rm = take_ptr(&c->removal);
+
+	if (c->listed)
+		remove_container(rm);
+	else
+		removal_finished(rm, NULL);
+}
+
+/* What has not reached the agent ends at once, the rest with the agent's answer. */
+static void stop_creating(struct removal *rm)
+{
+	struct container *c = rm->c;
+	struct error err = { 0 };
+
+	c->removal = rm;
+	if (c->asked)
+		return;
+	(void)error_set(&err, -ECANCELED, "container '%s' was deleted while it was made", c->id);
+	container_fail(c, &err);
+	create_finished(c);
+}
+
 void sandbox_delete(struct sandbox *s, const char *id, const char *exec_id, sandbox_exit_fn done,
 		    void *arg)
 {
@@ -445,13 +468,14 @@ void sandbox_delete(struct sandbox *s, const char *id, const char *exec_id, sand
 	struct process *p = process_find(s, id, exec_id, &err);
 	struct sandbox_exit exit;
 	struct container *c;
+	struct removal *rm;
 
 	if (!p) {
 		done(arg, &err, NULL);
 		return;
 	}
 	c = p->container;
-	if (p->state == PROCESS_RUNNING || p->state == PROCESS_STARTING || c->creating) {
+	if (p->state == PROCESS_RUNNING || p->state == PROCESS_STARTING || c->removal) {
 		(void)error_set(&err, -EBUSY, "process '%s' is still running",
 				p->exec_id ? p->exec_id : c->id);
 		done(arg, &err, NULL);
@@ -467,5 +491,15 @@ void sandbox_delete(struct sandbox *s, const char *id, const char *exec_id, sand
 		done(arg, NULL, &exit);
 		return;
 	}
-	remove_container(c, &exit, done, arg);
+	rm = calloc(1, sizeof(*rm));
+	if (!rm) {
+		(void)error_set(&err, -ENOMEM, "out of memory");
+		done(arg, &err, NULL);
+		return;
+	}
+	*rm = (struct removal){ .c = container_ref(c), .exit = exit, .done = done, .arg = arg };
+	if (c->creating)
+		stop_creating(rm);
+	else
+		remove_container(rm);
 }

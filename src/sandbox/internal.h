@@ -95,6 +95,7 @@ struct waiter {
 };
 
 struct container;
+struct removal; /* see container.c */
 
 enum process_state {
 	PROCESS_CREATED,
@@ -188,6 +189,7 @@ struct container {
 	struct error failure;
 	sandbox_done_fn create_done;
 	void *create_arg;
+	struct removal *removal; /* it is deleted while it is created; or NULL */
 };
 
 /* --- sandbox.c --- */

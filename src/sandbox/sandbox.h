@@ -30,6 +30,10 @@
 #define SANDBOX_VM_DIR   "vm"
 #define SANDBOX_LOG_FILE "shim.log"
 #define SANDBOX_OWN_NAMESPACE "caisson" /* of the command line's containers */
+/* Annotation of those: the sandbox that the container joins. */
+#define SANDBOX_JOIN "io.caisson.join"
+/* "true": directories of the host may be shared later, though the first container has none. */
+#define SANDBOX_SHARES "io.caisson.shares"
 
 /* --- directories and reclaiming --- */
 
@@ -173,7 +177,10 @@ struct sandbox_pod_state {
 };
 
 void sandbox_pod_state(const struct sandbox *s, struct sandbox_pod_state *ret);
-/* Of a process that is not running. With the init of the last container the VM ends too. */
+/*
+ * Of a process that is not running. With the init of the last container the VM ends too. The
+ * creation of a container is given up by it.
+ */
 void sandbox_delete(struct sandbox *s, const char *id, const char *exec_id, sandbox_exit_fn done,
 		    void *arg);
 void sandbox_resize(struct sandbox *s, const char *id, const char *exec_id, uint32_t width,

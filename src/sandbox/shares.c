@@ -13,6 +13,7 @@
 #include "base/base.h"
 #include "oci/oci.h"
 #include "sandbox/files.h"
+#include "sandbox/sandbox.h"
 
 enum { SHARE_RO, SHARE_RW };
 
@@ -118,7 +119,9 @@ static int make_target(struct shares *sh, int kind, bool is_dir, char **ret_targ
 
 	if (!sh->path[kind])
 		return error_set(err, -EOPNOTSUPP,
-				 "the sandbox was started without shared directories");
+				 "the virtual machine was started without shared directories: its first "
+				 "container needs such a mount, or the annotation " SANDBOX_SHARES
+				 "=true");
 	target = str_printf("%s/%u", sh->path[kind], n);
 	guest = str_printf(SHARES_GUEST_DIR "/%s/%u", names[kind], n);
 	if (!target || !guest)

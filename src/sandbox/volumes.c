@@ -197,7 +197,7 @@ bool volumes_has(const struct container *c, size_t i)
 
 void volumes_shared(const Grpc__Spec *spec, bool *ret_ro, bool *ret_rw)
 {
-	*ret_ro = *ret_rw = false;
+	*ret_ro = *ret_rw = spec && str_eq(oci_annotation_get(spec, SANDBOX_SHARES), "true");
 	for (size_t i = 0; spec && i < spec->n_mounts; i++) {
 		struct volsource src = { 0 };
 		bool ro;

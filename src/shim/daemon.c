@@ -19,6 +19,7 @@
 #include "shim/shim.h"
 
 #define IDLE_MS 60000u /* without any container */
+#define EXIT_COMMAND_MAX ((size_t)64 << 10)
 
 /* containerd reads the bundle's fifo "log"; otherwise the sandbox keeps a file. */
 static int open_log(const char *bundle, const char *dir)
@@ -76,18 +77,20 @@ static void on_sandbox_event(void *arg, const struct sandbox_event *ev)
 	task_event(arg, ev);
 }
 
-void shim_run_exit_command(struct shim *shim)
+void shim_run_exit_command(struct shim *shim, const char *bundle)
 {
+	auto_free char *path = str_join_path(bundle, SHIM_EXIT_COMMAND);
 	auto_strv char **argv = NULL;
-	const char *env = shim->exit_command;
+	auto_free char *text = NULL;
 	json_t *list, *item;
 	size_t i;
 	pid_t pid;
 	int r;
 
-	if (!env)
+	if (!path || fd_read_file(AT_FDCWD, path, EXIT_COMMAND_MAX, &text, NULL) < 0)
 		return;
-	list = json_loads(env, 0, NULL);
+	(void)unlink(path);
+	list = json_loads(text, 0, NULL);
 	json_array_foreach(list, i, item)
 		if (!json_is_string(item) || strv_append(&argv, json_string_value(item)) < 0)
 			break;
@@ -106,7 +109,6 @@ void shim_run_exit_command(struct shim *shim)
 	}
 	if (r < 0)
 		log_warn("CAISSON_EXIT_COMMAND: %s", strerror(-r));
-	free(take_ptr(&shim->exit_command));
 }
 
 /* --- leaving --- */
@@ -217,7 +219,6 @@ static int set_up_sandbox(struct shim *shim, const struct shim_setup *setup, str
 
 static int set_up_server(struct shim *shim, const struct shim_setup *setup, struct error *err)
 {
-	const char *exit_command = getenv("CAISSON_EXIT_COMMAND");
 	int r;
 
 	r = ttrpc_server_new(&shim->server);
@@ -227,11 +228,6 @@ static int set_up_server(struct shim *shim, const struct shim_setup *setup, stru
 		r = pod_register(shim);
 	if (r == 0)
 		r = events_new(&shim->loop, setup->events_address, shim->ns, &shim->events);
-	if (r == 0 && !str_empty(exit_command)) {
-		shim->exit_command = strdup(exit_command);
-		r = shim->exit_command ? 0 : -ENOMEM;
-		(void)unsetenv("CAISSON_EXIT_COMMAND");
-	}
 	if (r == 0)
 		r = ttrpc_server_listen(shim->server, &shim->loop, setup->listen_fd,
 					&shim->listener);
@@ -271,7 +267,6 @@ static void shim_fini(struct shim *shim)
 	(void)uv_run(&shim->loop, UV_RUN_NOWAIT);
 	(void)uv_loop_close(&shim->loop);
 	config_fini(&shim->config);
-	free(shim->exit_command);
 	free(shim->id);
 	free(shim->ns);
 	free(shim->bundle);

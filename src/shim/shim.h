@@ -19,6 +19,7 @@
 #include "ttrpc/ttrpc_uv.h"
 
 #define SHIM_NAME "io.containerd.caisson.v2"
+#define SHIM_EXIT_COMMAND "exit-command" /* file of a bundle: CAISSON_EXIT_COMMAND */
 
 struct shim_flags {
 	const char *ns, *address, *publish_binary, *id, *bundle;
@@ -47,7 +48,6 @@ struct shim {
 	struct loop_timer *idle;
 	uv_signal_t term, intr;
 	bool leaving;
-	char *exit_command; /* JSON array, run when the only container has ended */
 };
 
 struct shim_setup {
@@ -69,8 +69,8 @@ int shim_daemon(const struct shim_setup *setup, int report_fd);
 void shim_leave(struct shim *shim, struct ttrpc_call *call);
 /* Somebody may still come: restarts the wait after which an unused shim leaves. */
 void shim_touch(struct shim *shim);
-/* Starts CAISSON_EXIT_COMMAND. */
-void shim_run_exit_command(struct shim *shim);
+/* Starts what waits in the bundle of a container that has ended, if anything. Once. */
+void shim_run_exit_command(struct shim *shim, const char *bundle);
 
 /* --- task.c --- */
 

@@ -25,7 +25,7 @@ struct grouping {
 	const char *member_of; /* id of the sandbox that exists already; NULL: a new one */
 };
 
-static struct grouping grouping_of(const Grpc__Spec *spec, const char *id)
+static struct grouping grouping_of(const Grpc__Spec *spec, const char *ns, const char *id)
 {
 	static const struct {
 		const char *type, *sandbox, *is_sandbox, *is_container;
@@ -39,6 +39,11 @@ static struct grouping grouping_of(const Grpc__Spec *spec, const char *id)
 	};
 	struct grouping g = { 0 };
 
+	/* Only the command line may say so: a pod's user could name a stranger's sandbox. */
+	if (spec && str_eq(ns, SANDBOX_OWN_NAMESPACE))
+		g.member_of = oci_annotation_get(spec, SANDBOX_JOIN);
+	if (g.member_of)
+		return g;
 	for (size_t i = 0; spec && i < ARRAY_LEN(kinds); i++) {
 		const char *type = oci_annotation_get(spec, kinds[i].type);
 		const char *sandbox = oci_annotation_get(spec, kinds[i].sandbox);
@@ -126,12 +131,21 @@ static int socket_dir(const struct shim_flags *f, const Runtimeoptions__V1__Boot
 	return *ret ? 0 : -ENOMEM;
 }
 
-static void write_bundle_file(const char *bundle, const char *name, const char *text)
+static int write_bundle_file(const char *bundle, const char *name, const char *text)
 {
 	auto_close int dfd = open(bundle, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
 
-	if (dfd >= 0)
-		(void)!fsutil_write_volatile(dfd, name, text, strlen(text), 0600);
+	return dfd < 0 ? -errno : fsutil_write_volatile(dfd, name, text, strlen(text), 0600);
+}
+
+/* What is to be run when the container has ended waits in the bundle, see task_event(). */
+static int keep_exit_command(const char *bundle, struct error *err)
+{
+	const char *command = getenv("CAISSON_EXIT_COMMAND");
+	int r = str_empty(command) ? 0 : write_bundle_file(bundle, SHIM_EXIT_COMMAND, command);
+
+	(void)unsetenv("CAISSON_EXIT_COMMAND");
+	return r < 0 ? error_errno(err, r, "keep CAISSON_EXIT_COMMAND in '%s'", bundle) : 0;
 }
 
 /* The address of the pod that the container joins. */
@@ -151,7 +165,7 @@ static int join_pod(const struct shim_flags *f, const char *bundle, const char *
 	sandbox_record_fini(&rec);
 	if (!address)
 		return error_set(err, -ENOENT, "pod '%s' has no shim", pod);
-	write_bundle_file(bundle, "address", address);
+	(void)!write_bundle_file(bundle, "address", address);
 	r = print_address(address, bootstrap);
 	return r < 0 ? error_errno(err, r, "print the address") : 0;
 }
@@ -239,8 +253,8 @@ static int launch(const struct shim_flags *f, struct shim_setup *setup, struct e
 	if (r < 0)
 		return r;
 	(void)snprintf(pid_text, sizeof(pid_text), "%d", (int)pid);
-	write_bundle_file(setup->bundle, "shim.pid", pid_text);
-	write_bundle_file(setup->bundle, "address", setup->address);
+	(void)!write_bundle_file(setup->bundle, "shim.pid", pid_text);
+	(void)!write_bundle_file(setup->bundle, "address", setup->address);
 	return 0;
 }
 
@@ -330,8 +344,10 @@ int shim_start(const struct shim_flags *f)
 	}
 	boot = read_bootstrap(f);
 	r = load_spec(f, bundle, &spec, &err);
+	if (r == 0)
+		r = keep_exit_command(bundle, &err);
 	if (r == 0) {
-		g = spec ? grouping_of(spec, f->id) : (struct grouping){ .is_pod = true };
+		g = spec ? grouping_of(spec, f->ns, f->id) : (struct grouping){ .is_pod = true };
 		r = g.member_of ? join_pod(f, bundle, g.member_of, boot != NULL, &err) :
 				  start_new(f, bundle, spec, boot, g.is_pod, &err);
 	}

@@ -154,7 +154,7 @@ static void create(void *ctx, struct ttrpc_call *call, const uint8_t *payload, s
 	} else if (q->n_rootfs > ROOTFS_MAX) {
 		ttrpc_call_fail(call, TTRPC_INVALID_ARGUMENT, "too many root file system mounts");
 	} else if (!shim->is_pod && sandbox_containers(shim->sandbox) > 0 &&
-		   !str_eq(q->id, shim->id)) {
+		   !str_eq(q->id, shim->id) && !str_eq(shim->ns, SANDBOX_OWN_NAMESPACE)) {
 		ttrpc_call_fail(call, TTRPC_FAILED_PRECONDITION,
 				"'%s' is not part of the pod that this shim serves", q->id);
 	} else if ((r = reply_new(shim, call, q->id, NULL))) {
@@ -556,7 +556,12 @@ static void shutdown_(void *ctx, struct ttrpc_call *call, const uint8_t *payload
 	 * a container when that is gone; a pod of the Sandbox service does not end with it.
 	 */
 	if ((sandbox_containers(shim->sandbox) > 0 && !now) || (shim->lasting && !ours)) {
-		ttrpc_reply_empty(call);
+		/* The command line has to know: the machine's networks stay, too. */
+		if (str_eq(shim->ns, SANDBOX_OWN_NAMESPACE))
+			ttrpc_call_fail(call, TTRPC_FAILED_PRECONDITION,
+					"the virtual machine still has containers");
+		else
+			ttrpc_reply_empty(call);
 		return;
 	}
 	shim_leave(shim, call);
@@ -608,6 +613,7 @@ void task_event(struct shim *shim, const struct sandbox_event *ev)
 	Containerd__Events__TaskExit exited = CONTAINERD__EVENTS__TASK_EXIT__INIT;
 	Containerd__Events__TaskOOM oom = CONTAINERD__EVENTS__TASK_OOM__INIT;
 	Google__Protobuf__Timestamp at;
+	struct sandbox_state st;
 
 	if (ev->type == SANDBOX_EVENT_OOM) {
 		oom.container_id = (char *)ev->id;
@@ -623,6 +629,6 @@ void task_event(struct shim *shim, const struct sandbox_event *ev)
 	exited.exit_status = ev->exit_status;
 	exited.exited_at = &at;
 	events_publish(shim->events, "/tasks/exit", "TaskExit", &exited.base);
-	if (!ev->exec_id && !shim->is_pod)
-		shim_run_exit_command(shim);
+	if (!ev->exec_id && !shim->is_pod && sandbox_state(shim->sandbox, ev->id, NULL, &st, NULL) == 0)
+		shim_run_exit_command(shim, st.bundle);
 }

@@ -228,6 +228,24 @@ def test_two_containers_by_name(own_networks, net, detached):
     assert links() == before
 
 
+def test_joined_container_keeps_the_network(own_networks, net, detached):
+    """The owner's network, ports and names stay until the last in its machine has ended."""
+    c = own_networks
+    detached("--network", net, "-p", "8080:80", name="owner")
+    detached("--network", "container:owner", name="side", command=SERVER)
+    detached("--network", net, name="other")
+    assert "served" in fetch("127.0.0.1", 8080)
+    c("stop", "-t", "0", "owner").ok()
+    assert "served" in fetch("127.0.0.1", 8080)
+    assert "served" in c("exec", "other", "wget", "-qO-", "http://owner/").ok().out
+    c("exec", "side", "ping", "-c1", "-w20", "other").ok()
+    c("rm", "-f", "other").ok()
+    assert len(namespaces(c)) == 1
+    c("rm", "-f", "side").ok()
+    assert namespaces(c) == [] and rules() == []
+    c("rm", "owner").ok()
+
+
 def test_several_at_once(own_networks, net):
     """Commands that make neighbours at the same time do not trip over each other's files."""
     c = own_networks

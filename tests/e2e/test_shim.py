@@ -266,8 +266,9 @@ def test_pause_stats_update(shell):
     pids = t.simple("Pids")[1]
     assert os.path.exists(f"/proc/{sc.decode(pids[0])[1][0]}")
     assert fails(sc.NOT_FOUND, t.conn.call, "Stats", [(1, "other")])
-    # Shutdown is not heeded while there is a container, unless it says "now".
-    t.conn.call("Shutdown", [(1, t.id)])
+    # Shutdown is not heeded while there is a container, unless it says "now"; the command line is told.
+    with pytest.raises(RpcError, match="still has containers"):
+        t.conn.call("Shutdown", [(1, t.id)])
     assert t.state()["status"] == RUNNING
     t.shutdown(now=True)
 

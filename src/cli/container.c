@@ -183,15 +183,15 @@ static int make_record(struct container *c, const char *name, int *ret_owner, st
 
 	if (all < 0)
 		return all;
-	r = reserve_name(name, c->id, err);
-	if (r < 0)
-		return r;
+	/* A folder that its maker left is found again, a name without one is not. */
 	if (mkdir(c->dir, 0700) < 0)
 		return error_errno(err, -errno, "make '%s'", c->dir);
 	owner = lock_owner(c->dir, err);
 	if (owner < 0)
 		return owner;
 	r = container_save(c, err);
+	if (r == 0)
+		r = reserve_name(name, c->id, err);
 	if (r < 0)
 		return r;
 	*ret_owner = take_fd(&owner);
@@ -224,8 +224,7 @@ int container_new(const char *name, struct container **ret, int *ret_owner, stru
 	container_set_now(c, "Created");
 	r = make_record(c, name ? name : invented, ret_owner, err);
 	if (r < 0) {
-		if (r != -EEXIST)
-			(void)container_forget(c, NULL);
+		(void)container_forget(c, NULL);
 		container_free(c);
 		return r;
 	}

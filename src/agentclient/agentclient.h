@@ -118,6 +118,23 @@ void agent_client_set_timeout(struct agent_client *c, uint64_t timeout_ns);
 AGENT_CALLS(AGENT_CALL_X_)
 #undef AGENT_CALL_X_
 
+/* ---- handing over, see ttrpc.h ---- */
+
+/* Calls that do not wait for a container: they must end before the client can be saved. */
+size_t agent_client_busy(const struct agent_client *c);
+__must_check int agent_client_save(struct agent_client *c, struct ttrpc_saved *ret);
+/* Runs @fn for each call that waits; @method as in AGENT_CALLS, @arg as given to the call. */
+void agent_client_each(const struct agent_client *c,
+		       void (*fn)(void *ctx, uint32_t id, const char *method, void *arg), void *ctx);
+/* Held until agent_client_go(), so that its calls can be taken up first. */
+__must_check int agent_client_restore(uv_loop_t *loop, const struct ttrpc_saved *st,
+				      struct agent_client **ret_client);
+__must_check int agent_resume_wait_process(struct agent_client *c, uint32_t id,
+					   agent_wait_process_fn cb, void *arg);
+__must_check int agent_resume_get_oom_event(struct agent_client *c, uint32_t id,
+					    agent_get_oom_event_fn cb, void *arg);
+void agent_client_go(struct agent_client *c);
+
 /* ---- vsock ---- */
 
 /*

@@ -18,6 +18,7 @@ struct rpc {
 	void (*give)(const struct rpc *rpc, const struct error *err, const void *answer);
 	void (*cb)(void);
 	void *arg;
+	bool waits;
 };
 
 int agent_client_new(uv_loop_t *loop, int fd, struct agent_client **ret_client)
@@ -83,6 +84,7 @@ static int call(struct agent_client *c, const char *service, const struct rpc *r
 	if (!copy)
 		return -ENOMEM;
 	*copy = *rpc;
+	copy->waits = waits;
 	r = ttrpc_client_call_msg(c->ttrpc, service, rpc->method, request,
 				  waits ? 0 : c->timeout_ns, NULL, on_done, copy, NULL);
 	if (r < 0)
@@ -126,3 +128,99 @@ static int call(struct agent_client *c, const char *service, const struct rpc *r
 	}
 
 AGENT_CALLS(DEFINE_CALL)
+
+/* ---- handing over ---- */
+
+static void count_busy(void *ctx, uint32_t id, void *arg)
+{
+	size_t *n = ctx;
+
+	(void)id;
+	*n += !((const struct rpc *)arg)->waits;
+}
+
+size_t agent_client_busy(const struct agent_client *c)
+{
+	size_t n = 0;
+
+	ttrpc_client_each(c->ttrpc, count_busy, &n);
+	return n;
+}
+
+int agent_client_save(struct agent_client *c, struct ttrpc_saved *ret)
+{
+	return agent_client_busy(c) ? -EBUSY : ttrpc_client_save(c->ttrpc, ret);
+}
+
+struct visit {
+	void (*fn)(void *ctx, uint32_t id, const char *method, void *arg);
+	void *ctx;
+};
+
+static void visit_one(void *ctx, uint32_t id, void *arg)
+{
+	const struct visit *v = ctx;
+	const struct rpc *rpc = arg;
+
+	v->fn(v->ctx, id, rpc->method, rpc->arg);
+}
+
+void agent_client_each(const struct agent_client *c,
+		       void (*fn)(void *ctx, uint32_t id, const char *method, void *arg), void *ctx)
+{
+	struct visit v = { fn, ctx };
+
+	ttrpc_client_each(c->ttrpc, visit_one, &v);
+}
+
+int agent_client_restore(uv_loop_t *loop, const struct ttrpc_saved *st,
+			 struct agent_client **ret_client)
+{
+	struct agent_client *c = calloc(1, sizeof(*c));
+	int r;
+
+	if (!c)
+		return -ENOMEM;
+	r = ttrpc_client_restore(loop, st, &c->ttrpc);
+	if (r < 0) {
+		free(c);
+		return r;
+	}
+	c->timeout_ns = DEFAULT_TIMEOUT_NS;
+	*ret_client = c;
+	return 0;
+}
+
+static int resume(struct agent_client *c, uint32_t id, const struct rpc *rpc)
+{
+	struct rpc *copy = malloc(sizeof(*copy));
+	int r;
+
+	if (!copy)
+		return -ENOMEM;
+	*copy = *rpc;
+	copy->waits = true;
+	r = ttrpc_client_resume(c->ttrpc, id, on_done, copy);
+	if (r < 0)
+		free(copy);
+	return r;
+}
+
+int agent_resume_wait_process(struct agent_client *c, uint32_t id, agent_wait_process_fn cb,
+			      void *arg)
+{
+	return resume(c, id, &(struct rpc){ "WaitProcess", ANSWER_OF(Grpc__WaitProcessResponse),
+					    give_wait_process, (void (*)(void))cb, arg, true });
+}
+
+int agent_resume_get_oom_event(struct agent_client *c, uint32_t id, agent_get_oom_event_fn cb,
+			       void *arg)
+{
+	return resume(c, id, &(struct rpc){ "GetOOMEvent", ANSWER_OF(Grpc__OOMEvent),
+					    give_get_oom_event, (void (*)(void))cb, arg, true });
+}
+
+void agent_client_go(struct agent_client *c)
+{
+	ttrpc_client_hold(c->ttrpc, false);
+}

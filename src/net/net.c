@@ -139,10 +139,9 @@ static int plan(struct net *n, struct error *err)
 	return r < 0 ? error_prefix(err, r, "network '%s'", n->path) : 0;
 }
 
-int net_open(const char *path, const struct net_options *o, struct net **ret_net, struct error *err)
+static struct net *net_new(const char *path, const struct net_options *o)
 {
 	struct net *n = calloc(1, sizeof(*n));
-	int r;
 
 	if (n) {
 		n->ns.fd = -1;
@@ -151,10 +150,55 @@ int net_open(const char *path, const struct net_options *o, struct net **ret_net
 		n->path = strdup(path);
 		n->state.links = calloc(NET_MAX_LINKS, sizeof(*n->state.links));
 	}
-	if (!n || !n->path || !n->state.links) {
-		net_free(n);
+	if (n && n->path && n->state.links)
+		return n;
+	net_free(n);
+	return NULL;
+}
+
+int net_resume(const char *path, const struct net_options *o, const struct net_link *links,
+	       size_t n_links, const struct net_holds *holds, struct net **ret_net,
+	       struct error *err)
+{
+	struct net *n = net_new(path, o);
+	int r;
+
+	if (!n)
 		return error_set(err, -ENOMEM, "out of memory");
+	r = ns_open(path, &n->ns, err);
+	/* The path may mean another namespace by now. */
+	if (r == 0 && (n->ns.dev != holds->dev || n->ns.ino != holds->ino))
+		r = error_set(err, -ESTALE, "'%s' is another network namespace now", path);
+	if (r == 0)
+		r = open_sockets(n, err);
+	if (r < 0) {
+		net_free(n);
+		return r;
 	}
+	for (size_t i = 0; i < n_links && i < holds->n; i++) {
+		n->hold[i] = holds->hold[i];
+		n->state.links[i] = links[i];
+		n->state.links[i].addrs = NULL;
+		n->state.links[i].n_addrs = 0;
+		memset(n->state.links[i].fds, 0xff, sizeof(n->state.links[i].fds));
+		n->state.n_links++;
+	}
+	*ret_net = n;
+	return 0;
+}
+
+const char *net_path(const struct net *n)
+{
+	return n->path;
+}
+
+int net_open(const char *path, const struct net_options *o, struct net **ret_net, struct error *err)
+{
+	struct net *n = net_new(path, o);
+	int r;
+
+	if (!n)
+		return error_set(err, -ENOMEM, "out of memory");
 	r = ns_open(path, &n->ns, err);
 	if (r == 0 && net_is_host(path) != 0)
 		r = error_set(err, -EPERM,

@@ -145,6 +145,15 @@ struct net;
  */
 __must_check int net_open(const char *path, const struct net_options *o, struct net **ret_net,
 			  struct error *err);
+/*
+ * Takes up a namespace whose links were attached by another program: @links as its net_state() had
+ * them (descriptors and addresses do not count), @holds as its net_holds(). net_rescan() then finds
+ * what there is to tell.
+ */
+__must_check int net_resume(const char *path, const struct net_options *o,
+			    const struct net_link *links, size_t n_links,
+			    const struct net_holds *holds, struct net **ret_net, struct error *err);
+const char *net_path(const struct net *n);
 /* Closes the descriptors; filters stay. Takes NULL. */
 void net_free(struct net *n);
 

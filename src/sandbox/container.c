@@ -274,7 +274,7 @@ void container_vm_gone(struct container *c)
 
 /* --- creation --- */
 
-static struct container *container_new(struct sandbox *s, const struct sandbox_create *q)
+struct container *container_new(struct sandbox *s, const struct sandbox_create *q)
 {
 	struct container *c = calloc(1, sizeof(*c));
 

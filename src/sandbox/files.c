@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "oci/oci.h"
-#include "sandbox/internal.h"
+#include "sandbox/handover.h"
 #include "sandbox/watch.h"
 
 #define FILES_MAX 16u
@@ -158,6 +158,45 @@ void files_send(struct container *c)
 		log_warn("changes of '%s' will not be seen by the guest", f->v[0].host);
 	for (size_t i = 0; i < f->n; i++)
 		send_one(f->s, &f->v[i]);
+}
+
+void files_save(const struct files *f, struct arena *a, HandoverContainer *m)
+{
+	Caisson__Handover__V1__CopiedFile *v;
+
+	if (!f)
+		return;
+	v = arena_alloc(a, f->n, sizeof(*v));
+	m->files = arena_alloc(a, f->n, sizeof(*m->files));
+	for (size_t i = 0; v && m->files && i < f->n; i++) {
+		caisson__handover__v1__copied_file__init(&v[i]);
+		v[i].host = handover_text(f->v[i].host);
+		v[i].guest = handover_text(f->v[i].guest);
+		m->files[m->n_files++] = &v[i];
+	}
+}
+
+int files_restore(struct container *c, const HandoverContainer *m)
+{
+	struct files *f;
+	int r = 0;
+
+	if (m->n_files == 0)
+		return 0;
+	f = m->n_files <= FILES_MAX ? calloc(1, sizeof(*f)) : NULL;
+	if (!f)
+		return m->n_files <= FILES_MAX ? -ENOMEM : -EINVAL;
+	f->s = c->s;
+	f->inotify = -1;
+	c->files = f;
+	for (; f->n < m->n_files && r == 0; f->n++) {
+		r = handover_copy(&f->v[f->n].host, m->files[f->n]->host);
+		if (r == 0)
+			r = handover_copy(&f->v[f->n].guest, m->files[f->n]->guest);
+		if (r == 0 && (!f->v[f->n].host || !f->v[f->n].guest))
+			r = -EINVAL;
+	}
+	return r;
 }
 
 void files_free(struct files *f)

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "net/net.h"
+#include "sandbox/handover.h"
 #include "sandbox/watch.h"
 
 #define RELAYS_MAX  64u
@@ -98,13 +99,8 @@ static int pump(struct relay *r, int side)
 	return 0;
 }
 
-static void relay_go_on(struct relay *r)
+static void relay_await(struct relay *r)
 {
-	if (pump(r, CLIENT) < 0 || pump(r, GUEST) < 0 ||
-	    (r->from[CLIENT].ended && r->from[GUEST].ended)) {
-		relay_free(r);
-		return;
-	}
 	for (int i = CLIENT; i <= GUEST; i++) {
 		int events = 0;
 
@@ -114,6 +110,16 @@ static void relay_go_on(struct relay *r)
 			events |= UV_WRITABLE;
 		watch_set(r->watch[i], events);
 	}
+}
+
+static void relay_go_on(struct relay *r)
+{
+	if (pump(r, CLIENT) < 0 || pump(r, GUEST) < 0 ||
+	    (r->from[CLIENT].ended && r->from[GUEST].ended)) {
+		relay_free(r);
+		return;
+	}
+	relay_await(r);
 }
 
 static void on_ready(void *arg, int events)
@@ -189,6 +195,108 @@ int forward_new(struct sandbox *s, const char *netns, struct forward **ret, stru
 	r = net_loopback_open(netns, &f->listener, &f->hold, err);
 	if (r == 0 && watch_new(s->loop, f->listener, on_listener, f, &f->watch) < 0)
 		r = error_set(err, -ENOMEM, "out of memory");
+	if (r < 0) {
+		forward_free(f);
+		return r;
+	}
+	watch_set(f->watch, UV_READABLE);
+	*ret = f;
+	return 0;
+}
+
+/* --- handing over --- */
+
+bool forward_busy(const struct forward *f)
+{
+	const struct relay *r;
+
+	list_for_each(r, &f->relays, node)
+		if (r->connecting)
+			return true;
+	return false;
+}
+
+static void bytes_of(const struct direction *d, ProtobufCBinaryData *m)
+{
+	m->data = d->data ? d->data + d->start : NULL;
+	m->len = d->len;
+}
+
+void forward_save(const struct forward *f, struct arena *a, HandoverNetwork *m)
+{
+	Caisson__Handover__V1__Relay *v = arena_alloc(a, f->n, sizeof(*v));
+	const struct relay *r;
+
+	m->forward_listener = f->listener;
+	m->forward_hold = f->hold;
+	m->relays = arena_alloc(a, f->n, sizeof(*m->relays));
+	if (!v || !m->relays)
+		return;
+	list_for_each(r, &f->relays, node) {
+		caisson__handover__v1__relay__init(v);
+		v->client_fd = r->fd[CLIENT];
+		v->guest_fd = r->fd[GUEST];
+		bytes_of(&r->from[CLIENT], &v->from_client);
+		bytes_of(&r->from[GUEST], &v->from_guest);
+		v->client_ended = r->from[CLIENT].ended;
+		v->guest_ended = r->from[GUEST].ended;
+		m->relays[m->n_relays++] = v++;
+	}
+}
+
+static int direction_restore(struct direction *d, const ProtobufCBinaryData *m, bool ended)
+{
+	if (m->len > BUFFER_SIZE)
+		return -EINVAL;
+	d->ended = ended;
+	d->len = m->len;
+	if (!m->len)
+		return 0;
+	d->data = malloc(BUFFER_SIZE);
+	if (!d->data)
+		return -ENOMEM;
+	memcpy(d->data, m->data, m->len);
+	return 0;
+}
+
+static int relay_restore(struct forward *f, const Caisson__Handover__V1__Relay *m)
+{
+	struct relay *r = calloc(1, sizeof(*r));
+	int e;
+
+	if (!r)
+		return -ENOMEM;
+	r->f = f;
+	r->fd[CLIENT] = m->client_fd;
+	r->fd[GUEST] = m->guest_fd;
+	list_push_back(&f->relays, &r->node);
+	f->n++;
+	e = direction_restore(&r->from[CLIENT], &m->from_client, m->client_ended);
+	if (e == 0)
+		e = direction_restore(&r->from[GUEST], &m->from_guest, m->guest_ended);
+	for (int i = CLIENT; i <= GUEST && e == 0; i++)
+		e = watch_new(f->s->loop, r->fd[i], on_ready, r, &r->watch[i]);
+	if (e < 0)
+		relay_free(r);
+	else
+		relay_await(r);
+	return e;
+}
+
+int forward_restore(struct sandbox *s, const HandoverNetwork *m, struct forward **ret)
+{
+	struct forward *f = calloc(1, sizeof(*f));
+	int r;
+
+	if (!f)
+		return -ENOMEM;
+	f->s = s;
+	list_init(&f->relays);
+	f->listener = m->forward_listener;
+	f->hold = m->forward_hold;
+	r = watch_new(s->loop, f->listener, on_listener, f, &f->watch);
+	for (size_t i = 0; i < m->n_relays && r == 0; i++)
+		r = relay_restore(f, m->relays[i]);
 	if (r < 0) {
 		forward_free(f);
 		return r;

@@ -59,6 +59,12 @@ static void on_oom(void *arg, const struct error *err, const Grpc__OOMEvent *ans
 	ask_oom(s);
 }
 
+int guest_resume(struct sandbox *s, uint32_t oom_call)
+{
+	agent_client_on_closed(s->agent, on_agent_closed, s);
+	return oom_call ? agent_resume_get_oom_event(s->agent, oom_call, on_oom, s) : 0;
+}
+
 static void on_sandbox_created(void *arg, const struct error *err,
 			       const Google__Protobuf__Empty *answer)
 {

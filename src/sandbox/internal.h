@@ -86,6 +86,7 @@ struct sandbox {
 	struct network *network; /* NULL: none */
 	struct list volumes;   /* see volumes.c */
 	struct usernet *usernet; /* NULL: none */
+	int vmm_fd;            /* after a handover, until the VM is attached to; or -1 */
 };
 
 struct waiter {
@@ -118,6 +119,7 @@ struct process {
 	struct list waiters;
 	bool deleted;
 	unsigned refs;
+	uint32_t wait_call; /* see handover.c */
 	/* a start that is under way */
 	sandbox_done_fn start_done;
 	void *start_arg;
@@ -205,6 +207,8 @@ bool sandbox_lost(const struct sandbox *s, const struct error *err);
 const struct error *sandbox_blame(const struct sandbox *s, const struct error *err,
 				  struct error *room);
 void sandbox_add_child(struct sandbox *s, const struct child_id *id);
+/* For a sandbox that was handed over. Negative: its VM is gone, and so is all that ran in it. */
+__must_check int sandbox_attach_vm(struct sandbox *s);
 
 /* --- pod.c --- */
 
@@ -221,10 +225,13 @@ void pod_gone(struct sandbox *s);
 /* --- guest.c --- */
 
 /* The agent's first connection, @fd (taken), or why there will be none. */
+/* Takes up what the agent was last asked, by another program: the call with that id, 0: none. */
+__must_check int guest_resume(struct sandbox *s, uint32_t oom_call);
 void guest_hello(void *arg, const struct error *err, int fd, uint32_t host_port);
 
 /* --- container.c --- */
 
+struct container *container_new(struct sandbox *s, const struct sandbox_create *q);
 struct container *container_find(struct sandbox *s, const char *id);
 struct container *container_ref(struct container *c);
 void container_unref(struct container *c);

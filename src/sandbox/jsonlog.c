@@ -170,6 +170,31 @@ int jsonlog_write(struct jsonlog *j, const void *data, size_t len)
 	return first;
 }
 
+int jsonlog_save(const struct jsonlog *j, uint8_t **ret_line, size_t *ret_len)
+{
+	*ret_line = buf_head(&j->line);
+	*ret_len = j->line.len;
+	return j->fd;
+}
+
+int jsonlog_restore(int fd, const char *stream, const void *line, size_t len, struct jsonlog **ret)
+{
+	struct jsonlog *j = calloc(1, sizeof(*j));
+
+	if (!j)
+		return -ENOMEM;
+	j->fd = fd;
+	j->stream = stream;
+	buf_init(&j->line, 0);
+	buf_init(&j->record, 0);
+	if (len && buf_append(&j->line, line, len) < 0) {
+		free(j);
+		return -ENOMEM;
+	}
+	*ret = j;
+	return 0;
+}
+
 void jsonlog_close(struct jsonlog *j)
 {
 	if (!j)

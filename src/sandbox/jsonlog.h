@@ -6,6 +6,7 @@
 #pragma once
 
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/error.h"
 
@@ -18,4 +19,9 @@ __must_check int jsonlog_open(const char *path, const char *stream, struct jsonl
 /* Takes all of it; -errno if some could not be written. */
 int jsonlog_write(struct jsonlog *j, const void *data, size_t len);
 /* Writes the unfinished line. Takes NULL. */
+/* For another program: the file, and the line that has no end yet. */
+int jsonlog_save(const struct jsonlog *j, uint8_t **ret_line, size_t *ret_len);
+/* Owns @fd from success on. */
+__must_check int jsonlog_restore(int fd, const char *stream, const void *line, size_t len,
+				 struct jsonlog **ret);
 void jsonlog_close(struct jsonlog *j);

@@ -12,6 +12,7 @@
 #include "net/net.h"
 #include "oci/oci.h"
 #include "sandbox/forward.h"
+#include "sandbox/handover.h"
 #include "sandbox/usernet.h"
 
 #define RESOLV_CONF "/etc/resolv.conf"
@@ -471,6 +472,130 @@ void network_configure(struct sandbox *s)
 		return;
 	tell_agent(s);
 	watch(s);
+}
+
+/* --- handing over --- */
+
+bool network_busy(const struct sandbox *s)
+{
+	const struct network *n = s->network;
+
+	return n && (n->timer || (n->forward && forward_busy(n->forward)));
+}
+
+HandoverNetwork *network_save(const struct sandbox *s, struct arena *a)
+{
+	const struct network *n = s->network;
+	const struct net_state *st;
+	Caisson__Handover__V1__Link *v;
+	HandoverNetwork *m;
+
+	if (!n || !n->net)
+		return NULL;
+	m = HANDOVER_NEW(a, HandoverNetwork, caisson__handover__v1__network__init);
+	st = net_state(n->net);
+	v = arena_alloc(a, st->n_links, sizeof(*v));
+	if (!m || !v)
+		return NULL;
+	m->path = handover_text(net_path(n->net));
+	m->made_fd = n->made_fd;
+	m->watching = n->watching;
+	m->forward_listener = m->forward_hold = -1;
+	m->links = arena_alloc(a, st->n_links, sizeof(*m->links));
+	for (size_t i = 0; m->links && i < st->n_links; i++, v++) {
+		const struct net_link *l = &st->links[i];
+
+		caisson__handover__v1__link__init(v);
+		v->name = handover_text(l->name);
+		v->kind = handover_text(l->kind);
+		v->index = l->index;
+		v->mac = (ProtobufCBinaryData){ sizeof(l->mac), (uint8_t *)l->mac };
+		v->card_mac = (ProtobufCBinaryData){ sizeof(l->card_mac), (uint8_t *)l->card_mac };
+		v->mtu = l->mtu;
+		v->flags = l->flags;
+		v->bridge = l->bridge;
+		v->tap = handover_text(l->tap);
+		v->queues = l->n_fds;
+		v->made = l->made;
+		v->attached = l->attached;
+		v->gone = l->gone;
+		m->links[m->n_links++] = v;
+	}
+	if (n->forward)
+		forward_save(n->forward, a, m);
+	return m;
+}
+
+static int restore_links(const HandoverNetwork *m, struct net_link *links)
+{
+	for (size_t i = 0; i < m->n_links; i++) {
+		const Caisson__Handover__V1__Link *v = m->links[i];
+		struct net_link *l = &links[i];
+
+		*l = (struct net_link){
+			.index = v->index,
+			.mtu = v->mtu,
+			.flags = v->flags,
+			.bridge = (enum net_bridge)v->bridge,
+			.n_fds = v->queues,
+			.made = v->made,
+			.attached = v->attached,
+			.gone = v->gone,
+		};
+		if (v->mac.len != sizeof(l->mac) || v->card_mac.len != sizeof(l->card_mac) ||
+		    v->queues > NET_MAX_QUEUES || v->bridge > NET_BRIDGE_DIRECT ||
+		    str_format(l->name, sizeof(l->name), "%s", v->name) < 0 ||
+		    str_format(l->kind, sizeof(l->kind), "%s", v->kind) < 0 ||
+		    str_format(l->tap, sizeof(l->tap), "%s", v->tap) < 0)
+			return -EINVAL;
+		memcpy(l->mac, v->mac.data, sizeof(l->mac));
+		memcpy(l->card_mac, v->card_mac.data, sizeof(l->card_mac));
+		memset(l->fds, 0xff, sizeof(l->fds));
+	}
+	return 0;
+}
+
+int network_restore(struct sandbox *s, const HandoverNetwork *m)
+{
+	const struct net_options o = {
+		.spare = slots(s),
+		.rx_rate = s->config->network_rx_rate,
+		.tx_rate = s->config->network_tx_rate,
+	};
+	struct net_link links[NET_MAX_LINKS];
+	struct error err = { 0 };
+	int r;
+
+	if (m->n_links > NET_MAX_LINKS)
+		return -EINVAL;
+	s->network = calloc(1, sizeof(*s->network));
+	if (!s->network)
+		return -ENOMEM;
+	s->network->made_fd = m->made_fd;
+	r = restore_links(m, links);
+	if (r < 0)
+		return r;
+	/* Without it the guest keeps what it has, and is not told of changes. */
+	if (!s->record.net || net_resume(m->path, &o, links, m->n_links, s->record.net,
+					 &s->network->net, &err) < 0)
+		log_warn("the network's changes are not followed any more: %s", error_text(&err));
+	s->network->changing = true;
+	s->network->watching = m->watching;
+	return m->forward_listener >= 0 ? forward_restore(s, m, &s->network->forward) : 0;
+}
+
+/* Changes may have come while nobody looked. */
+void network_resume(struct sandbox *s)
+{
+	struct network *n = s->network;
+
+	if (!n || !n->watching)
+		return;
+	n->watching = false;
+	if (n->net)
+		watch(s);
+	if (n->watching && !n->timer)
+		(void)!loop_timer_start(s->loop, 0, on_settled, s, &n->timer);
 }
 
 /* --- the end --- */

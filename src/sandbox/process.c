@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "oci/oci.h"
-#include "sandbox/internal.h"
+#include "sandbox/handover.h"
 
 struct process *process_ref(struct process *p)
 {
@@ -200,6 +200,30 @@ void process_watch(struct process *p)
 		process_unref(p);
 		process_ended(p, EXIT_UNKNOWN);
 	}
+}
+
+int process_resume_wait(struct process *p, uint32_t call)
+{
+	int r = agent_resume_wait_process(p->container->s->agent, call, on_wait_answer,
+					  process_ref(p));
+
+	if (r < 0)
+		process_unref(p);
+	return r;
+}
+
+void process_resume(struct process *p)
+{
+	(void)process_ref(p);
+	if (p->io && stdio_resume(p->io) < 0)
+		log_error("the streams of process %s are lost", process_agent_id(p));
+	if (p->state == PROCESS_ENDED && !p->deleted) {
+		if (p->io)
+			stdio_finish(p->io, process_settled, p);
+		else
+			process_settled(p);
+	}
+	process_unref(p);
 }
 
 void sandbox_wait(struct sandbox *s, const char *id, const char *exec_id, sandbox_exit_fn done,

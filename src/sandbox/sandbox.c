@@ -301,9 +301,25 @@ static char *vm_name(const struct sandbox *s)
 	return name;
 }
 
+static const struct vmm_events vm_events = { on_vm_started, on_vm_exited };
+
+int sandbox_attach_vm(struct sandbox *s)
+{
+	struct error err = { 0 };
+	int r = vmm_attach(s->loop, s->vm_dir, &vm_events, s, &s->vmm, &err);
+
+	if (r == 0)
+		return 0;
+	log_warn("%s", error_text(&err));
+	if (vmm_reclaim(s->vm_dir, &err) < 0)
+		log_warn("%s", error_text(&err));
+	(void)error_set(&s->failure, -ECONNRESET, "the virtual machine was lost");
+	vm_gone(s, EXIT_KILLED, s->failure.code, NULL);
+	return r;
+}
+
 int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 {
-	static const struct vmm_events events = { on_vm_started, on_vm_exited };
 	auto_free char *extra = NULL, *name = NULL, *cgroup = pod_cgroup(s, spec);
 	struct vmm_nic nics[VMM_MAX_NICS];
 	struct vmm_share shares[2];
@@ -370,7 +386,7 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 	cfg.debug = log_get_level() >= LOG_DEBUG;
 	if (s->config->templates)
 		template_find(&cfg, &s->template);
-	r = vmm_spawn(s->loop, &cfg, &events, s, &s->vmm, err);
+	r = vmm_spawn(s->loop, &cfg, &vm_events, s, &s->vmm, err);
 	network_vm_started(s);
 	if (r < 0) {
 		network_vm_gone(s);
@@ -506,7 +522,7 @@ int sandbox_new(uv_loop_t *loop, const struct sandbox_options *o, struct sandbox
 		return error_set(err, -ENOMEM, "out of memory");
 	list_init(&s->containers);
 	list_init(&s->volumes);
-	s->hello_fd = -1;
+	s->hello_fd = s->vmm_fd = -1;
 	s->loop = loop;
 	s->config = o->config;
 	s->log_fd = o->log_fd;

@@ -118,6 +118,25 @@ __must_check int sandbox_make_pod(struct sandbox *s, const struct sandbox_pod *p
 void sandbox_when_ready(struct sandbox *s, sandbox_done_fn done, void *arg);
 /* Ends the VM and frees its host resources but the directory. */
 void sandbox_stop(struct sandbox *s, sandbox_done_fn done, void *arg);
+/*
+ * Going on in another program, with the same process id and descriptors (execve). -EBUSY, saying
+ * what is under way, when that is not possible now. What sandbox_save() gives borrows from the
+ * sandbox and from @a: no callback may run until it has been packed. It changes nothing.
+ */
+struct arena;
+typedef struct Caisson__Handover__V1__Sandbox Caisson__Handover__V1__Sandbox;
+__must_check int sandbox_can_hand_over(const struct sandbox *s, struct error *err);
+__must_check int sandbox_save(struct sandbox *s, struct arena *a,
+			      Caisson__Handover__V1__Sandbox **ret, struct error *err);
+/*
+ * The other program's side, in place of sandbox_new(). Nothing moves before sandbox_resume(), so that
+ * those who wait for something can ask for it again. After a failure the process must end.
+ */
+__must_check int sandbox_restore(uv_loop_t *loop, const struct sandbox_options *o,
+				 const Caisson__Handover__V1__Sandbox *m, struct sandbox **ret,
+				 struct error *err);
+void sandbox_resume(struct sandbox *s);
+
 /* After sandbox_stop() is done. The directory stays: sandbox_reclaim() removes it. */
 void sandbox_free(struct sandbox *s);
 

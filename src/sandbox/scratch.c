@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "sandbox/gate.h"
-#include "sandbox/internal.h"
+#include "sandbox/handover.h"
 
 struct scratch {
 	struct sandbox *s;
@@ -142,6 +142,44 @@ void scratch_when_ready(struct scratch *sc, sandbox_done_fn done, void *arg)
 bool scratch_failed(const struct scratch *sc)
 {
 	return gate_failed(&sc->gate);
+}
+
+bool scratch_busy(const struct scratch *sc)
+{
+	return !sc->gate.open;
+}
+
+HandoverScratch *scratch_save(const struct scratch *sc, struct arena *a)
+{
+	HandoverScratch *m = HANDOVER_NEW(a, HandoverScratch, caisson__handover__v1__scratch__init);
+
+	if (m) {
+		m->path = handover_text(sc->path);
+		m->disk = handover_disk(a, &sc->disk);
+		m->failure = handover_failure(a, &sc->gate.failure);
+	}
+	return m;
+}
+
+int scratch_restore(struct sandbox *s, const HandoverScratch *m, struct scratch **ret)
+{
+	struct scratch *sc = calloc(1, sizeof(*sc));
+	int r = sc ? handover_copy(&sc->path, m->path) : -ENOMEM;
+
+	if (r == 0)
+		r = handover_get_disk(m->disk, &sc->disk);
+	if (r < 0) {
+		if (sc)
+			free(sc->path);
+		free(sc);
+		return r;
+	}
+	sc->refs = 1;
+	sc->s = s;
+	sc->gate.open = true;
+	handover_get_failure(m->failure, &sc->gate.failure);
+	*ret = sc;
+	return 0;
 }
 
 const struct disk *scratch_disk(const struct scratch *sc)

@@ -11,6 +11,7 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "base/str.h"
+#include "sandbox/handover.h"
 #include "sandbox/jsonlog.h"
 
 #define LOGGER_ARGS_MAX 64
@@ -383,6 +384,48 @@ ssize_t sink_write(struct sink *s, const void *data, size_t len)
 int sink_fd(const struct sink *s)
 {
 	return s->fd;
+}
+
+HandoverSink *sink_save(const struct sink *s, struct arena *a)
+{
+	HandoverSink *m;
+
+	if (!s)
+		return NULL;
+	m = HANDOVER_NEW(a, HandoverSink, caisson__handover__v1__sink__init);
+	if (!m)
+		return NULL;
+	m->fd = s->fd;
+	m->ready_fd = s->ready_fd;
+	m->tee = handover_text(s->tee);
+	m->logged = s->logged;
+	m->log_fd = -1;
+	if (s->json)
+		m->log_fd = jsonlog_save(s->json, &m->line.data, &m->line.len);
+	return m;
+}
+
+int sink_restore(const HandoverSink *m, const char *stream, struct sink **ret)
+{
+	struct sink *s;
+	int r = 0;
+
+	*ret = NULL;
+	if (!m)
+		return 0;
+	s = sink_new(m->fd);
+	if (!s)
+		return -ENOMEM;
+	s->ready_fd = m->ready_fd;
+	s->logged = m->logged;
+	r = handover_copy(&s->tee, m->tee);
+	if (r == 0 && m->log_fd >= 0)
+		r = jsonlog_restore(m->log_fd, stream, m->line.data, m->line.len, &s->json);
+	if (r < 0)
+		sink_close(s);
+	else
+		*ret = s;
+	return r;
 }
 
 void sink_close(struct sink *s)

@@ -16,6 +16,7 @@
 #include "base/cleanup.h"
 #include "base/loop.h"
 #include "base/str.h"
+#include "sandbox/handover.h"
 #include "sandbox/watch.h"
 
 #define STDIO_BUFFER   32768u
@@ -223,6 +224,20 @@ static void stream_pump_out(struct stream *st)
 
 /* --- input: fifo to agent --- */
 
+/* Either may be ready: the next turn finds out. */
+static void await_input(struct stream *st)
+{
+	if (st->len) {
+		watch_set(st->fd_watch, 0);
+		watch_set(st->sock_watch, UV_WRITABLE);
+	} else if (st->closing) {
+		watch_set(st->sock_watch, UV_WRITABLE);
+	} else {
+		watch_set(st->sock_watch, 0);
+		watch_set(st->fd_watch, UV_READABLE);
+	}
+}
+
 static void stream_pump_in(struct stream *st)
 {
 	for (int round = 0; round < STDIO_ROUNDS; round++) {
@@ -260,16 +275,7 @@ static void stream_pump_in(struct stream *st)
 		st->start += (size_t)n;
 		st->len -= (size_t)n;
 	}
-	/* Either may be ready: the next turn finds out. */
-	if (st->len) {
-		watch_set(st->fd_watch, 0);
-		watch_set(st->sock_watch, UV_WRITABLE);
-	} else if (st->closing) {
-		watch_set(st->sock_watch, UV_WRITABLE);
-	} else {
-		watch_set(st->sock_watch, 0);
-		watch_set(st->fd_watch, UV_READABLE);
-	}
+	await_input(st);
 	return;
 done:
 	/* The half-close is the process's EOF; closing the whole socket could overtake data. */
@@ -444,6 +450,98 @@ int stdio_open(uv_loop_t *loop, const struct stdio_config *cfg, struct stdio **r
 	return 0;
 fail:
 	stdio_free(s);
+	return r;
+}
+
+/* --- handing over --- */
+
+bool stdio_busy(const struct stdio *s)
+{
+	return s->connect || s->defer || s->connect_cb;
+}
+
+static void stream_save(const struct stream *st, struct arena *a, HandoverStream *m)
+{
+	caisson__handover__v1__stream__init(m);
+	m->sock = st->sock;
+	m->port = st->port;
+	m->fd = st->which == STDIO_IN ? st->fd : -1;
+	m->sink = sink_save(st->sink, a);
+	m->data.data = st->data ? st->data + st->start : NULL;
+	m->data.len = st->len;
+	m->wanted = st->wanted;
+	m->done = st->done;
+	m->closing = st->closing;
+}
+
+void stdio_save(const struct stdio *s, struct arena *a, HandoverProcess *m)
+{
+	HandoverStream *v = arena_alloc(a, 3, sizeof(*v));
+
+	m->streams = arena_alloc(a, 3, sizeof(HandoverStream *));
+	for (size_t i = 0; v && m->streams && i < 3; i++) {
+		stream_save(&s->streams[i], a, &v[i]);
+		m->streams[m->n_streams++] = &v[i];
+	}
+}
+
+static int stream_restore(struct stream *st, const HandoverStream *m)
+{
+	if (m->data.len > STDIO_BUFFER)
+		return -EINVAL;
+	if (m->data.len) {
+		if (!stream_buffer(st))
+			return -ENOMEM;
+		memcpy(st->data, m->data.data, m->data.len);
+		st->len = m->data.len;
+	}
+	st->port = m->port;
+	st->wanted = m->wanted;
+	st->done = m->done;
+	st->closing = m->closing;
+	st->sock = m->sock;
+	st->fd = m->fd;
+	return sink_restore(m->sink, st->which == STDIO_OUT ? "stdout" : "stderr", &st->sink);
+}
+
+int stdio_restore(uv_loop_t *loop, const HandoverProcess *m, struct stdio **ret)
+{
+	struct stdio *s;
+	int r = 0;
+
+	*ret = NULL;
+	if (m->n_streams == 0)
+		return 0;
+	s = m->n_streams == 3 ? calloc(1, sizeof(*s)) : NULL;
+	if (!s)
+		return m->n_streams == 3 ? -ENOMEM : -EINVAL;
+	s->loop = loop;
+	for (int i = 0; i < 3; i++)
+		stream_init(&s->streams[i], s, (enum stdio_stream)i);
+	for (int i = 0; i < 3 && r == 0; i++)
+		r = stream_restore(&s->streams[i], m->streams[i]);
+	if (r < 0)
+		stdio_free(s);
+	else
+		*ret = s;
+	return r;
+}
+
+int stdio_resume(struct stdio *s)
+{
+	int r = 0;
+
+	for (int i = 0; i < 3 && r == 0; i++) {
+		struct stream *st = &s->streams[i];
+
+		if (st->sock < 0 || st->done)
+			continue;
+		r = stream_start(st);
+		if (r == 0 && st->which == STDIO_IN)
+			await_input(st);
+		else if (r == 0 && st->len && (!st->sink || !wait_for_sink(st)))
+			st->len = 0;
+	}
 	return r;
 }
 

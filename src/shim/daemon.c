@@ -190,10 +190,11 @@ static void on_signal(uv_signal_t *handle, int signum)
 
 /* --- setting up --- */
 
-static int set_up_sandbox(struct shim *shim, const struct shim_setup *setup, struct error *err)
+int shim_sandbox_options(struct shim *shim, struct sandbox_options *ret, struct error *err)
 {
 	auto_free char *kernel = NULL, *initrd = NULL;
-	struct sandbox_options o = {
+
+	*ret = (struct sandbox_options){
 		.id = shim->id,
 		.ns = shim->ns,
 		.bundle = shim->bundle,
@@ -205,32 +206,44 @@ static int set_up_sandbox(struct shim *shim, const struct shim_setup *setup, str
 		.event = on_sandbox_event,
 		.arg = shim,
 	};
-	int r;
-
 	if (library_file("vmlinux", &kernel) < 0 || library_file("initrd.cpio", &initrd) < 0)
 		return error_set(err, -ENOMEM, "out of memory");
-	o.kernel = shim->config.kernel ? shim->config.kernel : kernel;
-	o.initrd = shim->config.initrd ? shim->config.initrd : initrd;
-	r = sandbox_new(&shim->loop, &o, &shim->sandbox, err);
+	ret->kernel = shim->config.kernel ? strdup(shim->config.kernel) : take_ptr(&kernel);
+	ret->initrd = shim->config.initrd ? strdup(shim->config.initrd) : take_ptr(&initrd);
+	return ret->kernel && ret->initrd ? 0 : error_set(err, -ENOMEM, "out of memory");
+}
+
+void shim_sandbox_options_fini(struct sandbox_options *o)
+{
+	free((char *)o->kernel);
+	free((char *)o->initrd);
+}
+
+static int set_up_sandbox(struct shim *shim, const struct shim_setup *setup, struct error *err)
+{
+	struct sandbox_options o;
+	int r = shim_sandbox_options(shim, &o, err);
+
+	if (r == 0)
+		r = sandbox_new(&shim->loop, &o, &shim->sandbox, err);
+	shim_sandbox_options_fini(&o);
 	if (r < 0)
 		return r;
 	return setup->spec ? sandbox_boot(shim->sandbox, setup->spec, err) : 0;
 }
 
-static int set_up_server(struct shim *shim, const struct shim_setup *setup, struct error *err)
+static int set_up_services(struct shim *shim, const char *events_to, struct error *err)
 {
-	int r;
+	int r = ttrpc_server_new(&shim->server);
 
-	r = ttrpc_server_new(&shim->server);
 	if (r == 0)
 		r = task_register(shim);
 	if (r == 0)
 		r = pod_register(shim);
 	if (r == 0)
-		r = events_new(&shim->loop, setup->events_address, shim->ns, &shim->events);
+		r = upgrade_register(shim);
 	if (r == 0)
-		r = ttrpc_server_listen(shim->server, &shim->loop, setup->listen_fd,
-					&shim->listener);
+		r = events_new(&shim->loop, events_to, shim->ns, &shim->events);
 	return r < 0 ? error_errno(err, r, "serve the socket") : 0;
 }
 
@@ -267,6 +280,7 @@ static void shim_fini(struct shim *shim)
 	(void)uv_run(&shim->loop, UV_RUN_NOWAIT);
 	(void)uv_loop_close(&shim->loop);
 	config_fini(&shim->config);
+	strv_free(shim->annotations);
 	free(shim->id);
 	free(shim->ns);
 	free(shim->bundle);
@@ -290,13 +304,31 @@ static int set_up(struct shim *shim, const struct shim_setup *setup, struct erro
 	(void)log_level_parse(shim->config.log_level, &level);
 	log_init("shim", shim->log_fd, setup->flags->debug ? LOG_DEBUG : level);
 	log_set_field("sandbox", shim->id);
-	r = set_up_signals(shim);
-	if (r < 0)
-		return error_errno(err, r, "handle signals");
+	/* The VM first: it boots while the rest is made. Nothing calls back before the loop runs. */
 	r = set_up_sandbox(shim, setup, err);
+	if (r == 0)
+		r = shim_set_up(shim, setup->events_address, err);
 	if (r < 0)
 		return r;
-	return set_up_server(shim, setup, err);
+	r = ttrpc_server_listen(shim->server, &shim->loop, setup->listen_fd, &shim->listener);
+	return r < 0 ? error_errno(err, r, "serve the socket") : 0;
+}
+
+int shim_set_up(struct shim *shim, const char *events_to, struct error *err)
+{
+	int r = set_up_signals(shim);
+
+	if (r < 0)
+		return error_errno(err, r, "handle signals");
+	return set_up_services(shim, events_to, err);
+}
+
+int shim_serve(struct shim *shim)
+{
+	shim_touch(shim);
+	(void)uv_run(&shim->loop, UV_RUN_DEFAULT);
+	shim_fini(shim);
+	return 0;
 }
 
 int shim_daemon(const struct shim_setup *setup, int report_fd)
@@ -307,6 +339,7 @@ int shim_daemon(const struct shim_setup *setup, int report_fd)
 
 	shim.config = *setup->config;
 	*setup->config = (struct config){ 0 };
+	shim.annotations = setup->annotations;
 	(void)prctl(PR_SET_NAME, "caisson-shim");
 	r = detach(&shim.own_mounts);
 	if (r < 0)
@@ -325,8 +358,5 @@ int shim_daemon(const struct shim_setup *setup, int report_fd)
 	}
 	(void)!fd_write_full(report_fd, "\n", 1);
 	(void)close(report_fd);
-	shim_touch(&shim);
-	(void)uv_run(&shim.loop, UV_RUN_DEFAULT);
-	shim_fini(&shim);
-	return 0;
+	return shim_serve(&shim);
 }

@@ -10,7 +10,7 @@
 #include "base/base.h"
 #include "base/loop.h"
 #include "events.pb-c.h"
-#include "shim/shim.h"
+#include "shim/handover.h"
 
 #define QUEUE_MAX  2048u
 #define TRIES_MAX  5u
@@ -136,6 +136,58 @@ int events_new(uv_loop_t *loop, const char *address, const char *ns, struct even
 	}
 	*ret = e;
 	return 0;
+}
+
+const char *events_address(const struct events *e)
+{
+	return e->address ? e->address : "";
+}
+
+bool events_busy(const struct events *e)
+{
+	return e->busy;
+}
+
+void events_save(const struct events *e, struct arena *a, Caisson__Handover__V1__Handover *m)
+{
+	Caisson__Handover__V1__Event *v = arena_alloc(a, e->n, sizeof(*v));
+	const struct event *ev;
+
+	m->events = arena_alloc(a, e->n, sizeof(*m->events));
+	if (!v || !m->events)
+		return;
+	list_for_each(ev, &e->queue, node) {
+		caisson__handover__v1__event__init(v);
+		v->topic = ev->topic;
+		v->tries = ev->tries;
+		v->request = (ProtobufCBinaryData){ ev->len, (uint8_t *)ev->data };
+		m->events[m->n_events++] = v++;
+	}
+}
+
+int events_restore(struct events *e, const Caisson__Handover__V1__Event *m)
+{
+	struct event *ev = malloc(sizeof(*ev) + m->request.len);
+
+	if (!ev)
+		return -ENOMEM;
+	ev->len = m->request.len;
+	ev->tries = MIN_OF(m->tries, TRIES_MAX);
+	if (ev->len)
+		memcpy(ev->data, m->request.data, ev->len);
+	ev->topic = strdup(m->topic);
+	if (!ev->topic) {
+		free(ev);
+		return -ENOMEM;
+	}
+	list_push_back(&e->queue, &ev->node);
+	e->n++;
+	return 0;
+}
+
+void events_resume(struct events *e)
+{
+	send_next(e);
 }
 
 void events_publish(struct events *e, const char *topic, const char *name,

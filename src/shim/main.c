@@ -38,8 +38,9 @@ int main(int argc, char **argv)
 		{ "namespace", &f.ns },   { "id", &f.id },
 		{ "address", &f.address }, { "bundle", &f.bundle },
 		{ "publish-binary", &f.publish_binary }, { "socket", NULL },
+		{ "handover", &f.handover },
 	};
-	bool version = false, info = false;
+	bool version = false, info = false, check_handover = false;
 	const char *command = NULL;
 
 	for (int i = 1; i < argc; i++) {
@@ -76,6 +77,8 @@ int main(int argc, char **argv)
 			version = true;
 		} else if (str_eq(name, "info")) {
 			info = true;
+		} else if (str_eq(name, "check-handover")) {
+			check_handover = true;
 		} else if (str_eq(name, "h") || str_eq(name, "help")) {
 			(void)fputs(usage, stdout);
 			return 0;
@@ -90,6 +93,8 @@ int main(int argc, char **argv)
 	}
 	if (info)
 		return shim_info();
+	if (check_handover)
+		return shim_check_handover();
 	if (!command) {
 		(void)fputs(usage, stderr);
 		return 1;
@@ -100,6 +105,8 @@ int main(int argc, char **argv)
 	}
 	if (str_eq(command, "start"))
 		return shim_start(&f);
+	if (str_eq(command, "resume"))
+		return shim_resume(&f);
 	if (str_eq(command, "delete"))
 		return shim_delete(&f);
 	(void)fprintf(stderr, "unknown command: %s\n%s", command, usage);

@@ -79,19 +79,26 @@ static void apply_resources(struct sandbox_pod *pod, const Runtime__V1__LinuxPod
 	}
 }
 
+static int annotate(struct shim *shim, const char *name, const char *value, struct error *err)
+{
+	bool denied;
+	int r = shim_annotate_config(&shim->config, shim->ns, name, value, &denied, err);
+
+	if (r == 0 && shim_remember_annotation(&shim->annotations, name, value) < 0)
+		r = error_set(err, -ENOMEM, "out of memory");
+	return r;
+}
+
 static int create_pod(struct shim *shim, const CreateRequest *q,
 		      const Runtime__V1__PodSandboxConfig *cfg, struct error *err)
 {
 	struct sandbox_pod pod = { .netns = q->netns_path };
-	bool denied;
 	int r = 0;
 
 	for (size_t i = 0; r == 0 && i < q->n_annotations; i++)
-		r = config_annotate(&shim->config, q->annotations[i]->key,
-				    q->annotations[i]->value, &denied, err);
+		r = annotate(shim, q->annotations[i]->key, q->annotations[i]->value, err);
 	for (size_t i = 0; r == 0 && cfg && i < cfg->n_annotations; i++)
-		r = config_annotate(&shim->config, cfg->annotations[i]->key,
-				    cfg->annotations[i]->value, &denied, err);
+		r = annotate(shim, cfg->annotations[i]->key, cfg->annotations[i]->value, err);
 	if (r < 0)
 		return r;
 	if (cfg) {
@@ -346,7 +353,7 @@ int pod_register(struct shim *shim)
 	static const struct ttrpc_method methods[] = {
 		{ "CreateSandbox", create, 0 },     { "StartSandbox", start, 0 },
 		{ "Platform", platform, 0 },        { "StopSandbox", stop, 0 },
-		{ "WaitSandbox", wait_, 0 },        { "SandboxStatus", status, 0 },
+		{ "WaitSandbox", wait_, TTRPC_RESUMABLE },        { "SandboxStatus", status, 0 },
 		{ "PingSandbox", ping, 0 },         { "ShutdownSandbox", shutdown_, 0 },
 		{ "SandboxMetrics", metrics, 0 },
 	};

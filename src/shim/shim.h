@@ -21,8 +21,11 @@
 #define SHIM_NAME "io.containerd.caisson.v2"
 #define SHIM_EXIT_COMMAND "exit-command" /* file of a bundle: CAISSON_EXIT_COMMAND */
 
+struct shim;
+
 struct shim_flags {
 	const char *ns, *address, *publish_binary, *id, *bundle;
+	const char *handover; /* of the command resume: number of a descriptor */
 	bool debug;
 };
 
@@ -31,6 +34,16 @@ struct shim_flags {
 int shim_start(const struct shim_flags *f);
 int shim_delete(const struct shim_flags *f);
 int shim_info(void);
+
+/* --- handover.c: commands that a shim runs in the program which is to take over --- */
+
+int shim_check_handover(void);
+int shim_resume(const struct shim_flags *f);
+
+/* --- upgrade.c --- */
+
+struct upgrade;
+__must_check int upgrade_register(struct shim *shim);
 
 /* --- daemon.c --- */
 
@@ -48,6 +61,8 @@ struct shim {
 	struct loop_timer *idle;
 	uv_signal_t term, intr;
 	bool leaving;
+	char **annotations; /* name, value...: what changed the settings */
+	struct upgrade *upgrade; /* being handed over, or NULL */
 };
 
 struct shim_setup {
@@ -58,13 +73,31 @@ struct shim_setup {
 	bool is_pod;
 	const Grpc__Spec *spec;     /* of the first container; NULL: the Sandbox service comes first */
 	struct config *config;      /* taken over */
+	char **annotations;         /* taken over */
 };
+
+/*
+ * Applies an annotation to the settings, as far as the namespace may; @denied says that it may not.
+ * One that has an effect is to be remembered: see shim_remember_annotation().
+ */
+__must_check int shim_annotate_config(struct config *cfg, const char *ns, const char *name,
+				      const char *value, bool *denied, struct error *err);
+/* Appends it to @list if it is one that settings are changed by. -ENOMEM. */
+__must_check int shim_remember_annotation(char ***list, const char *name, const char *value);
 
 /*
  * The daemon, in a process of its own. Writes to @report_fd what went wrong, or nothing, and closes
  * it; then serves until it is told to leave.
  */
 int shim_daemon(const struct shim_setup *setup, int report_fd);
+/* Steps of both ways to become a daemon. Signals, services, events; nobody is listened to yet. */
+__must_check int shim_set_up(struct shim *shim, const char *events_address, struct error *err);
+/* The strings of @ret are freed by the second. */
+__must_check int shim_sandbox_options(struct shim *shim, struct sandbox_options *ret,
+				      struct error *err);
+void shim_sandbox_options_fini(struct sandbox_options *o);
+/* Serves until the shim leaves, and frees it. The exit status. */
+int shim_serve(struct shim *shim);
 /* Ends the sandbox, frees everything; then @call (may be NULL) is answered and the loop ends. */
 void shim_leave(struct shim *shim, struct ttrpc_call *call);
 /* Somebody may still come: restarts the wait after which an unused shim leaves. */
@@ -101,6 +134,17 @@ __must_check int events_new(uv_loop_t *loop, const char *address, const char *ns
 /* @name: of the message, as "TaskCreate". Never fails: an event that cannot be kept is logged. */
 void events_publish(struct events *e, const char *topic, const char *name,
 		    const ProtobufCMessage *msg);
+/* "" if there is none. */
+const char *events_address(const struct events *e);
+/* Is one on its way? */
+bool events_busy(const struct events *e);
+struct arena;
+typedef struct Caisson__Handover__V1__Handover Caisson__Handover__V1__Handover;
+typedef struct Caisson__Handover__V1__Event Caisson__Handover__V1__Event;
+void events_save(const struct events *e, struct arena *a, Caisson__Handover__V1__Handover *m);
+/* In order; nothing is sent before events_resume(). */
+__must_check int events_restore(struct events *e, const Caisson__Handover__V1__Event *m);
+void events_resume(struct events *e);
 /* Takes NULL. */
 void events_free(struct events *e);
 

@@ -170,11 +170,41 @@ static int join_pod(const struct shim_flags *f, const char *bundle, const char *
 	return r < 0 ? error_errno(err, r, "print the address") : 0;
 }
 
-/* Settings: files first, then what the pod may override. */
-static int load_config(struct config *cfg, const struct shim_flags *f, const Grpc__Spec *spec,
-		       struct error *err)
+int shim_annotate_config(struct config *cfg, const char *ns, const char *name, const char *value,
+			 bool *denied, struct error *err)
 {
 	static char *everything[] = { (char *)"*" };
+	struct config all = *cfg;
+	int r;
+
+	*denied = false;
+	if (!str_eq(ns, SANDBOX_OWN_NAMESPACE))
+		return config_annotate(cfg, name, value, denied, err);
+	/* The command line's user owns the host: nothing is out of bounds. */
+	all.annotations = everything;
+	all.n_annotations = 1;
+	r = config_annotate(&all, name, value, denied, err);
+	all.annotations = cfg->annotations;
+	all.n_annotations = cfg->n_annotations;
+	*cfg = all;
+	return r;
+}
+
+int shim_remember_annotation(char ***list, const char *name, const char *value)
+{
+	int r;
+
+	if (!str_has_prefix(name, "io.caisson.") && !str_has_prefix(name, "io.katacontainers."))
+		return 0;
+	r = strv_append(list, name);
+	return r < 0 ? r : strv_append(list, value);
+}
+
+/* Settings: files first, then what the pod may override. */
+static int load_config(struct config *cfg, const struct shim_flags *f, const Grpc__Spec *spec,
+		       char ***ret_annotations, struct error *err)
+{
+	bool denied;
 	int r;
 
 	r = config_init(cfg);
@@ -183,20 +213,10 @@ static int load_config(struct config *cfg, const struct shim_flags *f, const Grp
 	r = config_load(cfg, NULL, err);
 	for (size_t i = 0; r == 0 && spec && i < spec->n_annotations; i++) {
 		const Grpc__Spec__AnnotationsEntry *a = spec->annotations[i];
-		struct config all = *cfg;
-		bool denied = false;
 
-		if (!str_eq(f->ns, SANDBOX_OWN_NAMESPACE)) {
-			r = config_annotate(cfg, a->key, a->value, &denied, err);
-			continue;
-		}
-		/* The command line's user owns the host: nothing is out of bounds. */
-		all.annotations = everything;
-		all.n_annotations = 1;
-		r = config_annotate(&all, a->key, a->value, &denied, err);
-		all.annotations = cfg->annotations;
-		all.n_annotations = cfg->n_annotations;
-		*cfg = all;
+		r = shim_annotate_config(cfg, f->ns, a->key, a->value, &denied, err);
+		if (r == 0 && shim_remember_annotation(ret_annotations, a->key, a->value) < 0)
+			r = error_set(err, -ENOMEM, "out of memory");
 	}
 	if (r < 0)
 		config_fini(cfg);
@@ -269,7 +289,7 @@ static int start_new(const struct shim_flags *f, const char *bundle, const Grpc_
 	auto_close int fd = -1;
 	int r;
 
-	r = load_config(&cfg, f, spec, err);
+	r = load_config(&cfg, f, spec, &setup.annotations, err);
 	if (r < 0)
 		return r;
 	r = sandbox_dir_path(f->ns, f->id, &dir, err);

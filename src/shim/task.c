@@ -576,7 +576,7 @@ int task_register(struct shim *shim)
 		{ "Resume", resume, 0 },       { "Checkpoint", checkpoint, 0 },
 		{ "Kill", kill_, 0 },          { "Exec", exec, 0 },
 		{ "ResizePty", resize_pty, 0 }, { "CloseIO", close_io, 0 },
-		{ "Update", update, 0 },       { "Wait", wait_, 0 },
+		{ "Update", update, 0 },       { "Wait", wait_, TTRPC_RESUMABLE },
 		{ "Stats", stats, 0 },         { "Connect", connect_, 0 },
 		{ "Shutdown", shutdown_, 0 },
 	};

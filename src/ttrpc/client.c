@@ -152,6 +152,33 @@ int ttrpc_client_stream(struct ttrpc_client *c, const char *service, const char 
 		     ops, arg, ret_stream);
 }
 
+int client_adopt(struct ttrpc_client *cl, uint32_t id, ttrpc_done_fn cb, void *arg)
+{
+	struct ttrpc_pending *p = calloc(1, sizeof(*p));
+	int r;
+
+	if (!p)
+		return -ENOMEM;
+	list_init(&p->s.node);
+	p->ops.done = cb;
+	p->arg = arg;
+	p->s.local_closed = true;
+	r = conn_attach(cl->conn, &p->s, id, 0, true);
+	if (r < 0)
+		free(p);
+	return r;
+}
+
+bool client_is_plain(const struct strm *s)
+{
+	return !container_of(s, struct ttrpc_pending, s)->stream && !s->deadline;
+}
+
+void *client_call_arg(const struct strm *s)
+{
+	return container_of(s, struct ttrpc_pending, s)->arg;
+}
+
 void ttrpc_pending_cancel(struct ttrpc_pending *p)
 {
 	if (p)

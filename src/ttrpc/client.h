@@ -9,5 +9,10 @@ struct ttrpc_client {
 	void *closed_arg;
 };
 
+/* For handover.c: a call that waits for its answer. */
+__must_check int client_adopt(struct ttrpc_client *c, uint32_t id, ttrpc_done_fn cb, void *arg);
+bool client_is_plain(const struct strm *s); /* no stream, no deadline */
+void *client_call_arg(const struct strm *s);
+
 /* A client on a new connection, which the caller binds. */
 __must_check int client_new(struct ttrpc_client **ret);

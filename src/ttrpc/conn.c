@@ -360,7 +360,7 @@ int conn_sent(struct conn *c, size_t n)
 
 bool conn_wants_read(const struct conn *c)
 {
-	return !c->closed && !(c->role->backpressure && c->out.len > TTRPC_OUT_HIGH);
+	return !c->closed && !c->held && !(c->role->backpressure && c->out.len > TTRPC_OUT_HIGH);
 }
 
 /* ---- input ---- */
@@ -429,6 +429,23 @@ static int process(struct conn *c)
 	r = c->closed ? -ECANCELED : c->broken;
 	conn_unref(c);
 	return r;
+}
+
+void conn_hold(struct conn *c, bool hold)
+{
+	int r = 0;
+
+	if (c->held == hold || c->closed)
+		return;
+	conn_ref(c);
+	c->held = hold;
+	if (!hold && !c->in_input)
+		r = process(c);
+	if (r < 0)
+		conn_break(c, r);
+	else if (!c->closed && c->io)
+		c->io->kick(c->io_arg);
+	conn_unref(c);
 }
 
 int conn_input(struct conn *c, size_t n)

@@ -72,6 +72,9 @@ struct conn {
 	bool in_input; /* the binding looks at the output when it is done */
 	bool in_filled; /* the last input filled the room that was offered */
 	bool want_drain;
+	bool held;           /* takes no frames, see handover.c */
+	bool restoring;      /* the request is one that was saved, and so is its deadline */
+	uint64_t restored_deadline;
 	const struct conn_role *role;
 	void *owner; /* server or client */
 	struct list owner_node;
@@ -113,6 +116,8 @@ static inline const uint8_t *conn_output(const struct conn *c, size_t *ret_n)
 }
 __must_check int conn_sent(struct conn *c, size_t n);
 bool conn_wants_read(const struct conn *c);
+/* While held, input stays where it is. Letting go handles the frames that wait. */
+void conn_hold(struct conn *c, bool hold);
 uint64_t conn_next_deadline(const struct conn *c); /* or CONN_NO_DEADLINE */
 void conn_expire(struct conn *c, uint64_t now);
 /* Ends all calls. @err != 0 tells the owner, too. Idempotent. */

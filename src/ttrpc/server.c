@@ -7,6 +7,8 @@
 /* Each entry costs memory beyond its bytes. */
 #define METADATA_MAX 1024u
 #define STREAM_FLAGS (TTRPC_CLIENT_STREAM | TTRPC_SERVER_STREAM)
+/* Longer ones are not kept, and not handed over. */
+#define REQUEST_MAX  4096u
 
 struct server_entry {
 	const char *service;
@@ -18,7 +20,9 @@ struct server_entry {
 struct ttrpc_call {
 	struct strm s;
 	const struct ttrpc_method *method;
-	bool cancelled;
+	bool cancelled, restored;
+	uint8_t *request; /* of a resumable method, else NULL */
+	size_t request_len;
 	void (*on_cancel)(void *arg, struct ttrpc_call *call);
 	void *cancel_arg;
 	void (*on_data)(void *arg, struct ttrpc_call *call, const uint8_t *data, size_t len);
@@ -247,6 +251,7 @@ static void call_free(struct ttrpc_call *call)
 {
 	conn_detach(&call->s);
 	buf_fini(&call->s.queue);
+	free(call->request);
 	free(call);
 }
 
@@ -365,6 +370,11 @@ void ttrpc_call_on_cancel(struct ttrpc_call *call, void (*fn)(void *arg, struct 
 	call->cancel_arg = arg;
 }
 
+bool ttrpc_call_restored(const struct ttrpc_call *call)
+{
+	return call->restored;
+}
+
 bool ttrpc_call_cancelled(const struct ttrpc_call *call)
 {
 	return call->cancelled;
@@ -479,6 +489,26 @@ static void unknown(struct conn *c, uint32_t id, const struct wire_request *req)
 	send_status(c, id, TTRPC_UNIMPLEMENTED, err.msg);
 }
 
+/* Without memory it is a call that cannot be handed over. */
+static void keep_request(struct ttrpc_call *call, struct span raw)
+{
+	if (raw.len > REQUEST_MAX)
+		return;
+	call->request = malloc(raw.len);
+	if (!call->request)
+		return;
+	memcpy(call->request, raw.p, raw.len);
+	call->request_len = raw.len;
+}
+
+const uint8_t *server_call_request(const struct strm *s, size_t *ret_len)
+{
+	const struct ttrpc_call *call = container_of(s, struct ttrpc_call, s);
+
+	*ret_len = call->request_len;
+	return call->request;
+}
+
 static void handle_request(struct conn *c, struct wire_header h, const uint8_t *data)
 {
 	struct ttrpc_server *s = c->owner;
@@ -523,7 +553,9 @@ static void handle_request(struct conn *c, struct wire_header h, const uint8_t *
 		send_status(c, h.id, TTRPC_DEADLINE_EXCEEDED, "the call's time is over");
 		return;
 	}
-	if (req.timeout_nano > 0)
+	if (c->restoring)
+		deadline = c->restored_deadline;
+	else if (req.timeout_nano > 0)
 		deadline = conn_now() + (uint64_t)req.timeout_nano;
 	stream = e->method->flags & STREAM_FLAGS;
 	r = call_new(e, &req, raw, &call);
@@ -536,6 +568,9 @@ static void handle_request(struct conn *c, struct wire_header h, const uint8_t *
 		send_status(c, h.id, TTRPC_RESOURCE_EXHAUSTED, "no memory for the call");
 		return;
 	}
+	call->restored = c->restoring;
+	if (e->method->flags & TTRPC_RESUMABLE)
+		keep_request(call, raw);
 	if (e->method->flags & TTRPC_CLIENT_STREAM) {
 		call->s.remote_closed = !(h.flags & WIRE_REMOTE_OPEN);
 		/* A message that came with the request is the first of the stream. */
@@ -552,6 +587,14 @@ static void handle_request(struct conn *c, struct wire_header h, const uint8_t *
 		call->s.remote_closed = call->s.eof_told = true;
 	}
 	e->method->fn(e->ctx, call, req.payload.p, req.payload.len);
+}
+
+void server_request(struct conn *c, uint32_t id, uint64_t deadline, const uint8_t *data, size_t len)
+{
+	c->restoring = true;
+	c->restored_deadline = deadline;
+	handle_request(c, (struct wire_header){ (uint32_t)len, id, WIRE_REQUEST, 0 }, data);
+	c->restoring = false;
 }
 
 static void handle_data(struct conn *c, struct wire_header h, const uint8_t *data)
@@ -656,7 +699,9 @@ int server_conn_new(struct ttrpc_server *s, struct conn **ret)
 {
 	int r = conn_new(&server_role, s, ret);
 
-	if (r == 0)
+	if (r == 0) {
+		(*ret)->held = s->held;
 		list_push_back(&s->conns, &(*ret)->owner_node);
+	}
 	return r;
 }

@@ -8,6 +8,7 @@ struct ttrpc_server {
 	struct list listeners; /* struct server_listener */
 	struct server_entry *table; /* open addressing by hash of service and method */
 	size_t mask, used;
+	bool held;
 };
 
 /* First member of a binding's listener. */
@@ -15,6 +16,13 @@ struct server_listener {
 	struct list node;
 	void (*destroy)(struct server_listener *l);
 };
+
+/* --- for handover.c --- */
+
+/* The request of a call that can be handed over, or NULL. */
+const uint8_t *server_call_request(const struct strm *s, size_t *ret_len);
+/* Serves a request that was saved. */
+void server_request(struct conn *c, uint32_t id, uint64_t deadline, const uint8_t *data, size_t len);
 
 /* A connection that is served. The caller binds it and holds the reference. */
 __must_check int server_conn_new(struct ttrpc_server *s, struct conn **ret);

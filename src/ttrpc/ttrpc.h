@@ -75,6 +75,7 @@ typedef void (*ttrpc_handler_fn)(void *ctx, struct ttrpc_call *call, const uint8
 
 #define TTRPC_CLIENT_STREAM 1u /* the client sends messages after the request */
 #define TTRPC_SERVER_STREAM 2u /* the server sends messages before it ends the call */
+#define TTRPC_RESUMABLE     4u /* one that waits, see "handing over" */
 
 struct ttrpc_method {
 	const char *name;
@@ -212,6 +213,50 @@ size_t ttrpc_client_in_flight(const struct ttrpc_client *c);
  * this function. Takes NULL. @c is invalid afterwards.
  */
 void ttrpc_client_close(struct ttrpc_client *c);
+
+/* ---- handing over ---- */
+
+/*
+ * Connections can go on in another program (the same process after execve(), say), without the peer
+ * noticing. A call of a TTRPC_RESUMABLE method is handed over as its request, which the other server
+ * dispatches anew; all others must have ended. Between saving and the end of the old program no
+ * callback of the loop may run. All pointers are valid until the next call of any function here.
+ */
+struct ttrpc_saved_call {
+	uint32_t id;
+	uint64_t deadline; /* CLOCK_MONOTONIC, ns; 0: none */
+	const uint8_t *request;
+	size_t len;
+};
+
+struct ttrpc_saved {
+	int fd;
+	uint32_t next_id;
+	const uint8_t *in, *out; /* bytes read and not handled, and not written yet */
+	size_t in_len, out_len;
+	const struct ttrpc_saved_call *calls; /* of a server, in the order of their ids */
+	size_t n_calls;
+};
+
+/* While held, no request is taken: those in flight can end. For connections made later, too. */
+void ttrpc_server_hold(struct ttrpc_server *s, bool hold);
+/* Calls in flight that cannot be handed over. */
+size_t ttrpc_server_busy(const struct ttrpc_server *s);
+/* Runs @fn for each connection, until it returns a negative value. -EBUSY, -ENOMEM. */
+__must_check int ttrpc_server_save(struct ttrpc_server *s,
+				   int (*fn)(void *arg, const struct ttrpc_saved *st), void *arg);
+/* Has this call been handed over by another program? */
+bool ttrpc_call_restored(const struct ttrpc_call *call);
+
+/* Of a client; calls without a stream only. */
+__must_check int ttrpc_client_save(struct ttrpc_client *c, struct ttrpc_saved *ret);
+/* @arg: as given to the call. In the order of their ids. */
+void ttrpc_client_each(const struct ttrpc_client *c,
+		       void (*fn)(void *ctx, uint32_t id, void *arg), void *ctx);
+/* On a restored client, which is held: @cb gets the answer to the call @id. -EEXIST, -ENOMEM. */
+__must_check int ttrpc_client_resume(struct ttrpc_client *c, uint32_t id, ttrpc_done_fn cb,
+				     void *arg);
+void ttrpc_client_hold(struct ttrpc_client *c, bool hold);
 
 /* ---- a descriptor under the caller's own epoll (level-triggered) ---- */
 

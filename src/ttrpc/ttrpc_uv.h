@@ -11,6 +11,7 @@ struct ttrpc_uv_conn;
 /* Accepts on @fd, a listening socket, which it owns from success on. */
 __must_check int ttrpc_server_listen(struct ttrpc_server *s, uv_loop_t *loop, int fd,
 				     struct ttrpc_listener **ret_listener);
+int ttrpc_listener_fd(const struct ttrpc_listener *l);
 /* Stops accepting and closes the socket; connections live on. Takes NULL. */
 void ttrpc_listener_close(struct ttrpc_listener *l);
 
@@ -23,6 +24,15 @@ __must_check int ttrpc_server_serve(struct ttrpc_server *s, uv_loop_t *loop, int
 				    struct ttrpc_uv_conn **ret_conn);
 /* Closes such a connection; @closed won't run. Takes NULL. */
 void ttrpc_uv_conn_close(struct ttrpc_uv_conn *c);
+
+/*
+ * What ttrpc_server_save() and ttrpc_client_save() gave, in another program: takes over the
+ * descriptor on success. Calls are dispatched at once; input waits until nothing is held any more.
+ */
+__must_check int ttrpc_server_restore(struct ttrpc_server *s, uv_loop_t *loop,
+				      const struct ttrpc_saved *st);
+__must_check int ttrpc_client_restore(uv_loop_t *loop, const struct ttrpc_saved *st,
+				      struct ttrpc_client **ret_client);
 
 /* A client on a connected socket, which it owns from success on. */
 __must_check int ttrpc_client_new(uv_loop_t *loop, int fd, struct ttrpc_client **ret_client);

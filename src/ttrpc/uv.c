@@ -10,6 +10,7 @@
 #include "base/loop.h"
 #include "ttrpc/client.h"
 #include "ttrpc/fdio.h"
+#include "ttrpc/handover.h"
 #include "ttrpc/server.h"
 #include "ttrpc/ttrpc_uv.h"
 
@@ -230,6 +231,25 @@ int ttrpc_server_serve(struct ttrpc_server *s, uv_loop_t *loop, int fd,
 	return 0;
 }
 
+int ttrpc_server_restore(struct ttrpc_server *s, uv_loop_t *loop, const struct ttrpc_saved *st)
+{
+	struct ttrpc_uv_conn *io;
+	struct conn *conn;
+	int r = server_conn_new(s, &conn);
+
+	if (r < 0)
+		return r;
+	r = handover_fill(conn, st);
+	if (r == 0)
+		r = io_new(loop, st->fd, conn, &io);
+	if (r < 0) {
+		conn_unref(conn);
+		return r;
+	}
+	handover_dispatch(conn, st);
+	return 0;
+}
+
 void ttrpc_uv_conn_close(struct ttrpc_uv_conn *c)
 {
 	if (!c || c->closing)
@@ -285,6 +305,11 @@ static void on_connection(uv_poll_t *h, int status, int events)
 		}
 		return;
 	}
+}
+
+int ttrpc_listener_fd(const struct ttrpc_listener *l)
+{
+	return l->fd;
 }
 
 void ttrpc_listener_close(struct ttrpc_listener *l)
@@ -344,6 +369,30 @@ int ttrpc_client_new(uv_loop_t *loop, int fd, struct ttrpc_client **ret_client)
 	r = io_new(loop, fd, conn_ref(c->conn), &io);
 	if (r < 0) {
 		conn_unref(c->conn);
+		ttrpc_client_close(c);
+		return r;
+	}
+	*ret_client = c;
+	return 0;
+}
+
+int ttrpc_client_restore(uv_loop_t *loop, const struct ttrpc_saved *st,
+			 struct ttrpc_client **ret_client)
+{
+	struct ttrpc_uv_conn *io;
+	struct ttrpc_client *c;
+	int r = client_new(&c);
+
+	if (r < 0)
+		return r;
+	c->conn->held = true;
+	r = handover_fill(c->conn, st);
+	if (r == 0) {
+		r = io_new(loop, st->fd, conn_ref(c->conn), &io);
+		if (r < 0)
+			conn_unref(c->conn);
+	}
+	if (r < 0) {
 		ttrpc_client_close(c);
 		return r;
 	}

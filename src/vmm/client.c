@@ -485,6 +485,14 @@ int vmm_spawn(uv_loop_t *loop, const struct vmm_config *cfg, const struct vmm_ev
 	return 0;
 }
 
+/* Started by this process before it became another program. */
+static bool is_child(pid_t pid)
+{
+	siginfo_t info;
+
+	return pid > 0 && waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0;
+}
+
 int vmm_attach(uv_loop_t *loop, const char *dir, const struct vmm_events *events, void *ctx,
 	       struct vmm **ret_vmm, struct error *err)
 {
@@ -500,6 +508,7 @@ int vmm_attach(uv_loop_t *loop, const char *dir, const struct vmm_events *events
 	if (r == 0) {
 		pidfd = str_eq(rec.boot_id, now.boot_id) ? child_id_open(&rec.vmm) : -ESRCH;
 		v->id = rec.vmm;
+		v->is_child = is_child(rec.vmm.pid);
 		if (pidfd < 0 || !child_id_alive(&rec.vmm)) {
 			cleanup_close_(&pidfd);
 			r = error_set(err, -ESRCH, "no VM runs in '%s'", dir);
@@ -554,6 +563,19 @@ void vmm_close(struct vmm *v, void (*cb)(void *ctx), void *ctx)
 		uv_close((uv_handle_t *)&c->idle, closing_done);
 	else if (cb)
 		cb(ctx);
+}
+
+bool vmm_busy(const struct vmm *v)
+{
+	/* The wait for its end is always there. */
+	return !v->client || v->told || v->gone || ttrpc_client_in_flight(v->client) > 1;
+}
+
+int vmm_connection(struct vmm *v)
+{
+	struct ttrpc_saved st;
+
+	return v->client && ttrpc_client_save(v->client, &st) == 0 ? st.fd : -1;
 }
 
 pid_t vmm_pid(const struct vmm *v)

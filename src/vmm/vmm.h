@@ -213,6 +213,14 @@ int vmm_spawn(uv_loop_t *loop, const struct vmm_config *cfg, const struct vmm_ev
 int vmm_attach(uv_loop_t *loop, const char *dir, const struct vmm_events *events, void *ctx,
 	       struct vmm **ret_vmm, struct error *err) __attribute__((warn_unused_result));
 
+/* Is a request under way, or the machine about to end? */
+bool vmm_busy(const struct vmm *vmm);
+/*
+ * For a caller that goes on as another program: the descriptor of the connection to caisson-vmm, which
+ * does not leave with what it has to tell while this is open, or -1. Close it after vmm_attach().
+ */
+int vmm_connection(struct vmm *vmm);
+
 /*
  * Lets go of the VM without ending it. Requests under way end with -ECONNRESET from within this
  * call; @cb (may be NULL) runs when the handles are closed.

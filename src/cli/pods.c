@@ -1,0 +1,145 @@
+#include "cli/pods.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <jansson.h>
+
+#include "base/child.h"
+#include "base/cleanup.h"
+#include "base/fd.h"
+#include "cli/cli.h"
+#include "cli/container.h"
+#include "sandbox/record.h"
+
+enum { RECORD_MAX = 65536 };
+
+static char *copy(const json_t *rec, const char *key)
+{
+	const char *text = json_string_value(json_object_get(rec, key));
+
+	return strdup(text ? text : "");
+}
+
+static void pod_fini(struct pod *p)
+{
+	free(p->id);
+	free(p->ns);
+	free(p->bundle);
+	free(p->dir);
+	free(p->socket);
+}
+
+/* -ENOENT for what is no sandbox (any more). */
+static int read_one(const char *dir, struct pod *ret)
+{
+	auto_close int fd = open(dir, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+	auto_free char *text = NULL;
+	struct child_id id;
+	struct pod p = { 0 };
+	json_t *rec, *shim;
+
+	if (fd < 0 || fd_read_file(fd, RECORD_FILE, RECORD_MAX, &text, NULL) < 0)
+		return -ENOENT;
+	rec = json_loads(text, 0, NULL);
+	p.id = copy(rec, "id");
+	p.ns = copy(rec, "namespace");
+	p.bundle = copy(rec, "bundle");
+	p.socket = copy(rec, "socket");
+	p.dir = strdup(dir);
+	shim = json_object_get(rec, "shim");
+	id.pid = (pid_t)json_integer_value(json_object_get(shim, "pid"));
+	id.start_time = (uint64_t)json_integer_value(json_object_get(shim, "start"));
+	json_decref(rec);
+	if (!p.id || !p.ns || !p.bundle || !p.socket || !p.dir || !*p.id) {
+		pod_fini(&p);
+		return -ENOENT;
+	}
+	p.shim = id.pid;
+	p.alive = id.pid > 1 && child_id_alive(&id);
+	*ret = p;
+	return 0;
+}
+
+static int compare(const void *a, const void *b)
+{
+	const struct pod *x = a, *y = b;
+	int r = strcmp(x->ns, y->ns);
+
+	return r ? r : strcmp(x->id, y->id);
+}
+
+int pod_list(struct pod_list *ret, struct error *err)
+{
+	auto_free char *run = cli_run_dir();
+	auto_free char *path = run ? cli_format("%s/sandboxes", run) : NULL;
+	auto_closedir DIR *d = path ? opendir(path) : NULL;
+	const struct dirent *e;
+
+	*ret = (struct pod_list){ 0 };
+	if (!path)
+		return error_set(err, -ENOMEM, "out of memory");
+	if (!d)
+		return errno == ENOENT ? 0 : error_errno(err, -errno, "open '%s'", path);
+	while ((e = readdir(d))) {
+		auto_free char *dir = e->d_name[0] == '.' ? NULL : cli_format("%s/%s", path, e->d_name);
+		struct pod *v;
+
+		if (!dir)
+			continue;
+		v = reallocarray(ret->v, ret->n + 1, sizeof(*v));
+		if (!v) {
+			pod_list_fini(ret);
+			return error_set(err, -ENOMEM, "out of memory");
+		}
+		ret->v = v;
+		if (read_one(dir, &v[ret->n]) == 0)
+			ret->n++;
+	}
+	if (ret->n)
+		qsort(ret->v, ret->n, sizeof(*ret->v), compare);
+	return 0;
+}
+
+void pod_list_fini(struct pod_list *list)
+{
+	for (size_t i = 0; i < list->n; i++)
+		pod_fini(&list->v[i]);
+	free(list->v);
+	*list = (struct pod_list){ 0 };
+}
+
+int pod_find(const struct pod_list *list, const char *text, const struct pod **ret,
+	     struct error *err)
+{
+	struct container *c = NULL;
+	const struct pod *found = NULL;
+	auto_free char *id = NULL;
+
+	if (container_find(text, &c, NULL) == 0) {
+		id = strdup(c->id);
+		container_free(c);
+		text = id ? id : text;
+	}
+	for (size_t i = 0; i < list->n; i++) {
+		const struct pod *p = &list->v[i];
+
+		if (!strcmp(p->id, text)) {
+			*ret = p;
+			return 0;
+		}
+		if (strncmp(p->id, text, strlen(text)))
+			continue;
+		if (found)
+			return error_set(err, -EINVAL, "'%s' is the beginning of several sandboxes' ids",
+					 text);
+		found = p;
+	}
+	if (!found || !*text)
+		return error_set(err, -ENOENT, "no sandbox '%s' is running", text);
+	*ret = found;
+	return 0;
+}

@@ -240,7 +240,7 @@ static int restore_all(struct shim *shim, const Caisson__Handover__V1__Handover 
 
 int shim_resume(const struct shim_flags *f)
 {
-	auto_close int file = f->handover ? (int)strtol(f->handover, NULL, 10) : -1;
+	int file = f->handover ? (int)strtol(f->handover, NULL, 10) : -1;
 	struct shim shim = { .log_fd = -1 };
 	Caisson__Handover__V1__Handover *m;
 	struct error err = { 0 };
@@ -249,10 +249,13 @@ int shim_resume(const struct shim_flags *f)
 
 	(void)umask(0077);
 	(void)prctl(PR_SET_NAME, "caisson-shim");
-	if (handover_read(file, &m, &err) < 0) {
+	r = file > STDERR_FILENO ? handover_read(file, &m, &err) :
+				   error_set(&err, -EINVAL, "-handover names no file");
+	if (r < 0) {
 		(void)fprintf(stderr, "%s\n", error_text(&err));
 		return 1;
 	}
+	(void)close(file);
 	shim.log_fd = m->shim->log_fd;
 	log_init("shim", shim.log_fd, (enum log_level)MIN_OF(m->shim->log_level, (uint32_t)LOG_TRACE));
 	log_set_field("sandbox", m->shim->id);

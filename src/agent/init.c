@@ -116,6 +116,22 @@ static void enable_controllers(void)
 	}
 }
 
+/* What the kernel does now and then, and an idle machine would be woken for. */
+static void keep_still(void)
+{
+	static const char *const settings[][2] = {
+		{ "/proc/sys/vm/compaction_proactiveness", "0" },
+		{ "/proc/sys/vm/stat_interval", "120" },
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(settings); i++) {
+		int r = fd_write_existing(AT_FDCWD, settings[i][0], settings[i][1]);
+
+		if (r < 0 && r != -ENOENT)
+			log_warn("%s: %s", settings[i][0], strerror(-r));
+	}
+}
+
 static void loopback_up(void)
 {
 	auto_close int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -133,6 +149,7 @@ static void loopback_up(void)
 void init_kernel(void)
 {
 	enable_controllers();
+	keep_still();
 	loopback_up();
 	if (sethostname("caisson", strlen("caisson")) < 0)
 		log_warn("hostname: %s", strerror(errno));

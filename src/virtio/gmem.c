@@ -7,6 +7,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
+
 static bool overlaps(uint64_t a, uint64_t a_len, uint64_t b, uint64_t b_len)
 {
 	return a < b ? b - a < a_len : a - b < b_len;
@@ -154,4 +156,19 @@ int gmem_iov(const struct gmem *mem, gpa_t gpa, size_t len, struct iovec *iov, s
 		gpa.v += part;
 	}
 	return len > 0 ? -EFAULT : (int)n;
+}
+
+void gmem_expect_use(const struct gmem *mem, uint64_t gpa, uint64_t size)
+{
+	const uint64_t mask = GMEM_HUGE_PAGE - 1;
+	uint64_t start = gpa & ~mask, end = (gpa + size + mask) & ~mask;
+
+	for (size_t i = 0; i < mem->n_regions; i++) {
+		const struct gmem_region *r = &mem->regions[i];
+		uint64_t from = MAX_OF(start, r->gpa), to = MIN_OF(end, r->gpa + r->size);
+
+		/* Without huge pages nothing but time is lost. */
+		if (from < to)
+			(void)madvise(r->hva + (from - r->gpa), to - from, MADV_HUGEPAGE);
+	}
 }

@@ -18,6 +18,7 @@ typedef struct {
 } gpa_t;
 
 #define GMEM_MAX_REGIONS 32
+#define GMEM_HUGE_PAGE   ((size_t)2 << 20)
 
 struct gmem_region {
 	uint64_t gpa;  /* guest-physical start */
@@ -56,3 +57,10 @@ void *gmem_at_uva(const struct gmem *mem, uint64_t uva, size_t len);
  * Returns how many, or -EFAULT (not all of it is memory), -E2BIG.
  */
 int gmem_iov(const struct gmem *mem, gpa_t gpa, size_t len, struct iovec *iov, size_t max);
+
+/*
+ * The guest will use all of [@gpa, @gpa + @size): the host may back it with huge pages, which
+ * spares both a fault for each small one. What of the range isn't memory doesn't matter. Before the
+ * memory is touched; takes effect where guest and host addresses agree modulo GMEM_HUGE_PAGE.
+ */
+void gmem_expect_use(const struct gmem *mem, uint64_t gpa, uint64_t size);

@@ -180,12 +180,20 @@ static int enter_namespaces(const struct jail *jail, struct error *err)
 /* Below the current directory, the jail's root to be. */
 static int make_ram(uint64_t size, int *ret_fd, struct error *err)
 {
-	char options[64];
+	/* Huge pages where the monitor asks for them, if the host's kernel has them. */
+	static const char *const huge[] = { ",huge=advise", "" };
+	char options[80];
 	auto_close int fd = -1;
+	int r = -1;
 
-	(void)snprintf(options, sizeof(options), "size=%" PRIu64 ",nr_inodes=2,mode=700", size);
-	if (mkdir("ram", 0700) < 0 || mount("ram", "ram", "tmpfs",
-					    MS_NOSUID | MS_NODEV | MS_NOEXEC, options) < 0)
+	if (mkdir("ram", 0700) < 0)
+		return error_errno(err, -errno, "jail: make room for the guest's memory");
+	for (size_t i = 0; i < ARRAY_LEN(huge) && r < 0; i++) {
+		(void)snprintf(options, sizeof(options), "size=%" PRIu64 ",nr_inodes=2,mode=700%s",
+			       size, huge[i]);
+		r = mount("ram", "ram", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options);
+	}
+	if (r < 0)
 		return error_errno(err, -errno, "jail: make room for the guest's memory");
 	fd = open(&JAIL_RAM[1], O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (fd < 0 || ftruncate(fd, (off_t)size) < 0)

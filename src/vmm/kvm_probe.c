@@ -18,7 +18,7 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 
-#define PROBE_MS   1000
+#define PROBE_MS   5000 /* a host may be busy, and the answer is kept */
 #define GUEST_SIZE 0x10000u
 
 #define AT_GDT   0x800u

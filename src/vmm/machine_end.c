@@ -82,7 +82,8 @@ static enum vmm_exit judge_builtin(const struct monitor_end *end, const char *pa
 		return VMM_EXIT_STOPPED;
 	switch (end->why) {
 	case VCPU_END_RESET:
-		return panic ? VMM_EXIT_PANIC : VMM_EXIT_GUEST;
+		return panic && !end->panic_known ? VMM_EXIT_PANIC : VMM_EXIT_GUEST;
+	case VCPU_END_PANIC:
 	case VCPU_END_TRIPLE_FAULT:
 		return VMM_EXIT_PANIC;
 	case VCPU_END_FAILED:
@@ -99,10 +100,12 @@ static char *describe_builtin(const struct machine *m, const struct monitor_end 
 
 	if (end->stopped)
 		return strdup("stopped");
+	if (end->why == VCPU_END_RESET && (!panic || end->panic_known))
+		return strdup("the guest powered off");
 	if (panic)
 		return str_printf("the guest's kernel panicked: %s", panic);
-	if (end->why == VCPU_END_RESET)
-		return strdup("the guest powered off");
+	if (end->why == VCPU_END_PANIC)
+		return strdup("the guest's kernel panicked");
 	return str_printf("%s%s%s%s",
 			  end->why == VCPU_END_TRIPLE_FAULT ?
 				  "the guest's processor gave up (triple fault): " :

@@ -7,6 +7,7 @@
  *            "read SERIAL" -> first line of the disk; "write SERIAL TEXT" -> "ok";
  *            "part N START SIZE" -> makes it a partition of the shelf, "ok"; "read part:N" etc.;
  *            "list TAG" -> mounts the share, names in it; "end" -> the next word
+ *   feign    writes on the console what a kernel that panics would
  *   flood    writes to the console without end
  *   hang     sleeps for ever
  *   panic    ends itself, at which the kernel panics
@@ -222,6 +223,8 @@ int main(void)
 			fflush(out);
 		} else if (strcmp(w, "serve") == 0 && in) {
 			serve(out, in);
+		} else if (strcmp(w, "feign") == 0) {
+			dprintf(console, "Kernel panic - not syncing: not at all\n");
 		} else if (strcmp(w, "flood") == 0) {
 			for (unsigned long i = 0;; i++)
 				dprintf(console, "flood %lu %0200d\n", i, 0);

@@ -14,6 +14,7 @@ import time
 import pytest
 
 import devices
+import kvmtrace
 import test_network as net
 import test_vmm
 from conftest import build_image, stage_dir
@@ -32,6 +33,23 @@ def prepare_testbed():
     if drive and drive.exists():
         env["CAISSON_VMM_DRIVE"] = str(drive)
     return env
+
+
+# What a boot of guest-init takes, and somewhat more. The kernel's own are most of it.
+BUDGET_CALLS = 480
+BUDGET_BYTES = 64 << 10
+BUDGET_EXITS = {
+    "npf": 2300,         # memory touched for the first time, in pieces of 4 KiB or 2 MiB
+    "cpuid": 260,
+    "msr": 1500,         # the timer is one: the longer it takes, the more
+    "write_cr4": 50,
+    "0xfec00000": 660,   # the I/O APIC
+    "port 0x21": 25, "port 0xa1": 20, "port 0x20": 6, "port 0xa0": 6,
+}
+BUDGET_DEVICES = 420     # accesses to registers of all virtio devices
+BUDGET_REST = 60
+IDLE = 10
+BUDGET_WAKES_A_SECOND = 5
 
 
 class Builtin(test_vmm.VM):
@@ -96,18 +114,63 @@ class TestMachine:
         vm.exited("stopped")
         vm.assert_gone()
 
-    def test_boots_with_few_exits(self, vm):
-        """From the first instruction to the end; a small guest's boot has no business with us."""
-        vm.start("say,off", "--debug")
-        vm.exited("guest")
-        log = vm.proc.stderr.read().decode(errors="replace")
-        found = re.search(r"exits: io (\d+), mmio (\d+), interrupted (\d+), other (\d+)", log)
-        assert found, log
-        io, mmio, interrupted, other = map(int, found.groups())
-        assert io <= 40 and mmio <= 600 and interrupted <= 40 and other == 0, found.group(0)
+    def test_boot_costs_the_host_little(self, vm):
+        """From exec to PID 1's first word, counted: calls and bytes of ours, the guest's exits by kind."""
+        vm.listen()
+        with kvmtrace.Trace("kvm/kvm_exit", "kvm/kvm_mmio", "kvm/kvm_pio",
+                            "raw_syscalls/sys_enter") as trace:
+            vm.start("hello,hang", "--shelf", wait=False)
+            vm.hello()
+            trace.mark("hello")
+        boot = trace.until("hello")
+        calls, exits = kvmtrace.calls(boot, "caisson-vmm"), kvmtrace.exits(boot)
+        io = pathlib.Path(f"/proc/{vm.vmm}/io").read_text(encoding="ascii")
+        read = int(re.search(r"rchar: (\d+)", io).group(1))
+        files = devices.find_kernel().stat().st_size + pathlib.Path(vm.initrd).stat().st_size
+        seen = ", ".join(f"{k} {v}" for k, v in exits.most_common())
+        print(f"{calls} calls, {read - files} bytes besides kernel and initrd, {sum(exits.values())} exits: {seen}")
+        assert calls <= BUDGET_CALLS
+        assert read - files <= BUDGET_BYTES
+        rest = exits.copy()
+        for kind, limit in BUDGET_EXITS.items():
+            assert rest.pop(kind, 0) <= limit, (kind, seen)
+        devs = sum(rest.pop(k) for k in list(rest) if k.startswith("0xc00"))
+        assert devs <= BUDGET_DEVICES, seen
+        assert sum(rest.values()) <= BUDGET_REST, seen
+
+    def test_idle_wakes_nobody(self, vm):
+        """An agent with nothing to do: threads of ours sleep, the guest's processor nearly always."""
+        vm.listen()
+        vm.initrd = stage_dir() / "lib/caisson/initrd.cpio"
+        vm.start(wait=False)
+        conn, _ = vm.listener.accept()
+        time.sleep(6)
+
+        def switches():
+            found = {}
+            for task in pathlib.Path(f"/proc/{vm.vmm}/task").iterdir():
+                text = (task / "status").read_text(encoding="ascii")
+                found[task.name] = (re.search(r"Name:\s+(\S+)", text).group(1),
+                                    int(re.search(r"\nvoluntary_ctxt_switches:\s+(\d+)", text).group(1)))
+            return found
+
+        before = switches()
+        time.sleep(IDLE)
+        woken = {n: v - before[t][1] for t, (n, v) in switches().items()}
+        conn.close()
+        print(woken)
+        assert woken.pop("vcpu0") <= IDLE * BUDGET_WAKES_A_SECOND, woken
+        # The guest's kernel asks for random numbers, and reports free memory, now and then.
+        assert woken.pop("rng") + woken.pop("balloon") <= 6, woken
+        assert not any(woken.values()), woken
 
     def test_panic(self, vm):
         test_vmm.test_panic(vm)
+
+    def test_a_panic_is_the_kernels_word(self, vm):
+        """And not what is written on the console."""
+        vm.start("feign,off")
+        assert "powered off" in vm.exited("guest")
 
     def test_caisson_vmm_dies(self, vm):
         test_vmm.test_caisson_vmm_dies(vm)

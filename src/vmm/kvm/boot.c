@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "base/bytes.h"
+#include "base/cleanup.h"
 #include "base/fd.h"
 #include "vmm/kvm/layout.h"
 #include "vmm/kvm/mptable.h"
@@ -29,7 +30,9 @@
 #define BP_E820      0x2d0u
 #define BP_SIZE      4096u
 
-#define PAGE 4096u
+#define PAGE        4096u
+#define PAGE_STRUCT 64u        /* bytes a kernel keeps for each page */
+#define EARLY_USE   (3u << 20) /* what a kernel of ours takes besides */
 
 struct range {
 	uint64_t addr, size;
@@ -174,6 +177,17 @@ static int write_gdt(const struct gmem *mem, bool long_mode)
 	return put(mem, LAYOUT_GDT, gdt, sizeof(gdt));
 }
 
+/* The page structures and all else a kernel makes before it has an allocator: from the top down. */
+static void expect_use(const struct gmem *mem, const struct boot_config *config)
+{
+	uint64_t size = (config->low_size + config->high_size) / PAGE * PAGE_STRUCT + EARLY_USE;
+	uint64_t end = config->high_size ? LAYOUT_HOLE_END + config->high_size : config->low_size;
+	uint64_t room = config->high_size ? config->high_size : config->low_size - LAYOUT_HIGH;
+
+	size = MIN_OF(size, room);
+	gmem_expect_use(mem, end - size, size);
+}
+
 int boot_prepare(const struct gmem *mem, const struct boot_config *config,
 		 const struct kernel_image *kernel, struct error *err)
 {
@@ -188,6 +202,7 @@ int boot_prepare(const struct gmem *mem, const struct boot_config *config,
 		return error_set(err, -E2BIG,
 				 "a kernel command line of %zu bytes is too long (at most %u)", len,
 				 kernel->cmdline_max);
+	expect_use(mem, config);
 	r = load_initrd(mem, config, kernel, &initrd, err);
 	if (r < 0)
 		return r;
@@ -202,7 +217,8 @@ int boot_prepare(const struct gmem *mem, const struct boot_config *config,
 		r = write_page_tables(mem);
 	table = gmem_at(mem, (gpa_t){ LAYOUT_MPTABLE }, LAYOUT_MPTABLE_MAX);
 	if (r == 0)
-		r = table ? mptable_write(table, LAYOUT_MPTABLE_MAX, LAYOUT_MPTABLE, config->n_cpus)
+		r = table ? mptable_write(table, LAYOUT_MPTABLE_MAX, LAYOUT_MPTABLE, config->n_cpus,
+					  config->n_lines)
 			  : -EFAULT;
 	return r < 0 ? error_errno(err, r, "prepare the guest's memory") : 0;
 }

@@ -10,6 +10,7 @@ struct boot_config {
 	uint64_t low_size;  /* memory from 0 on, at most LAYOUT_HOLE */
 	uint64_t high_size; /* memory from LAYOUT_HOLE_END on; 0: none */
 	unsigned n_cpus;
+	unsigned n_lines; /* of interrupts, from LAYOUT_IRQ_FIRST on */
 	const char *cmdline;
 	int initrd_fd; /* or -1; not taken */
 };

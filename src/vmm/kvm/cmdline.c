@@ -11,7 +11,7 @@
  */
 static const char cmdline_common[] =
 	"console=hvc0 reboot=k panic=-1 nomodule tsc=reliable no_timer_check noreplace-smp"
-	" cryptomgr.notests random.trust_cpu=on swiotlb=noforce rcupdate.rcu_expedited=1 pci=off"
+	" cryptomgr.notests random.trust_cpu=on swiotlb=noforce rcupdate.rcu_expedited=1 pci=off acpi=off"
 	/* Free pieces of 64 KiB go back to the host; by default only those of 2 MiB would. */
 	" page_reporting.page_reporting_order=4";
 
@@ -25,6 +25,7 @@ int cmdline_make(const struct cmdline_plan *plan, char **ret, struct error *err)
 	if (!f)
 		return error_set(err, -ENOMEM, "no memory for the kernel command line");
 	fputs(cmdline_common, f);
+	fprintf(f, " pvpanic_mmio.port=%#x", LAYOUT_PANIC_PORT);
 	fputs(plan->debug ? " loglevel=7" : " quiet", f);
 	/* The kernel would size these for a machine that runs more than one small pod. */
 	if (plan->memory_mib <= SMALL_MIB)
@@ -33,7 +34,7 @@ int cmdline_make(const struct cmdline_plan *plan, char **ret, struct error *err)
 		      f);
 	for (unsigned i = 0; i < plan->n_devices; i++)
 		fprintf(f, " virtio_mmio.device=4K@%#x:%u", LAYOUT_MMIO + i * LAYOUT_MMIO_STEP,
-			LAYOUT_IRQ_FIRST + i % (LAYOUT_IRQ_LAST - LAYOUT_IRQ_FIRST + 1));
+			LAYOUT_IRQ_FIRST + i % LAYOUT_N_LINES);
 	if (plan->extra && *plan->extra)
 		fprintf(f, " %s", plan->extra);
 	bad = ferror(f);

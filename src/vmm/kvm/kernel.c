@@ -74,13 +74,20 @@ static int load_segment(const struct gmem *mem, uint64_t low_end, const struct s
 			err, -ENOEXEC,
 			"a segment of %llu bytes at %#llx does not fit into the guest's memory",
 			(unsigned long long)ph->p_memsz, (unsigned long long)ph->p_paddr);
+	gmem_expect_use(mem, ph->p_paddr, ph->p_memsz);
 	/* Memory is fresh: what the file does not fill is zero, unless segments overlap. */
 	r = read_at(src, to, ph->p_filesz, ph->p_offset);
 	return r < 0 ? error_set(err, r, "a segment lies outside of the file") : 0;
 }
 
-/* The entry that a PVH note names, or -ENOENT. */
-static int find_pvh(const uint8_t *notes, size_t len, uint32_t *ret_entry)
+/* What the notes of a kernel say of its entries. */
+struct entries {
+	bool linux; /* the ELF file's own entry is that of the 64-bit boot protocol */
+	bool has_pvh;
+	uint32_t pvh;
+};
+
+static void read_entries(const uint8_t *notes, size_t len, struct entries *ret)
 {
 	while (len >= sizeof(Elf64_Nhdr)) {
 		uint64_t name = load_le32(notes), desc = load_le32(notes + 4);
@@ -89,24 +96,25 @@ static int find_pvh(const uint8_t *notes, size_t len, uint32_t *ret_entry)
 		uint64_t end = name_end + ((desc + 3) & ~UINT64_C(3));
 
 		if (name_end + desc > len)
-			return -ENOENT;
+			return;
 		if (type == NOTE_PVH && name == 4 && desc >= 4 &&
 		    memcmp(notes + sizeof(Elf64_Nhdr), "Xen", 4) == 0) {
-			*ret_entry = load_le32(notes + name_end);
-			return 0;
+			ret->has_pvh = true;
+			ret->pvh = load_le32(notes + name_end);
 		}
+		if (name == 6 && memcmp(notes + sizeof(Elf64_Nhdr), "Linux", 6) == 0)
+			ret->linux = true;
 		if (end >= len)
-			return -ENOENT;
+			return;
 		notes += end;
 		len -= end;
 	}
-	return -ENOENT;
 }
 
 static int read_notes(const struct source *src, const Elf64_Phdr *ph, struct kernel_image *image)
 {
 	auto_free uint8_t *notes = NULL;
-	uint32_t entry;
+	struct entries entries = { 0 };
 
 	if (ph->p_filesz > MAX_NOTES)
 		return -ENOEXEC;
@@ -115,10 +123,12 @@ static int read_notes(const struct source *src, const Elf64_Phdr *ph, struct ker
 		return -ENOMEM;
 	if (read_at(src, notes, ph->p_filesz, ph->p_offset) < 0)
 		return -ENOEXEC;
-	if (find_pvh(notes, ph->p_filesz, &entry) < 0)
+	read_entries(notes, ph->p_filesz, &entries);
+	/* A Linux that starts by PVH asks 256 CPUID leaves for Xen first, and each is an exit. */
+	if (entries.linux || !entries.has_pvh)
 		return 0;
 	image->entry = KERNEL_ENTRY_PVH;
-	image->entry_addr = entry;
+	image->entry_addr = entries.pvh;
 	return 0;
 }
 
@@ -183,6 +193,7 @@ static int load_bzimage(const struct gmem *mem, uint64_t low_end, const struct s
 			err, -ENOEXEC,
 			"a kernel of %llu bytes at %#llx does not fit into the guest's memory",
 			(unsigned long long)room, (unsigned long long)at);
+	gmem_expect_use(mem, at, room);
 	r = read_at(src, to, len, skip);
 	if (r < 0)
 		return error_errno(err, r, "read the kernel");

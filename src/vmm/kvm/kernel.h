@@ -1,6 +1,6 @@
 /*
- * Loads a kernel's file into guest memory: an x86-64 ELF file with a PVH entry or without one, or a
- * bzImage with a 64-bit entry. The file may be anything: nothing of it is believed, and nothing
+ * Loads a kernel's file into guest memory: an x86-64 ELF file with a PVH entry or without one (a
+ * Linux starts by its 64-bit entry in both cases), or a bzImage with a 64-bit entry. The file may be anything: nothing of it is believed, and nothing
  * outside of [LAYOUT_HIGH, the end of low memory) is written.
  */
 #pragma once

@@ -28,7 +28,9 @@
 #define LAYOUT_IDENTITY_MAP 0xfffbc000u
 #define LAYOUT_TSS        0xfffbd000u
 
+#define LAYOUT_PANIC_PORT 0x505u        /* an I/O port: the guest's kernel tells of its panic */
+
 /* Lines of the I/O APIC that devices have; a machine with more devices shares them. */
 #define LAYOUT_IRQ_FIRST  5u
 #define LAYOUT_IRQ_LAST   23u
-#define LAYOUT_N_PINS     24u
+#define LAYOUT_N_LINES    (LAYOUT_IRQ_LAST - LAYOUT_IRQ_FIRST + 1)

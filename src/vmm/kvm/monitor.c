@@ -176,8 +176,10 @@ static void log_exits(const struct monitor *m)
 /* Everything with a thread, in the order in which they need each other. */
 static void stop_all(struct monitor *m)
 {
-	for (unsigned i = 0; i < m->config.vcpus; i++)
+	for (unsigned i = 0; i < m->config.vcpus; i++) {
 		vcpu_stop(&m->vcpus[i]);
+		m->end.panic_known |= m->vcpus[i].panic_known;
+	}
 	log_exits(m);
 	for (unsigned i = 0; i < m->config.vcpus; i++)
 		vcpu_fini(&m->vcpus[i]);
@@ -303,7 +305,7 @@ int monitor_add_device(struct monitor *m, struct virtio_dev **dev,
 	struct device *d = &m->devices[m->n_devices];
 	uint64_t page = LAYOUT_MMIO + m->n_devices * VIRTIO_MMIO_SIZE;
 	uint32_t irq = LAYOUT_IRQ_FIRST +
-		       (uint32_t)m->n_devices % (LAYOUT_IRQ_LAST - LAYOUT_IRQ_FIRST + 1);
+		       (uint32_t)m->n_devices % LAYOUT_N_LINES;
 	int r;
 
 	if (m->n_devices == MONITOR_MAX_DEVICES) {
@@ -336,6 +338,7 @@ static int load(struct monitor *m, struct kernel_image *kernel, struct error *er
 		.low_size = m->vm.low_size,
 		.high_size = m->vm.high_size,
 		.n_cpus = m->config.vcpus,
+		.n_lines = MIN_OF((unsigned)m->n_devices, LAYOUT_N_LINES),
 		.initrd_fd = m->config.initrd_fd,
 	};
 	const struct cmdline_plan plan = {

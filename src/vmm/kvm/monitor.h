@@ -20,6 +20,7 @@ struct monitor;
 struct monitor_end {
 	bool stopped;      /* by monitor_stop() */
 	enum vcpu_end why; /* else */
+	bool panic_known;  /* a panic would have been told: nothing is to be read from the console */
 	const char *text;
 };
 

@@ -54,14 +54,14 @@ static uint8_t *put_cpu(uint8_t *p, unsigned id)
 	return p + CPU_SIZE;
 }
 
-int mptable_write(void *to, size_t size, uint32_t gpa, unsigned n_cpus)
+int mptable_write(void *to, size_t size, uint32_t gpa, unsigned n_cpus, unsigned n_lines)
 {
 	uint8_t *start = to, *table = start + FLOATING_SIZE, *p = table + HEADER_SIZE;
-	unsigned n_others = 1 + 1 + LAYOUT_N_PINS + 2;
+	unsigned n_others = 1 + 1 + 1 + n_lines + 2;
 	size_t len = HEADER_SIZE + n_cpus * CPU_SIZE + n_others * ENTRY_SIZE;
 	uint8_t ioapic = (uint8_t)n_cpus;
 
-	if (n_cpus == 0 || n_cpus > MPTABLE_MAX_CPUS)
+	if (n_cpus == 0 || n_cpus > MPTABLE_MAX_CPUS || n_lines > LAYOUT_N_LINES)
 		return -EINVAL;
 	if (FLOATING_SIZE + len > size)
 		return -ENOSPC;
@@ -72,7 +72,8 @@ int mptable_write(void *to, size_t size, uint32_t gpa, unsigned n_cpus)
 	memcpy(p, (const uint8_t[]){ ENTRY_IOAPIC, ioapic, APIC_VERSION, 1 }, 4);
 	store_le32(p + 4, LAYOUT_IOAPIC);
 	p += ENTRY_SIZE;
-	for (unsigned i = 0; i < LAYOUT_N_PINS; i++)
+	p = put_irq(p, ENTRY_IRQ, IRQ_INT, 0, ioapic, 0);
+	for (unsigned i = LAYOUT_IRQ_FIRST; i < LAYOUT_IRQ_FIRST + n_lines; i++)
 		p = put_irq(p, ENTRY_IRQ, IRQ_INT, (uint8_t)i, ioapic, (uint8_t)i);
 	p = put_irq(p, ENTRY_LOCAL_IRQ, IRQ_EXTINT, 0, 0, 0);
 	p = put_irq(p, ENTRY_LOCAL_IRQ, IRQ_NMI, 0, ALL_APICS, 1);

@@ -24,6 +24,7 @@
 #define PORT_KEYBOARD  0x64u
 #define KEYBOARD_RESET 0xfeu
 #define PORT_CMOS_DATA 0x71u
+#define PANIC_HAPPENED 1u /* of the events that pvpanic knows */
 
 #define MSR_MISC_ENABLE   0x1a0u
 #define MSR_MTRR_DEF_TYPE 0x2ffu
@@ -212,23 +213,38 @@ void vcpu_fini(struct vcpu *v)
 
 /* --- the thread --- */
 
-static void in_port(uint16_t port, uint8_t *data, size_t len)
+static void in_port(struct vcpu *v, uint16_t port, uint8_t *data, size_t len)
 {
 	/* No keyboard controller that is busy, no clock chip that is being updated; else nobody. */
 	memset(data, port == PORT_KEYBOARD || port == PORT_CMOS_DATA ? 0 : 0xff, len);
+	if (port == LAYOUT_PANIC_PORT && len == 1) {
+		*data = PANIC_HAPPENED;
+		v->panic_known = true;
+	}
 }
 
-/* True if the guest reset the machine. */
-static bool handle_io(struct kvm_run *run)
+/* False when the guest has ended. */
+static bool handle_io(struct vcpu *v)
 {
+	struct kvm_run *run = v->run;
 	uint8_t *data = (uint8_t *)run + run->io.data_offset;
 	size_t len = (size_t)run->io.size * run->io.count;
 
 	if (run->io.direction == KVM_EXIT_IO_IN) {
-		in_port(run->io.port, data, len);
+		in_port(v, run->io.port, data, len);
+		return true;
+	}
+	if (run->io.size != 1)
+		return true;
+	if (run->io.port == PORT_KEYBOARD && *data == KEYBOARD_RESET) {
+		v->ops->ended(v->ctx, VCPU_END_RESET, "the guest reset the machine");
 		return false;
 	}
-	return run->io.port == PORT_KEYBOARD && run->io.size == 1 && *data == KEYBOARD_RESET;
+	if (run->io.port == LAYOUT_PANIC_PORT && (*data & PANIC_HAPPENED)) {
+		v->ops->ended(v->ctx, VCPU_END_PANIC, "the guest's kernel panicked");
+		return false;
+	}
+	return true;
 }
 
 /* The guest's registers as one line, for a report. */
@@ -299,10 +315,7 @@ static bool handle_exit(struct vcpu *v)
 	switch (run->exit_reason) {
 	case KVM_EXIT_IO:
 		v->exits[VCPU_EXIT_IO]++;
-		if (!handle_io(run))
-			return true;
-		v->ops->ended(v->ctx, VCPU_END_RESET, "the guest reset the machine");
-		return false;
+		return handle_io(v);
 	case KVM_EXIT_MMIO:
 		v->exits[VCPU_EXIT_MMIO]++;
 		v->ops->mmio(v->ctx, run->mmio.phys_addr, run->mmio.data,

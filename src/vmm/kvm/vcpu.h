@@ -16,6 +16,7 @@ struct kvm_cpuid2;
 
 enum vcpu_end {
 	VCPU_END_RESET,        /* the guest reset the machine, which is how it powers off */
+	VCPU_END_PANIC,        /* the guest's kernel said that it panicked */
 	VCPU_END_TRIPLE_FAULT, /* the guest's processor gave up */
 	VCPU_END_FAILED,       /* KVM or the processor would not go on */
 };
@@ -38,7 +39,8 @@ struct vcpu {
 	size_t run_size;
 	pthread_t thread;
 	bool has_thread;
-	uint64_t exits[VCPU_N_EXITS]; /* the thread's own; read after vcpu_stop() */
+	uint64_t exits[VCPU_N_EXITS]; /* the thread's own; read after vcpu_stop(), as the next */
+	bool panic_known;             /* the guest's kernel has found where to tell of a panic */
 
 	pthread_mutex_t lock;
 	pthread_cond_t changed;

@@ -65,6 +65,32 @@ static int add_slot(struct vm *vm, uint32_t slot, uint64_t gpa, uint64_t off, ui
 	return gmem_add_host(&vm->gmem, gpa, size, gpa, vm->mem + off);
 }
 
+/* Maps the memory where a huge page of the guest is one of ours. */
+static int map_memory(struct vm *vm, bool copy)
+{
+	uint8_t *room = mmap(NULL, vm->mem_size + GMEM_HUGE_PAGE, PROT_NONE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	size_t skip;
+
+	if (room == MAP_FAILED)
+		return -errno;
+	skip = (size_t)(-(uintptr_t)room % GMEM_HUGE_PAGE);
+	vm->mem = mmap(room + skip, vm->mem_size, PROT_READ | PROT_WRITE,
+		       (copy ? MAP_PRIVATE : MAP_SHARED) | MAP_NORESERVE | MAP_FIXED, vm->mem_fd,
+		       0);
+	if (vm->mem == MAP_FAILED) {
+		int r = -errno;
+
+		vm->mem = NULL;
+		(void)munmap(room, vm->mem_size + GMEM_HUGE_PAGE);
+		return r;
+	}
+	if (skip)
+		(void)munmap(room, skip);
+	(void)munmap(room + skip + vm->mem_size, GMEM_HUGE_PAGE - skip);
+	return 0;
+}
+
 static int add_memory(struct vm *vm, bool copy)
 {
 	struct stat st;
@@ -75,12 +101,9 @@ static int add_memory(struct vm *vm, bool copy)
 		return -errno;
 	if ((uint64_t)st.st_size != vm->mem_size)
 		return -EBADMSG;
-	vm->mem = mmap(NULL, vm->mem_size, PROT_READ | PROT_WRITE,
-		       (copy ? MAP_PRIVATE : MAP_SHARED) | MAP_NORESERVE, vm->mem_fd, 0);
-	if (vm->mem == MAP_FAILED) {
-		vm->mem = NULL;
-		return -errno;
-	}
+	r = map_memory(vm, copy);
+	if (r < 0)
+		return r;
 	/* A core dump of ours must not hold the guest's memory. */
 	(void)madvise(vm->mem, vm->mem_size, MADV_DONTDUMP);
 	vm->low_size = MIN_OF(vm->mem_size, (uint64_t)LAYOUT_HOLE);

@@ -56,7 +56,9 @@ struct elf {
 	struct {
 		Elf64_Nhdr head;
 		char name[4];
-		uint32_t entry, pad;
+		uint32_t entry;
+		Elf64_Nhdr more;
+		char more_name[8];
 	} note;
 	uint8_t code[64];
 };
@@ -114,6 +116,15 @@ static void loads_a_pvh_kernel(void **state)
 	assert_int_equal(image.end, 0x201000);
 	assert_memory_equal(ram + 0x200000, e.code, 64);
 	assert_int_equal(ram[0x200040], 0);
+
+	/* A Linux's own entry is the shorter way. */
+	e.note.more = (Elf64_Nhdr){ .n_namesz = 6, .n_type = 0x100 };
+	memcpy(e.note.more_name, "Linux", 6);
+	e.ph[1].p_filesz = e.ph[1].p_memsz = sizeof(e.note);
+	assert_int_equal(load(&e, sizeof(e), &image), 0);
+	assert_int_equal(image.entry, KERNEL_ENTRY_64);
+	assert_int_equal(image.entry_addr, 0x200000);
+	e = good_elf();
 
 	/* Without the note the ELF entry counts, in 64-bit mode. */
 	e.note.head.n_type = 17;
@@ -239,7 +250,7 @@ static void the_mp_table_adds_up(void **state)
 		int len;
 
 		memset(page, 0xa5, sizeof(page));
-		len = mptable_write(page, sizeof(page), 0xf0000, n);
+		len = mptable_write(page, sizeof(page), 0xf0000, n, 3);
 		assert_true(len > 0);
 		assert_memory_equal(page, "_MP_", 4);
 		assert_int_equal(load_le32(page + 4), 0xf0010);
@@ -260,9 +271,9 @@ static void the_mp_table_adds_up(void **state)
 		assert_int_equal(entries, load_le16(table + 34));
 		assert_int_equal(page[len], 0xa5);
 	}
-	assert_int_equal(mptable_write(page, 100, 0, 1), -ENOSPC);
-	assert_int_equal(mptable_write(page, sizeof(page), 0, 0), -EINVAL);
-	assert_int_equal(mptable_write(page, sizeof(page), 0, 255), -EINVAL);
+	assert_int_equal(mptable_write(page, 100, 0, 1, 3), -ENOSPC);
+	assert_int_equal(mptable_write(page, sizeof(page), 0, 0, 3), -EINVAL);
+	assert_int_equal(mptable_write(page, sizeof(page), 0, 255, 3), -EINVAL);
 }
 
 static const struct kvm_cpuid_entry2 *leaf(const struct kvm_cpuid_entry2 *e, unsigned n,

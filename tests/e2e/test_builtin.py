@@ -49,7 +49,7 @@ BUDGET_EXITS = {
 BUDGET_DEVICES = 420     # accesses to registers of all virtio devices
 BUDGET_REST = 60
 IDLE = 10
-BUDGET_WAKES_A_SECOND = 5
+BUDGET_WAKES_A_SECOND = 3
 
 
 class Builtin(test_vmm.VM):

@@ -77,10 +77,15 @@ void fs_fill_entry(const struct fs_export *fs, const struct fs_found *found, uin
 		.attr_valid = fs->timeout_s,
 	};
 	fs_fill_attr(&found->st, &entry->attr);
-	/* The guest makes it a mount of its own: inode numbers are unique within one only. */
+	/*
+	 * The guest makes it a mount of its own: inode numbers are unique within one only. Its inode for
+	 * the place has no generation, and the mount goes as soon as ours is another.
+	 */
 	if (found->mount != parent_mount && S_ISDIR(found->st.st_mode) &&
-	    (fs->agreed & FUSE_SUBMOUNTS))
+	    (fs->agreed & FUSE_SUBMOUNTS)) {
 		entry->attr.flags |= FUSE_ATTR_SUBMOUNT;
+		entry->generation = 0;
+	}
 }
 
 static ssize_t reply_attr(struct fs_req *req, const struct stat *st)

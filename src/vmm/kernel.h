@@ -7,6 +7,8 @@
 
 /* The parameter virtio_mmio.type is understood (guest/kernel/patches). */
 #define KERNEL_MMIO_TYPE 1u
+/* FUSE submounts enforce what their parents do: another patch, in all kernels that have the first. */
+#define KERNEL_FUSE_SUBMOUNTS KERNEL_MMIO_TYPE
 
 /*
  * Checks that @path is an uncompressed x86-64 ELF image. *ret_features: the bits of its note

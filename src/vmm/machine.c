@@ -167,6 +167,7 @@ static int add_shares(struct pending *p, const Caisson__Vmm__V1__VmConfig *confi
 			.cache = (enum fs_cache)config->shares[i]->cache,
 			.locks = config->shares[i]->locks,
 			.file_handles = config->shares[i]->file_handles,
+			.submounts = config->kernel_features & KERNEL_FUSE_SUBMOUNTS,
 			.max_fds = (unsigned)(limit.rlim_cur / (config->n_shares + 1)),
 		};
 		struct fs_export *fs = NULL;

@@ -132,6 +132,15 @@ def test_what_the_host_mounts_later_is_seen(caisson, detached, volume):
         while caisson("exec", name, "cat", "/data/sub/late").out != "seen\n":
             assert time.monotonic() < end
             time.sleep(0.2)
+        # It is a mount in the guest too.
+        out = caisson("exec", name, "sh", "-c", "find /data -xdev; stat -c %d /data /data/sub /data/sub/late").ok().out
+        *found, data, sub, late = out.split()
+        assert sorted(found) == ["/data", "/data/file", "/data/sub"]
+        assert data != sub and sub == late
+        subprocess.run(["umount", "-l", volume / "sub"], check=True)
+        while caisson("exec", name, "cat", "/data/sub/late").code == 0:
+            assert time.monotonic() < end + 20
+            time.sleep(0.2)
     finally:
         subprocess.run(["umount", "-R", "-l", volume], check=True)
 

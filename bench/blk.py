@@ -4,7 +4,7 @@
 Both disks are files of 256 MiB in the host's page cache. fio runs in the guest with O_DIRECT, on one
 disk after the other, so that a busy machine is busy for both; the figure is the best of ROUNDS.
 
-blk.py [-r ROUNDS] [-s SECONDS]; CAISSON_VHOST_DEVICE names our program; runs as root.
+blk.py [-r ROUNDS] [-s SECONDS] [JOB...]; CAISSON_VHOST_DEVICE names our program; runs as root.
 """
 
 import argparse
@@ -61,13 +61,14 @@ def build_initrd(where, script):
     return where / "initrd.cpio"
 
 
-def guest_script(rounds, seconds):
+def guest_script(names, rounds, seconds):
     lines = ["#!/bin/busybox sh", "b=/bin/busybox", "$b mount -t devtmpfs dev /dev",
              "$b mount -t proc proc /proc", "$b mount -t sysfs sys /sys",
              "for d in vda vdb; do case $($b cat /sys/block/$d/serial) in "
              "ours) ours=/dev/$d;; *) qemus=/dev/$d;; esac; done"]
     for _ in range(rounds):
-        for i, (options, _) in enumerate(JOBS.values()):
+        for i, name in enumerate(names):
+            options, _ = JOBS[name]
             for disk in ["ours", "qemus"]:
                 lines.append(f"echo \"RESULT {disk} {i};$(fio --name=x --filename=${disk} --size=100% "
                              f"--direct=1 --minimal --time_based --runtime={seconds} {options})\"")
@@ -81,12 +82,12 @@ def find_device():
     return named
 
 
-def run(where, rounds, seconds):
+def run(where, names, rounds, seconds):
     for name in ["ours", "qemus"]:
         with open(where / name, "wb") as f:
             for _ in range(SIZE >> 20):
                 f.write(os.urandom(1 << 20))
-    initrd = build_initrd(where, guest_script(rounds, seconds))
+    initrd = build_initrd(where, guest_script(names, rounds, seconds))
     ours, theirs = socket.socketpair()
     with subprocess.Popen([find_device(), "--fd", str(theirs.fileno()), "blk", where / "ours", "ours"],
                           pass_fds=[theirs.fileno()], stdin=subprocess.PIPE) as device:
@@ -107,7 +108,7 @@ def run(where, rounds, seconds):
              "-blockdev", "driver=raw,file=f,node-name=d",
              "-device", "virtio-blk-device,drive=d,num-queues=1,serial=qemus"],
             pass_fds=[ours.fileno()], stdin=subprocess.DEVNULL, check=True,
-            timeout=120 + rounds * len(JOBS) * 2 * (seconds + 20))
+            timeout=120 + rounds * len(names) * 2 * (seconds + 20))
         device.terminate()
     return (where / "console").read_text(errors="replace")
 
@@ -116,19 +117,22 @@ def main():
     p = argparse.ArgumentParser()
     p.add_argument("-r", type=int, default=3)
     p.add_argument("-s", type=int, default=3)
+    p.add_argument("jobs", nargs="*", help="words; all jobs that have one in their name")
     a = p.parse_args()
+    names = [n for n in JOBS if not a.jobs or any(w in n for w in a.jobs)]
     best = {}
     with tempfile.TemporaryDirectory(prefix="caisson-blk-", dir="/var/tmp") as d:
-        text = run(pathlib.Path(d), a.r, a.s)
+        text = run(pathlib.Path(d), names, a.r, a.s)
     for line in text.splitlines():
         if not line.startswith("RESULT "):
             continue
         head, *fields = line.split(";")
         _, disk, job = head.split()
-        name, (_, field) = list(JOBS.items())[int(job)]
+        name = names[int(job)]
+        _, field = JOBS[name]
         best[disk, name] = max(best.get((disk, name), 0), int(fields[field]))
     print("| operations a second | ours | QEMU's, io_uring | ratio |\n|---|---:|---:|---:|")
-    for name in JOBS:
+    for name in names:
         ours, qemus = best.get(("ours", name), 0), best.get(("qemus", name), 0)
         print(f"| {name} | {ours} | {qemus} | {ours / max(qemus, 1):.2f} |")
 

@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "virtio/blk_engine.h"
 #include "virtio/blk_shelf.h"
+#include "virtio/vq_poll.h"
 
 #define SECTOR 512u
 
@@ -27,6 +28,8 @@
 #define MAX_RANGES        16u
 #define MAX_RANGE_SECTORS (4u * 1024u * 1024u)
 #define MAX_REQUESTS      BLK_ENGINE_DEPTH
+/* Looks at the queues without a look at the event loop's other sources. */
+#define MAX_ROUNDS        64u
 
 struct blk_dev;
 
@@ -52,6 +55,8 @@ struct blk_dev {
 	unsigned under_way;
 	bool running;                /* in run_queues() */
 	bool stalled;                /* a queue has more than there is room for */
+	struct vq_poll poll;         /* of the only queue */
+	struct evtimer later;
 	struct iovec segs[MAX_SEGS];
 	/* Touched only as far as the guest ever has requests under way. */
 	struct blk_req reqs[MAX_REQUESTS];
@@ -281,8 +286,6 @@ static bool take_all(struct blk_dev *blk, unsigned q)
 	while (has_room(blk)) {
 		int r = vq_pop(vq, &chain);
 
-		if (r == 0 && vq_enable_kick(vq))
-			continue;
 		if (r == -EPROTO)
 			log_debug("blk: the guest's queue is malformed");
 		if (r <= 0)
@@ -292,15 +295,37 @@ static bool take_all(struct blk_dev *blk, unsigned q)
 	return true;
 }
 
+static bool enable_kicks(struct blk_dev *blk)
+{
+	bool more = false;
+
+	for (unsigned q = 0; q < blk->dev.n_queues; q++)
+		more = vq_enable_kick(&blk->dev.queues[q]) || more;
+	if (!more)
+		vq_poll_sleeps(&blk->poll);
+	return more;
+}
+
+/* Whether there is something to take; otherwise the guest has been asked to kick. */
+static bool has_more(struct blk_dev *blk)
+{
+	if (blk->stalled)
+		return has_room(blk);
+	return (blk->under_way == 0 && vq_poll(&blk->poll, &blk->dev.queues[0])) || enable_kicks(blk);
+}
+
+static void on_later(struct evtimer *timer);
+
 /* Requests that are done make room for others, until none is left or all wait for the source. */
 static void run_queues(struct blk_dev *blk)
 {
+	unsigned rounds = 0;
 	bool more = true;
 
 	if (blk->running)
 		return;
 	blk->running = true;
-	while (more) {
+	while (more && rounds++ < MAX_ROUNDS) {
 		blk->stalled = false;
 		for (unsigned q = 0; q < blk->dev.n_queues; q++)
 			if (blk->dev.queues[q].started && take_all(blk, q))
@@ -309,9 +334,16 @@ static void run_queues(struct blk_dev *blk)
 			blk_engine_commit(blk->engine);
 		for (unsigned q = 0; q < blk->dev.n_queues; q++)
 			virtio_dev_notify(&blk->dev, q);
-		more = blk->stalled && has_room(blk);
+		more = has_more(blk);
 	}
 	blk->running = false;
+	if (more)
+		evloop_arm(&blk->dev.loop, &blk->later, 0, on_later);
+}
+
+static void on_later(struct evtimer *timer)
+{
+	run_queues(container_of(timer, struct blk_dev, later));
 }
 
 static void on_batch_end(void *ctx)
@@ -331,6 +363,7 @@ static void on_batch_end(void *ctx)
 static void blk_kick(struct virtio_dev *dev, unsigned q)
 {
 	(void)q;
+	vq_poll_kicked(&blk_of(dev)->poll);
 	run_queues(blk_of(dev));
 }
 
@@ -367,6 +400,7 @@ static int blk_attach(struct virtio_dev *dev)
 	struct blk_dev *blk = blk_of(dev);
 	int r = blk_engine_attach(blk->engine, &dev->loop, on_batch_end, blk);
 
+	vq_poll_init(&blk->poll);
 	return r < 0 ? r : attach_source(blk, blk->source);
 }
 

@@ -4,6 +4,11 @@
  * completion queue cannot overflow; the ring's descriptor is in the device's event loop. Without,
  * workers take them from `jobs` under the lock, and put them on `finished`, whose eventfd is in the
  * loop. What must not or cannot go through the ring is done at once, in the device's thread.
+ *
+ * So is a transfer that is alone, from or to the page cache: the ring would hand most writes to a
+ * thread of the kernel's, and two changes of thread take longer than the copy. A read that is not in
+ * the cache goes on to the ring. A write may have to wait (too much is dirty); once one did, none is
+ * done this way for a while, since the device's thread serves other disks too.
  */
 #include "virtio/blk_engine.h"
 
@@ -23,6 +28,10 @@
 #include "base/cleanup.h"
 #include "virtio/uring.h"
 
+/* A write that took longer has waited for something; then for a while the others do not. */
+#define WAITED_NS UINT64_C(2000000)
+#define AVOID_NS  UINT64_C(100000000)
+
 #define WORKERS_MAX  4u
 #define WORKER_STACK (128u * 1024u)
 
@@ -37,6 +46,7 @@ struct blk_engine {
 	struct evsource event;
 	struct io_list queued;
 	unsigned under_way;
+	uint64_t no_writes_until_ns; /* in the device's thread */
 
 	struct uring ring;     /* fd -1: workers */
 
@@ -149,6 +159,60 @@ static int execute(struct blk_io *io, int fd)
 											     0;
 	}
 	return r;
+}
+
+/* --- in the device's thread --- */
+
+static bool is_alone(const struct blk_engine *e)
+{
+	const struct blk_io *io = e->queued.first;
+	/* Without a ring what is queued counts already. */
+	unsigned others = e->under_way - (e->ring.fd < 0 ? 1 : 0);
+
+	return io && !io->next && io->buffered && others == 0;
+}
+
+static bool read_cached(struct blk_io *io, int fd)
+{
+	ssize_t n = preadv2(fd, io->iov, (int)io->n_iov, (off_t)io->off, RWF_NOWAIT);
+
+	/* What is missing, and the file's end, are found out by the others. */
+	return n > 0 && !advance(io, (size_t)n);
+}
+
+static bool write_now(struct blk_engine *e, struct blk_io *io, int fd, int *ret)
+{
+	uint64_t start = evloop_now_ns(), end;
+
+	if (start < e->no_writes_until_ns)
+		return false;
+	*ret = transfer(io, fd);
+	end = evloop_now_ns();
+	if (end - start > WAITED_NS)
+		e->no_writes_until_ns = end + AVOID_NS;
+	return true;
+}
+
+/* Carries out what is queued if it is one transfer, and nothing else is under way. */
+static void try_now(struct blk_engine *e)
+{
+	struct blk_io *io = e->queued.first;
+	bool finished = false;
+	int fd, r = 0;
+
+	if (!is_alone(e))
+		return;
+	fd = e->files[io->engine_file];
+	if (io->op == BLK_READ)
+		finished = read_cached(io, fd);
+	else if (io->op == BLK_WRITE)
+		finished = write_now(e, io, fd, &r);
+	if (!finished)
+		return;
+	(void)list_take(&e->queued);
+	if (e->ring.fd < 0)
+		e->under_way--;
+	io->done(io, r);
 }
 
 /* --- workers --- */
@@ -455,6 +519,7 @@ void blk_engine_submit(struct blk_engine *e, struct blk_io *io)
 
 void blk_engine_commit(struct blk_engine *e)
 {
+	try_now(e);
 	if (has_ring(e)) {
 		reap_ring(e);
 		commit_ring(e, 0);

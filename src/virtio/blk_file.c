@@ -66,7 +66,7 @@ static void file_done(struct blk_io *io, int result)
 static void file_submit(struct blk_source *src, struct blk_io *io)
 {
 	struct blk_file *file = file_of(src);
-	bool moves = io->op == BLK_READ || io->op == BLK_WRITE;
+	bool moves = io->op == BLK_READ || io->op == BLK_WRITE, direct;
 
 	if (io->op == BLK_FLUSH && (file->ephemeral || !file->dirty)) {
 		io->done(io, 0);
@@ -76,8 +76,9 @@ static void file_submit(struct blk_source *src, struct blk_io *io)
 		io->done(io, -EROFS);
 		return;
 	}
-	io->engine_file = moves && file->direct_index >= 0 && is_aligned(io) ? file->direct_index :
-									       file->index;
+	direct = moves && file->direct_index >= 0 && is_aligned(io);
+	io->engine_file = direct ? file->direct_index : file->index;
+	io->buffered = !direct;
 	io->is_device = file->is_device;
 	if (io->op == BLK_FLUSH)
 		file->dirty = false;

@@ -29,6 +29,7 @@
 #include "base/cleanup.h"
 #include "base/iov.h"
 #include "base/log.h"
+#include "virtio/vq_poll.h"
 
 /* Headers and 1 MiB in pages, each way, and pages that straddle regions. */
 #define MAX_SEGS     600u
@@ -59,7 +60,8 @@ struct fs_queue {
 	struct fs_dev *dev;
 	unsigned index;
 	struct fs_thread threads[VIRTIO_QUEUE_THREADS];
-	pthread_mutex_t lock;   /* the virtqueue, and what waits */
+	pthread_mutex_t lock;   /* the virtqueue, what waits, and the next */
+	struct vq_poll poll;
 	struct waiting *waiting;
 	size_t n_waiting, waiting_cap;
 	int more_fd;            /* there is more to do, for whichever thread is free */
@@ -248,6 +250,16 @@ static void kick_hiprio(struct fs_dev *fd)
 	virtio_dev_notify(&fd->dev, 0);
 }
 
+/* Whether the queue, found empty, has something after all; otherwise the guest will kick. */
+static bool has_more(struct fs_queue *q, struct vq *vq)
+{
+	virtio_dev_notify(&q->dev->dev, q->index);
+	if (vq_poll(&q->poll, vq) || vq_enable_kick(vq))
+		return true;
+	vq_poll_sleeps(&q->poll);
+	return false;
+}
+
 /* With the queue's lock, which it lets go while a request is handled. */
 static void serve(struct fs_thread *t, struct fs_queue *q)
 {
@@ -261,7 +273,7 @@ static void serve(struct fs_thread *t, struct fs_queue *q)
 		int r = vq_pop(vq, &chain);
 		size_t n;
 
-		if (r == 0 && vq_enable_kick(vq))
+		if (r == 0 && has_more(q, vq))
 			continue;
 		if (r == -EPROTO)
 			log_debug("fs: the guest's queue is malformed");
@@ -298,6 +310,7 @@ static void fs_kick(struct virtio_dev *dev, unsigned index)
 	}
 	q = &fd->queues[index - 1];
 	(void)pthread_mutex_lock(&q->lock);
+	vq_poll_kicked(&q->poll);
 	serve(self, q);
 	virtio_dev_notify(dev, index);
 	(void)pthread_mutex_unlock(&q->lock);
@@ -512,6 +525,7 @@ int fs_dev_new(struct fs_export *fs, unsigned n_queues, const char *tag,
 		for (unsigned k = 0; k < VIRTIO_QUEUE_THREADS; k++)
 			q->threads[k].loop.epfd = -1;
 		(void)pthread_mutex_init(&q->lock, NULL);
+		vq_poll_init(&q->poll);
 		fd->n_queues++;
 		r = init_queue(fd, i);
 	}

@@ -206,6 +206,11 @@ static int walk(const struct vq *vq, struct vq_chain *c)
 	return -EPROTO; /* more links than descriptors: a loop */
 }
 
+bool vq_has_more(const struct vq *vq)
+{
+	return vq->started && !vq->broken && load16_acquire(avail_idx(vq)) != vq->next_avail;
+}
+
 int vq_pop(struct vq *vq, struct vq_chain *chain)
 {
 	uint16_t avail, head;

@@ -63,6 +63,8 @@ int vq_remap(struct vq *vq);
 /* Stops the queue and returns the index to go on from. */
 uint16_t vq_stop(struct vq *vq);
 
+/* Whether vq_pop() would find something. For a look in between: it says nothing to the driver. */
+bool vq_has_more(const struct vq *vq);
 /* 1: @chain filled; 0: nothing available; -EPROTO: the queue is broken now; -ESHUTDOWN: not started. */
 int vq_pop(struct vq *vq, struct vq_chain *chain);
 /* Puts back the chain that vq_pop() gave last, as if it had not been taken. */

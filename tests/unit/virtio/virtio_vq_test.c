@@ -9,6 +9,7 @@
 
 #include "guest.h"
 #include "base/iov.h"
+#include "virtio/vq_poll.h"
 
 struct fixture {
 	struct gmem mem;
@@ -390,10 +391,46 @@ static void scatter_lists(void **state)
 
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
+static void polls_while_kicks_come_soon(void **state)
+{
+	struct fixture *f = *state;
+	struct guest_seg seg = { guest_alloc(&f->guest, 64, 16), 64, true };
+	struct vq_poll p = { 0 };
+
+	/* Not before it is known to be worth it, nor where there is no second processor. */
+	guest_ring_add(&f->ring, &seg, 1);
+	assert_false(vq_poll(&p, &f->vq));
+	for (unsigned i = 0; i < 100000 && p.window_ns < VQ_POLL_MAX_NS; i++) {
+		vq_poll_sleeps(&p);
+		vq_poll_kicked(&p);
+	}
+	assert_int_equal(p.window_ns, VQ_POLL_MAX_NS);
+	assert_true(vq_poll(&p, &f->vq));
+	p.off = true;
+	assert_false(vq_poll(&p, &f->vq));
+	p.off = false;
+
+	/* A late kick says nothing; looks in vain make the next ones shorter, until there are none. */
+	p.slept_ns = 1;
+	vq_poll_kicked(&p);
+	assert_int_equal(p.window_ns, VQ_POLL_MAX_NS);
+	assert_int_equal(vq_pop(&f->vq, &f->chain), 1);
+	for (unsigned i = 0; i < 4; i++)
+		assert_false(vq_poll(&p, &f->vq));
+	assert_int_equal(p.window_ns, 0);
+
+	/* A queue that has stopped has nothing. */
+	p.window_ns = 1;
+	guest_ring_add(&f->ring, &seg, 1);
+	vq_stop(&f->vq);
+	assert_false(vq_poll(&p, &f->vq));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(pops_a_chain),
+		T(polls_while_kicks_come_soon),
 		T(unpop_gives_it_again),
 		T(index_wraps),
 		T(rejects_loop),

@@ -101,7 +101,8 @@ static void child_main(const struct child_options *o, int report, pid_t parent)
 		if (e)
 			goto fail;
 	}
-	execvpe(o->argv[0], (char *const *)o->argv, o->envp ? (char *const *)o->envp : environ);
+	execvpe(o->program ? o->program : o->argv[0], (char *const *)o->argv,
+		o->envp ? (char *const *)o->envp : environ);
 	e = errno;
 fail:
 	(void)!write(report, &e, sizeof(e));

@@ -19,6 +19,7 @@ struct child_fd {
 
 struct child_options {
 	const char *const *argv; /* argv[0] is executed as a path if it has a slash, else looked up */
+	const char *program;     /* a path that is executed instead of argv[0], or NULL */
 	const char *const *envp; /* NULL: this process's */
 	const struct child_fd *fds; /* all others are closed, but 0-2: /dev/null unless given */
 	size_t n_fds;

@@ -351,6 +351,19 @@ int task_pause(struct task *t, bool pause, struct error *err)
 		       call(t, "Resume", &u.base, CALL_MS, NULL, NULL, err);
 }
 
+int task_update(struct task *t, const char *json, struct error *err)
+{
+	Task__UpdateTaskRequest req = TASK__UPDATE_TASK_REQUEST__INIT;
+	Google__Protobuf__Any any = GOOGLE__PROTOBUF__ANY__INIT;
+
+	any.type_url = (char *)"types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
+	any.value.data = (uint8_t *)json;
+	any.value.len = strlen(json);
+	req.id = t->id;
+	req.resources = &any;
+	return call(t, "Update", &req.base, CALL_MS, NULL, NULL, err);
+}
+
 int task_stats(struct task *t, char **ret_type, uint8_t **ret_data, size_t *ret_len,
 	       struct error *err)
 {

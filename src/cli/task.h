@@ -54,6 +54,8 @@ void task_close_stdin(struct task *t, const char *exec);
 void task_signal(struct task *t, const char *exec, int sig);
 void task_resize_start(struct task *t, const char *exec, unsigned rows, unsigned cols);
 int task_pause(struct task *t, bool pause, struct error *err);
+/* @json: the runtime specification's linux.resources. */
+int task_update(struct task *t, const char *json, struct error *err);
 /* The packed io.containerd.cgroups.v2.Metrics or v1.Metrics; the caller frees both. */
 int task_stats(struct task *t, char **ret_type, uint8_t **ret_data, size_t *ret_len,
 	       struct error *err);

@@ -15,11 +15,13 @@
 #include "runtime/runtime.h"
 
 #define PROCESS_MAX ((size_t)4 << 20)
+#define KILL_MS	    5000u
 
 struct options {
 	const char *root, *log, *log_format;
 	const char *bundle, *pid_file, *console_socket, *process, *cwd;
-	bool force, all, detach, tty;
+	bool force, all, detach, tty, stats;
+	unsigned interval; /* seconds */
 };
 
 static const char usage[] =
@@ -31,6 +33,8 @@ static const char usage[] =
 	"  kill [--all] ID [SIGNAL]\n"
 	"  delete [--force] ID\n"
 	"  exec [--process FILE] [--pid-file FILE] [--detach] [--tty] ID [COMMAND...]\n"
+	"  events [--stats] [--interval SECONDS] ID\n"
+	"  update [--resources FILE] [--memory BYTES] [--cpu-quota US]... ID\n"
 	"  pause ID, resume ID, ps ID, features\n";
 
 /* --- answers --- */
@@ -71,22 +75,25 @@ static int write_pid(const char *path, pid_t pid, struct error *err)
 
 /* --- commands: each gives the exit status, or a negative error --- */
 
-static int wants_terminal(const struct container *c, bool *ret, struct error *err)
+static int load_spec(const struct container *c, Grpc__Spec **ret, struct error *err)
 {
 	auto_free char *path = str_join_path(c->bundle, "config.json");
-	Grpc__Spec *spec;
-	int r = path ? oci_spec_load(AT_FDCWD, path, &spec, err) : -ENOMEM;
 
-	if (r < 0)
-		return r;
-	*ret = spec->process && spec->process->terminal;
-	oci_spec_free(spec);
-	return 0;
+	return path ? oci_spec_load(AT_FDCWD, path, ret, err) :
+		      error_set(err, -ENOMEM, "out of memory");
+}
+
+static const char *netns_of(const Grpc__Spec *spec)
+{
+	const Grpc__LinuxNamespace *ns = oci_namespace_find(spec, "network");
+
+	return ns ? (ns->path ? ns->path : "") : NULL;
 }
 
 static int create(const struct options *o, const char *id, bool run, struct error *err)
 {
 	struct standin s = { .console_socket = o->console_socket, .start = run };
+	Grpc__Spec *spec = NULL;
 	struct container c;
 	int r, status = 0;
 
@@ -94,7 +101,11 @@ static int create(const struct options *o, const char *id, bool run, struct erro
 	if (r < 0)
 		return r;
 	s.c = &c;
-	r = wants_terminal(&c, &s.terminal, err);
+	r = load_spec(&c, &spec, err);
+	if (r == 0) {
+		s.terminal = spec->process && spec->process->terminal;
+		s.netns = netns_of(spec);
+	}
 	if (r == 0 && s.terminal && !s.console_socket && !run)
 		r = error_set(err, -EINVAL, "a terminal needs --console-socket");
 	if (r == 0)
@@ -110,6 +121,7 @@ static int create(const struct options *o, const char *id, bool run, struct erro
 
 		(void)!container_reclaim(&c, r < 0 ? &ignored : err);
 	}
+	oci_spec_free(spec);
 	container_fini(&c);
 	return r < 0 ? r : status;
 }
@@ -208,6 +220,21 @@ static int send_signal(const struct options *o, struct container *c, const char 
 	return r;
 }
 
+/* The shim's own way to the end, with the poststop hooks; a reclaim follows whatever it did. */
+static void end_task(const struct container *c)
+{
+	struct error ignored;
+	uint32_t status;
+	struct task *t;
+
+	if (container_connect(c, &t, &ignored) < 0)
+		return;
+	if (task_kill(t, NULL, SIGKILL, true, &ignored) == 0)
+		(void)!task_wait(t, NULL, KILL_MS, &status, &ignored);
+	(void)!task_delete(t, NULL, &status, &ignored);
+	task_close(t);
+}
+
 static int delete(const struct options *o, struct container *c, struct error *err)
 {
 	const char *status = status_name(c);
@@ -215,13 +242,13 @@ static int delete(const struct options *o, struct container *c, struct error *er
 	if (!o->force && !str_eq(status, "stopped") && !str_eq(status, "created"))
 		return error_set(err, -EBUSY, "container '%s' is %s; stop it first, or use --force",
 				 c->id, status);
+	end_task(c);
 	return container_reclaim(c, err);
 }
 
 static int load_process(const struct options *o, struct container *c, char **argv, int argc,
 			Grpc__Process **ret, struct error *err)
 {
-	auto_free char *path = str_join_path(c->bundle, "config.json");
 	auto_free char *text = NULL;
 	Grpc__Spec *spec;
 	size_t len;
@@ -235,7 +262,7 @@ static int load_process(const struct options *o, struct container *c, char **arg
 	}
 	if (argc == 0)
 		return error_set(err, -EINVAL, "no command was given");
-	r = path ? oci_spec_load(AT_FDCWD, path, &spec, err) : -ENOMEM;
+	r = load_spec(c, &spec, err);
 	if (r < 0)
 		return r;
 	*ret = oci_process_copy(spec->process);
@@ -310,7 +337,8 @@ static int ps(struct container *c, struct error *err)
 static int features(void)
 {
 	(void)printf("{\n  \"ociVersionMin\": \"1.0.0\",\n  \"ociVersionMax\": \"" OCI_VERSION "\",\n"
-		     "  \"hooks\": [\"startContainer\"],\n"
+		     "  \"hooks\": [\"prestart\", \"createRuntime\", \"createContainer\", "
+		     "\"startContainer\", \"poststart\", \"poststop\"],\n"
 		     "  \"linux\": {\n    \"namespaces\": [\"cgroup\", \"ipc\", \"mount\", \"network\", "
 		     "\"pid\", \"time\", \"user\", \"uts\"],\n"
 		     "    \"cgroup\": {\"v1\": false, \"v2\": true, \"systemd\": false},\n"
@@ -331,6 +359,8 @@ static int dispatch(const struct options *o, const char *command, char **argv, i
 
 	if (str_eq(command, "features"))
 		return features();
+	if (str_eq(command, "update"))
+		return container_update(o->root, argv, argc, err);
 	if (argc < 1)
 		return error_set(err, -EINVAL, "%s: the container's id is missing", command);
 	if (str_eq(command, "create") || str_eq(command, "run"))
@@ -354,6 +384,8 @@ static int dispatch(const struct options *o, const char *command, char **argv, i
 		r = pause_(&c, str_eq(command, "pause"), err);
 	else if (str_eq(command, "ps"))
 		r = ps(&c, err);
+	else if (str_eq(command, "events"))
+		r = container_events(&c, o->stats, o->interval, err);
 	else
 		r = error_set(err, -EINVAL, "unknown command '%s'", command);
 	container_fini(&c);
@@ -362,7 +394,8 @@ static int dispatch(const struct options *o, const char *command, char **argv, i
 
 static int parse(struct options *o, int argc, char **argv, bool *ret_version)
 {
-	enum { ROOT = 256, LOG, LOG_FORMAT, PID_FILE, CONSOLE, IGNORED, IGNORED_VALUE, CWD, VERSION };
+	enum { ROOT = 256, LOG, LOG_FORMAT, PID_FILE, CONSOLE, IGNORED, IGNORED_VALUE, CWD, VERSION,
+	       STATS, INTERVAL };
 	static const struct option longs[] = {
 		{ "root", required_argument, NULL, ROOT },
 		{ "log", required_argument, NULL, LOG },
@@ -373,6 +406,8 @@ static int parse(struct options *o, int argc, char **argv, bool *ret_version)
 		{ "process", required_argument, NULL, 'p' },
 		{ "format", required_argument, NULL, IGNORED_VALUE },
 		{ "cwd", required_argument, NULL, CWD },
+		{ "stats", no_argument, NULL, STATS },
+		{ "interval", required_argument, NULL, INTERVAL },
 		{ "force", no_argument, NULL, 'f' },
 		{ "all", no_argument, NULL, 'a' },
 		{ "detach", no_argument, NULL, 'd' },
@@ -428,6 +463,14 @@ static int parse(struct options *o, int argc, char **argv, bool *ret_version)
 		case 't':
 			o->tty = true;
 			break;
+		case STATS:
+			o->stats = true;
+			break;
+		case INTERVAL: /* Go's durations: whole seconds are what is used */
+			o->interval = (unsigned)strtoul(optarg, NULL, 10);
+			if (o->interval == 0)
+				return -EINVAL;
+			break;
 		case 'v':
 		case VERSION:
 			*ret_version = true;
@@ -444,7 +487,7 @@ static int parse(struct options *o, int argc, char **argv, bool *ret_version)
 
 int main(int argc, char **argv)
 {
-	struct options o = { 0 };
+	struct options o = { .interval = 5 };
 	auto_free char *root = NULL;
 	struct error err = { 0 };
 	const char *command, *run = getenv("CAISSON_RUN");
@@ -465,7 +508,10 @@ int main(int argc, char **argv)
 	argc -= optind;
 	argv += optind;
 	optind = 1;
-	if (parse(&o, argc, argv, &version) < 0) {
+	/* Has flags that are its own. */
+	if (str_eq(command, "update")) {
+		optind = 1;
+	} else if (parse(&o, argc, argv, &version) < 0) {
 		(void)fputs(usage, stderr);
 		return 1;
 	}

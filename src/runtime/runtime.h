@@ -46,6 +46,14 @@ __must_check int container_connect(const struct container *c, struct task **ret,
 /* Ends the stand-in and frees the shim, the directory last. Idempotent. */
 __must_check int container_reclaim(struct container *c, struct error *err);
 
+/* --- events.c, update.c --- */
+
+/* Prints until the container has ended, or the statistics once. */
+__must_check int container_events(const struct container *c, bool stats_once, unsigned interval_s,
+				  struct error *err);
+/* @argv: what follows the command's name. */
+__must_check int container_update(const char *root, char **argv, int argc, struct error *err);
+
 /* --- standin.c --- */
 
 struct standin {
@@ -53,6 +61,7 @@ struct standin {
 	const char *exec;            /* NULL: the container's first process */
 	const Grpc__Process *process; /* of an exec */
 	const char *console_socket;  /* with a terminal: takes its other end; may be NULL */
+	const char *netns;           /* a path to be in, "": the VM's; NULL: stay */
 	bool terminal;
 	bool start;                  /* not only create */
 };

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pty.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -217,10 +218,30 @@ static int open_terminal(struct life *l, struct error *err)
 	}
 	(void)setsid();
 	(void)ioctl(slave, TIOCSCTTY, 0);
+	/* The caller may wait until nobody has its own any more. */
+	for (int fd = 0; fd <= 2; fd++)
+		if (dup2(slave, fd) < 0)
+			return error_errno(err, -errno, "use the terminal");
 	return send_fd(l->s->console_socket, master, err);
 }
 
 /* --- the life --- */
+
+/* Programs find a container's network by its process, also before the start (Docker). */
+static int enter_netns(const char *path, uint32_t vm_pid, struct error *err)
+{
+	auto_free char *own = NULL;
+	auto_close int fd = -1;
+
+	if (!path)
+		return 0;
+	if (!*path)
+		path = own = str_printf("/proc/%u/ns/net", vm_pid);
+	fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+	if (fd < 0 || setns(fd, CLONE_NEWNET) < 0)
+		return error_errno(err, -errno, "enter the network namespace '%s'", path ? path : "");
+	return 0;
+}
 
 static int create_process(struct life *l, struct error *err)
 {
@@ -233,6 +254,8 @@ static int create_process(struct life *l, struct error *err)
 		r = task_exec(l->task, s->exec, &io, s->process, err);
 	else
 		r = task_create_bind(l->task, s->c->bundle, s->c->rootfs, &io, &pid, err);
+	if (r == 0 && !s->exec)
+		r = enter_netns(s->netns, pid, err);
 	if (r == 0)
 		r = task_wait_start(l->task, s->exec, on_exit_status, l, err);
 	if (r == 0 && s->start)

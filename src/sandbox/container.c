@@ -11,7 +11,9 @@
 #include "oci/oci.h"
 #include "sandbox/files.h"
 #include "sandbox/gate.h"
+#include "sandbox/hooks.h"
 #include "sandbox/internal.h"
+#include "sandbox/network.h"
 #include "sandbox/storages.h"
 
 struct container *container_find(struct sandbox *s, const char *id)
@@ -36,6 +38,7 @@ void container_unref(struct container *c)
 	if (!c || --c->refs)
 		return;
 	files_free(c->files);
+	hooks_free(c->hooks);
 	free(c->shm);
 	free(c->shm_size);
 	rootfs_free(&c->root);
@@ -240,14 +243,11 @@ int container_want_scratch(struct container *c, struct error *err)
 	return 0;
 }
 
-void container_agent_ready(struct container *c)
+static void connect_stdio(struct container *c)
 {
 	struct error err = { 0 };
 	int r;
 
-	if (!c->creating || !c->waits_for_agent)
-		return;
-	c->waits_for_agent = false;
 	volumes_agent_ready(c);
 	r = stdio_connect(c->init->io, c->s->vsock, on_part_done, container_ref(c));
 	if (r < 0) {
@@ -255,6 +255,31 @@ void container_agent_ready(struct container *c)
 		container_unref(c);
 		part_done(c, &err);
 	}
+}
+
+/* What they did to the network is the guest's before the container is made in it. */
+static void on_create_hooks_done(void *arg, const struct error *err)
+{
+	struct container *c = arg;
+
+	if (c->hooks && !err)
+		network_sync(c->s);
+	on_part_done(c, err);
+}
+
+void container_agent_ready(struct container *c)
+{
+	if (!c->creating || !c->waits_for_agent)
+		return;
+	c->waits_for_agent = false;
+	c->pending++;
+	container_ref(c);
+	hooks_run(c, HOOK_CREATE, on_create_hooks_done, container_ref(c));
+	if (c->creating)
+		connect_stdio(c);
+	else
+		part_done(c, NULL);
+	container_unref(c);
 }
 
 void container_vm_gone(struct container *c)
@@ -319,6 +344,8 @@ static int prepare(struct container *c, const struct sandbox_create *q, struct e
 	c->init = process_new(c, NULL, &q->stdio, err);
 	if (!c->init)
 		return err->code;
+	if (hooks_take(c) < 0)
+		return error_set(err, -ENOMEM, "out of memory");
 	r = open_stdio(c, err);
 	if (r < 0)
 		return r;
@@ -344,6 +371,8 @@ void sandbox_create(struct sandbox *s, const struct sandbox_create *q, sandbox_d
 		    void *arg)
 {
 	auto_free char *config_json = str_join_path(q->bundle, "config.json");
+	struct sandbox_create with_root;
+	struct sandbox_rootfs root;
 	struct container *c = NULL;
 	struct error err = { 0 };
 	int r;
@@ -354,8 +383,6 @@ void sandbox_create(struct sandbox *s, const struct sandbox_create *q, sandbox_d
 		return;
 	}
 	r = sandbox_check_alive(s, &err);
-	if (r == 0)
-		r = rootfs_check(q, &err);
 	if (r == 0) {
 		c = container_new(s, q);
 		if (!c || !config_json)
@@ -363,6 +390,14 @@ void sandbox_create(struct sandbox *s, const struct sandbox_create *q, sandbox_d
 	}
 	if (r == 0)
 		r = oci_spec_load(AT_FDCWD, config_json, &c->spec, &err);
+	if (r == 0 && q->n_rootfs == 0 && rootfs_of_spec(c->spec, &root)) {
+		with_root = *q;
+		with_root.rootfs = &root;
+		with_root.n_rootfs = 1;
+		q = &with_root;
+	}
+	if (r == 0)
+		r = rootfs_check(q, &err);
 	if (r < 0) {
 		container_unref(c);
 		done(arg, &err);
@@ -398,15 +433,24 @@ struct removal {
 	void *arg;
 };
 
+static void on_stop_hooks_done(void *arg, const struct error *err)
+{
+	struct removal *rm = arg;
+
+	if (err)
+		log_warn("container %s: %s", rm->c->id, err->msg);
+	rm->done(rm->arg, NULL, &rm->exit);
+	container_unref(rm->c);
+	free(rm);
+}
+
 static void removal_finished(struct removal *rm, const struct error *err)
 {
 	/* The guest may have failed to unmount; on the host it goes away all the same. */
 	if (err)
 		log_warn("remove container %s: %s", rm->c->id, err->msg);
 	container_drop(rm->c);
-	rm->done(rm->arg, NULL, &rm->exit);
-	container_unref(rm->c);
-	free(rm);
+	hooks_run(rm->c, HOOK_STOPPED, on_stop_hooks_done, rm);
 }
 
 static void on_removed(void *arg, const struct error *err, const Google__Protobuf__Empty *answer)

@@ -49,6 +49,7 @@ struct sandbox {
 	const struct config *config;
 	struct sandbox_record record;
 	int log_fd;
+	int host_mounts_fd; /* of the mount namespace that hooks run in, or -1 */
 	bool is_pod, own_mounts;
 	void (*event)(void *arg, const struct sandbox_event *ev);
 	void *arg;
@@ -118,6 +119,7 @@ struct process {
 	struct sandbox_exit exit;
 	struct list waiters;
 	bool deleted;
+	bool never_ran; /* its start failed: no event tells of an end */
 	unsigned refs;
 	uint32_t wait_call; /* see handover.c */
 	/* a start that is under way */
@@ -184,6 +186,7 @@ struct container {
 	struct device_use *devices;
 	size_t n_devices;
 	struct files *files;
+	struct hooks *hooks;   /* of the host's, see hooks.h; NULL: none */
 
 	/* creation: the agent is asked when `pending` has come down to 0 */
 	unsigned pending;
@@ -206,6 +209,8 @@ bool sandbox_lost(const struct sandbox *s, const struct error *err);
 /* A call that failed because the VM died is reported with the reason. */
 const struct error *sandbox_blame(const struct sandbox *s, const struct error *err,
 				  struct error *room);
+/* Whoever reclaims the sandbox ends the process; the caller reaps it, or it is reaped here. */
+void sandbox_record_child(struct sandbox *s, const struct child_id *id);
 void sandbox_add_child(struct sandbox *s, const struct child_id *id);
 /* For a sandbox that was handed over. Negative: its VM is gone, and so is all that ran in it. */
 __must_check int sandbox_attach_vm(struct sandbox *s);
@@ -311,6 +316,8 @@ void hostdev_drop(struct container *c);
 
 struct storages;
 
+/* A client that mounts nothing has the directory ready that the spec names (Docker does). */
+bool rootfs_of_spec(const Grpc__Spec *spec, struct sandbox_rootfs *ret);
 __must_check int rootfs_check(const struct sandbox_create *q, struct error *err);
 __must_check int rootfs_prepare(struct container *c, const struct sandbox_create *q,
 				struct error *err);

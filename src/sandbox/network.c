@@ -91,19 +91,23 @@ static int write_record(struct sandbox *s, struct error *err)
 }
 
 /*
- * A namespace that is to be made gets its links later, if at all: without cards for them there is
- * no use in it.
+ * A namespace that is to be made (no @path) gets its links later, if at all, by Docker or by hooks:
+ * without cards for them there is no use in it.
  */
-static unsigned slots(const struct sandbox *s)
+static unsigned slots(const struct sandbox *s, const Grpc__Spec *spec, const char *path)
 {
+	const Grpc__Hooks *h = spec ? spec->hooks : NULL;
 	unsigned n = s->config->network_slots;
+	bool later = str_eq(s->ns, DOCKER_NAMESPACE);
 
-	return n == 0 && str_eq(s->ns, DOCKER_NAMESPACE) ? 1 : n;
+	if (!path && h)
+		later = later || h->n_prestart || h->n_createruntime;
+	return n == 0 && later ? 1 : n;
 }
 
 static bool makes_own(const struct sandbox *s, const Grpc__Spec *spec)
 {
-	return !s->netns && spec && slots(s) && !str_eq(s->ns, SANDBOX_OWN_NAMESPACE) &&
+	return !s->netns && spec && slots(s, spec, NULL) && !str_eq(s->ns, SANDBOX_OWN_NAMESPACE) &&
 	       oci_namespace_find(spec, "network");
 }
 
@@ -112,7 +116,6 @@ int network_open(struct sandbox *s, const Grpc__Spec *spec, unsigned queues, str
 	auto_free char *own = NULL;
 	struct net_options o = {
 		.queues = queues,
-		.spare = slots(s),
 		.rx_rate = s->config->network_rx_rate,
 		.tx_rate = s->config->network_tx_rate,
 	};
@@ -124,6 +127,7 @@ int network_open(struct sandbox *s, const Grpc__Spec *spec, unsigned queues, str
 				 oci_annotation_get(spec, SANDBOX_PUBLISH), err);
 	if (r < 0 || s->network || (!path && !makes_own(s, spec)))
 		return r;
+	o.spare = slots(s, spec, path);
 	if (net_model_parse(s->config->network_model, &o.model) < 0)
 		return error_set(err, -EINVAL, "unknown network model '%s'",
 				 s->config->network_model);
@@ -398,16 +402,14 @@ static void tell_agent(struct sandbox *s)
 
 /* --- what changes later --- */
 
-static void on_settled(void *arg)
+static void follow(struct sandbox *s)
 {
-	struct sandbox *s = arg;
 	struct network *n = s->network;
 	struct error err = { 0 };
 	bool changed = false;
 	unsigned left = 0;
 	int r;
 
-	n->timer = NULL;
 	if (s->state != VM_READY || s->stopping)
 		return;
 	r = net_rescan(n->net, &changed, &left, &err);
@@ -428,6 +430,22 @@ static void on_settled(void *arg)
 	/* The pod goes on with what it had. */
 	if (r < 0)
 		log_warn("%s", error_text(&err));
+}
+
+static void on_settled(void *arg)
+{
+	struct sandbox *s = arg;
+
+	s->network->timer = NULL;
+	follow(s);
+}
+
+void network_sync(struct sandbox *s)
+{
+	if (!s->network || !s->network->watching)
+		return;
+	loop_timer_cancel(take_ptr(&s->network->timer));
+	follow(s);
 }
 
 static void on_change(uv_poll_t *poll, int status, int events)

@@ -19,6 +19,11 @@ size_t network_nics(const struct sandbox *s, struct vmm_nic nics[static VMM_MAX_
 int network_netns(const struct sandbox *s);
 /* Lines of resolv.conf, which the sandbox keeps. */
 size_t network_dns(const struct sandbox *s, char ***ret_lines);
+/*
+ * Follows what has changed in the namespace at once: the agent hears of it before what it is asked
+ * next.
+ */
+void network_sync(struct sandbox *s);
 void network_vm_started(struct sandbox *s);
 /* Tells the agent links, routes and neighbours; a failure ends the VM. */
 void network_configure(struct sandbox *s);

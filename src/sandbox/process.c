@@ -8,6 +8,8 @@
 
 #include "oci/oci.h"
 #include "sandbox/handover.h"
+#include "sandbox/hooks.h"
+#include "sandbox/network.h"
 
 struct process *process_ref(struct process *p)
 {
@@ -143,7 +145,7 @@ static void process_settled(void *arg)
 	if (p == p->container->init && !s->is_pod && s->n_containers == 1)
 		sandbox_stop(s, NULL, NULL);
 	answer_waiters(p, NULL);
-	if (s->event && !p->deleted)
+	if (s->event && !p->deleted && !p->never_ran)
 		s->event(s->arg, &ev);
 	process_unref(p);
 }
@@ -260,10 +262,23 @@ static void start_failed(struct process *p, const struct error *err)
 	if (p->state == PROCESS_STARTING) {
 		p->state = PROCESS_CREATED;
 		/* An exec that could not be started will never be. */
-		if (p->exec_id)
+		if (p->exec_id) {
+			p->never_ran = true;
 			process_ended(p, EXIT_UNKNOWN);
+		}
 	}
 	start_finished(p, sandbox_blame(p->container->s, err, &room));
+}
+
+static void on_start_hooks_done(void *arg, const struct error *err)
+{
+	struct process *p = arg;
+
+	/* The container runs: the specification has it go on. */
+	if (err)
+		log_warn("container %s: %s", p->container->id, err->msg);
+	start_finished(p, NULL);
+	process_unref(p);
 }
 
 static void on_init_started(void *arg, const struct error *err,
@@ -277,7 +292,7 @@ static void on_init_started(void *arg, const struct error *err,
 	} else {
 		if (p->state == PROCESS_STARTING)
 			p->state = PROCESS_RUNNING;
-		start_finished(p, NULL);
+		hooks_run(p->container, HOOK_STARTED, on_start_hooks_done, process_ref(p));
 	}
 	process_unref(p);
 }
@@ -359,6 +374,8 @@ void sandbox_start(struct sandbox *s, const char *id, const char *exec_id, sandb
 	} else {
 		Grpc__StartContainerRequest req = GRPC__START_CONTAINER_REQUEST__INIT;
 
+		/* Docker adds links between the two. */
+		network_sync(s);
 		req.container_id = p->container->id;
 		r = agent_start_container(s->agent, &req, on_init_started, process_ref(p));
 	}

@@ -63,6 +63,17 @@ static size_t count_disks(const struct sandbox_create *q)
 	return n > 1 && is_overlay(q->rootfs[n - 1].type) ? n - 1 : n;
 }
 
+bool rootfs_of_spec(const Grpc__Spec *spec, struct sandbox_rootfs *ret)
+{
+	static char *const options[] = { (char *)"rbind", (char *)"rw" };
+
+	if (!spec->root || !spec->root->path || spec->root->path[0] != '/')
+		return false;
+	*ret = (struct sandbox_rootfs){ .type = "bind", .source = spec->root->path,
+					.options = options, .n_options = ARRAY_LEN(options) };
+	return true;
+}
+
 int rootfs_check(const struct sandbox_create *q, struct error *err)
 {
 	size_t n = count_disks(q), layers = 0;

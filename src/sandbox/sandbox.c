@@ -79,12 +79,10 @@ void sandbox_adopt(uv_loop_t *loop, pid_t pid)
 	free(a);
 }
 
-void sandbox_add_child(struct sandbox *s, const struct child_id *id)
+void sandbox_record_child(struct sandbox *s, const struct child_id *id)
 {
 	struct error err = { 0 };
 	size_t n = 0;
-
-	sandbox_adopt(s->loop, id->pid);
 
 	for (size_t i = 0; i < s->record.n_children; i++)
 		if (child_id_alive(&s->record.children[i]))
@@ -94,6 +92,12 @@ void sandbox_add_child(struct sandbox *s, const struct child_id *id)
 	s->record.n_children = n;
 	if (sandbox_record_write(s->dir, &s->record, &err) < 0)
 		log_warn("%s", error_text(&err));
+}
+
+void sandbox_add_child(struct sandbox *s, const struct child_id *id)
+{
+	sandbox_adopt(s->loop, id->pid);
+	sandbox_record_child(s, id);
 }
 
 /* The last one may free the sandbox. */
@@ -526,6 +530,7 @@ int sandbox_new(uv_loop_t *loop, const struct sandbox_options *o, struct sandbox
 	s->loop = loop;
 	s->config = o->config;
 	s->log_fd = o->log_fd;
+	s->host_mounts_fd = o->host_mounts_fd;
 	s->is_pod = o->is_pod;
 	s->own_mounts = o->own_mounts;
 	s->event = o->event;
@@ -568,6 +573,7 @@ void sandbox_free(struct sandbox *s)
 	network_free(s);
 	shares_fini(&s->shares);
 	cleanup_close_(&s->hello_fd);
+	cleanup_close_(&s->host_mounts_fd);
 	template_free(s->template);
 	sandbox_record_fini(&s->record);
 	free(s->id);

@@ -30,6 +30,7 @@
 #define SANDBOX_VM_DIR   "vm"
 #define SANDBOX_LOG_FILE "shim.log"
 #define SANDBOX_OWN_NAMESPACE "caisson" /* of the command line's containers */
+#define SANDBOX_OCI_NAMESPACE "caisson-oci" /* of those of caisson-runtime */
 /* Annotation of those: the sandbox that the container joins. */
 #define SANDBOX_JOIN "io.caisson.join"
 /* "true": directories of the host may be shared later, though the first container has none. */
@@ -85,6 +86,7 @@ struct sandbox_options {
 	int log_fd;                  /* for caisson-vmm's words and the guest's console */
 	bool is_pod;                 /* it may hold more containers than the first */
 	bool own_mounts;             /* this process has a mount namespace of its own */
+	int host_mounts_fd;          /* the one it came from, for hooks; taken over; -1: none */
 	void (*event)(void *arg, const struct sandbox_event *ev);
 	void *arg;
 };

@@ -153,33 +153,11 @@ static int convert_own(struct container *c, Grpc__Spec *spec)
 	return 0;
 }
 
-static void drop_hooks(Grpc__Hook ***list, size_t *n, const char *kind, const char *id)
+/* Labels of the host's that mean nothing in the guest. */
+static int drop_host_only(Grpc__Spec *spec)
 {
-	if (*n)
-		log_warn("container %s: %zu %s hooks are not run, they are the host's", id, *n, kind);
-	for (size_t i = 0; i < *n; i++)
-		protobuf_c_message_free_unpacked(&(*list)[i]->base, NULL);
-	free(*list);
-	*list = NULL;
-	*n = 0;
-}
-
-/*
- * Programs and labels of the host's that mean nothing in the guest. What is left are the hooks that
- * run inside the container.
- */
-static int drop_host_only(Grpc__Spec *spec, const char *id)
-{
-	Grpc__Hooks *h = spec->hooks;
 	int r = 0;
 
-	if (h) {
-		drop_hooks(&h->prestart, &h->n_prestart, "prestart", id);
-		drop_hooks(&h->createruntime, &h->n_createruntime, "createRuntime", id);
-		drop_hooks(&h->createcontainer, &h->n_createcontainer, "createContainer", id);
-		drop_hooks(&h->poststart, &h->n_poststart, "poststart", id);
-		drop_hooks(&h->poststop, &h->n_poststop, "poststop", id);
-	}
 	if (spec->process) {
 		r = oci_str_set(&spec->process->apparmorprofile, "");
 		if (r == 0)
@@ -200,7 +178,7 @@ int spec_for_guest(struct container *c, bool *ret_shared_pidns, struct error *er
 	if (r == 0 && check_mounts(c, err) < 0)
 		return err->code;
 	if (r == 0)
-		r = drop_host_only(spec, c->id);
+		r = drop_host_only(spec);
 	if (r == 0 && spec->root)
 		r = set(&spec->root->path, GUEST_CONTAINERS "/", c->id, "/rootfs");
 	if (r == 0 && spec->linux) {

@@ -37,7 +37,8 @@ static int open_log(const char *bundle, const char *dir)
 	return file ? open(file, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600) : -1;
 }
 
-static int detach(bool *ret_own_mounts)
+/* @ret_host_mounts: the mount namespace that is left, or -1. */
+static int detach(bool *ret_own_mounts, int *ret_host_mounts)
 {
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
@@ -49,6 +50,7 @@ static int detach(bool *ret_own_mounts)
 	if (null > 2)
 		(void)close(null);
 	(void)setsid();
+	*ret_host_mounts = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
 	/* Mounts made for the guest vanish with the last process that can see them. */
 	*ret_own_mounts = unshare(CLONE_NEWNS) == 0 &&
 			  mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) == 0;
@@ -203,6 +205,7 @@ int shim_sandbox_options(struct shim *shim, struct sandbox_options *ret, struct 
 		.log_fd = shim->log_fd,
 		.is_pod = shim->is_pod,
 		.own_mounts = shim->own_mounts,
+		.host_mounts_fd = take_fd(&shim->host_mounts_fd),
 		.event = on_sandbox_event,
 		.arg = shim,
 	};
@@ -333,7 +336,7 @@ int shim_serve(struct shim *shim)
 
 int shim_daemon(const struct shim_setup *setup, int report_fd)
 {
-	struct shim shim = { .is_pod = setup->is_pod, .log_fd = -1 };
+	struct shim shim = { .is_pod = setup->is_pod, .log_fd = -1, .host_mounts_fd = -1 };
 	struct error err = { 0 };
 	int r;
 
@@ -341,7 +344,7 @@ int shim_daemon(const struct shim_setup *setup, int report_fd)
 	*setup->config = (struct config){ 0 };
 	shim.annotations = setup->annotations;
 	(void)prctl(PR_SET_NAME, "caisson-shim");
-	r = detach(&shim.own_mounts);
+	r = detach(&shim.own_mounts, &shim.host_mounts_fd);
 	if (r < 0)
 		(void)error_errno(&err, r, "detach from the terminal");
 	if (r == 0) {

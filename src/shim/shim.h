@@ -53,7 +53,7 @@ struct shim {
 	char *id, *ns, *bundle, *dir, *address;
 	bool is_pod, own_mounts;
 	bool lasting; /* a pod of the Sandbox service: stays until it is told to leave */
-	int log_fd;
+	int log_fd, host_mounts_fd;
 	struct sandbox *sandbox;
 	struct ttrpc_server *server;
 	struct ttrpc_listener *listener;

@@ -503,8 +503,9 @@ static void on_stats(void *arg, const struct error *err, const Grpc__StatsContai
 	Task__StatsResponse a = TASK__STATS_RESPONSE__INIT;
 	auto_free uint8_t *data = NULL;
 	struct reply *r = arg;
-	/* The command line knows what the guest has; others what their host has. */
-	bool v1 = !str_eq(r->shim->ns, SANDBOX_OWN_NAMESPACE) && stats_host_is_v1();
+	/* The command lines know what the guest has; others what their host has. */
+	bool v1 = !str_eq(r->shim->ns, SANDBOX_OWN_NAMESPACE) &&
+		  !str_eq(r->shim->ns, SANDBOX_OCI_NAMESPACE) && stats_host_is_v1();
 	size_t len;
 
 	if (err) {

@@ -1,4 +1,4 @@
-"""The same pods with newer containerds, which tests/peers/get-containerd gets; else skipped."""
+"""The same pods with newer containerds, which tests/peers/get gets; else skipped."""
 
 import os
 import pathlib
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(c.missing() is not None, reason=str(c.missing())
 def daemon(stage, request):
     program = PEERS / f"containerd-{request.param}/usr/bin/containerd"
     if not program.exists():
-        pytest.skip(f"no containerd {request.param}: run tests/peers/get-containerd")
+        pytest.skip(f"no containerd {request.param}: run tests/peers/get")
     directory = tempfile.mkdtemp(prefix="ctrn-")
     new = request.param.startswith("2")
     d = Containerd(stage, directory, program=program, config=c.SANDBOX_HANDLER if new else "")

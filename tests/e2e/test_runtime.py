@@ -178,6 +178,65 @@ def test_errors(runtime):
     assert "version" in runtime("--version").stdout
 
 
+def test_hooks(runtime, tmp_path):
+    """Those of the host run there, with the container's state, in their order."""
+    seen = tmp_path / "seen"
+    say = [{"path": "/bin/sh", "args": ["hook", "-c", f"echo {name} $0 $V >>{seen}; cat >>{seen}; "
+                                        f"echo >>{seen}"], "env": [f"V={name}"]}
+           for name in ("prestart", "createRuntime", "createContainer", "poststart", "poststop")]
+    hooks = {h["env"][0][2:]: [h] for h in say}
+    pid, out, _ = runtime.create("hooked", ["cat", "/proc/uptime"], hooks=hooks)
+    runtime("start", "hooked")
+    assert out.read()
+    os.waitpid(pid, 0)
+    runtime("delete", "hooked")
+    lines = seen.read_text(encoding="ascii").splitlines()
+    assert [line.split()[0] for line in lines[::2]] == list(hooks)
+    assert lines[0].split()[1:] == ["hook", "prestart"]
+    states = [json.loads(line) for line in lines[1::2]]
+    assert [s["status"] for s in states] == ["creating"] * 3 + ["running", "stopped"]
+    assert all(s["id"] == "hooked" and s["bundle"].endswith("/hooked") for s in states)
+    assert all(s["pid"] > 1 for s in states[:4])
+
+
+@pytest.mark.parametrize("hook, words", [
+    (["-c", "echo first; echo no room; exit 3"], "hooks.createRuntime[0] '/bin/sh' failed with code 3: no room"),
+    (["-c", "sleep 100"], "hooks.createRuntime[0] '/bin/sh' took too long"),
+    (None, "hooks.createRuntime[0]: run '/no/such/hook': No such file"),
+])
+def test_hooks_that_fail(runtime, hook, words):
+    bad = {"path": "/bin/sh" if hook else "/no/such/hook", "args": ["sh", *(hook or [])], "timeout": 1}
+    bundle = runtime.bundle("bad", ["true"], hooks={"createRuntime": [bad]})
+    r = runtime("create", "--bundle", bundle, "bad", check=False)
+    assert r.returncode and words in r.stderr, r.stderr
+
+
+def test_events_and_update(runtime, tmp_path):
+    cgroup = {"destination": "/cg", "type": "cgroup", "source": "cgroup"}
+    runtime.create("fed", ["sleep", "1000"], mounts=default_spec([])["mounts"] + [cgroup])
+    runtime("start", "fed")
+    event = json.loads(runtime("events", "--stats", "fed").stdout)
+    assert (event["type"], event["id"]) == ("stats", "fed")
+    assert event["data"]["cpu"]["usage"]["total"] > 0 and event["data"]["pids"]["current"] == 1
+    assert event["data"]["memory"]["usage"]["usage"] > 0
+    resources = tmp_path / "resources.json"
+    resources.write_text(json.dumps({"memory": {"limit": 50 << 20}}), encoding="ascii")
+    runtime("update", "--resources", resources, "fed")
+    runtime("update", "--pids-limit", "77", "--cpu-quota=50000", "fed")
+    look = "cd /cg; cat memory.max pids.max cpu.max"
+    assert runtime("exec", "fed", "sh", "-c", look).stdout.split() == [
+        str(50 << 20), "77", "50000", "100000"]
+    r = runtime("update", "--memory", "much", "fed", check=False)
+    assert r.returncode and "--memory: 'much' is not a number" in r.stderr
+    p = subprocess.Popen([runtime.program, "events", "--interval", "1s", "fed"], env=runtime.env,
+                         stdout=subprocess.PIPE, text=True)
+    assert json.loads(p.stdout.readline())["type"] == "stats"
+    assert json.loads(p.stdout.readline())["type"] == "stats"
+    runtime("kill", "fed", "KILL")
+    assert p.wait(30) == 0
+    runtime("delete", "--force", "fed")
+
+
 # --- Podman ---
 
 class Podman:

@@ -129,8 +129,8 @@ static int devices_program(Grpc__LinuxDeviceCgroup *const *rules, size_t n, stru
 
 		if (r < 0)
 			return r;
-		/* The usual first rule, "nothing at all", must not hide the default devices. */
-		if (i == 1 && !d.allow && d.type == 0 && d.major < 0 && d.minor < 0 &&
+		/* The usual first rule, "nothing at all", hides those before it, not the default devices. */
+		if (!d.allow && d.type == 0 && d.major < 0 && d.minor < 0 &&
 		    d.access == ALL_ACCESS)
 			break;
 		len += rule_emit(&d, prog + len);

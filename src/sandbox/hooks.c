@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* See hooks.h. */
+#include "sandbox/hooks.h"
+
+#include <jansson.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "oci/oci.h"
+#include "sandbox/internal.h"
+
+#define HOOK_TIMEOUT_MS (120u * 1000u) /* of one that names none; the longest of all */
+#define OUTPUT_MAX	400
+
+enum { PRESTART, CREATE_RUNTIME, CREATE_CONTAINER, POSTSTART, POSTSTOP, KINDS };
+
+static const struct {
+	const char *name, *status;
+	enum hook_point point;
+} kinds[KINDS] = {
+	[PRESTART] = { "prestart", "creating", HOOK_CREATE },
+	[CREATE_RUNTIME] = { "createRuntime", "creating", HOOK_CREATE },
+	[CREATE_CONTAINER] = { "createContainer", "creating", HOOK_CREATE },
+	[POSTSTART] = { "poststart", "running", HOOK_STARTED },
+	[POSTSTOP] = { "poststop", "stopped", HOOK_STOPPED },
+};
+
+struct hooks {
+	Grpc__Hook **v[KINDS];
+	size_t n[KINDS];
+};
+
+/* --- the list --- */
+
+static void take(struct hooks *h, int kind, Grpc__Hook ***list, size_t *n)
+{
+	h->v[kind] = take_ptr(list);
+	h->n[kind] = *n;
+	*n = 0;
+}
+
+int hooks_take(struct container *c)
+{
+	Grpc__Hooks *from = c->spec->hooks;
+	struct hooks *h;
+
+	if (!from || c->hooks)
+		return 0;
+	h = calloc(1, sizeof(*h));
+	if (!h)
+		return -ENOMEM;
+	take(h, PRESTART, &from->prestart, &from->n_prestart);
+	take(h, CREATE_RUNTIME, &from->createruntime, &from->n_createruntime);
+	take(h, CREATE_CONTAINER, &from->createcontainer, &from->n_createcontainer);
+	take(h, POSTSTART, &from->poststart, &from->n_poststart);
+	take(h, POSTSTOP, &from->poststop, &from->n_poststop);
+	c->hooks = h;
+	return 0;
+}
+
+void hooks_free(struct hooks *h)
+{
+	for (int k = 0; h && k < KINDS; k++) {
+		for (size_t i = 0; i < h->n[k]; i++)
+			protobuf_c_message_free_unpacked(&h->v[k][i]->base, NULL);
+		free(h->v[k]);
+	}
+	free(h);
+}
+
+/* --- a run --- */
+
+struct run {
+	struct container *c;
+	enum hook_point point;
+	int kind;
+	size_t i;     /* the next one's place in its kind */
+	sandbox_done_fn done;
+	void *arg;
+	/* of the one that runs */
+	pid_t pid;
+	int pidfd, output;
+	struct loop_pidfd *watch;
+	struct loop_timer *timer;
+	bool too_slow;
+};
+
+static void run_next(struct run *r);
+
+static void run_finished(struct run *r, const struct error *err)
+{
+	r->done(r->arg, err);
+	container_unref(r->c);
+	free(r);
+}
+
+/* The runtime specification's state. */
+static char *state_text(const struct run *r)
+{
+	const Grpc__Spec *spec = r->c->spec;
+	json_t *o = json_pack("{s:s, s:s, s:s, s:i, s:s}", "ociVersion", OCI_VERSION, "id", r->c->id,
+			      "status", kinds[r->kind].status, "pid",
+			      r->point == HOOK_STOPPED ? 0 : (int)sandbox_vm_pid(r->c->s), "bundle",
+			      r->c->bundle);
+	json_t *all = o ? json_object() : NULL;
+	char *text = NULL;
+
+	for (size_t i = 0; all && i < spec->n_annotations; i++)
+		(void)json_object_set_new(all, spec->annotations[i]->key,
+					  json_string(spec->annotations[i]->value));
+	if (all && json_object_set_new(o, "annotations", all) == 0)
+		text = json_dumps(o, JSON_COMPACT);
+	json_decref(o);
+	return text;
+}
+
+/* A file in memory: neither a hook that reads nothing nor one that says much can hold things up. */
+static int state_file(const struct run *r)
+{
+	auto_free char *text = state_text(r);
+	auto_close int fd = text ? memfd_create("state", MFD_CLOEXEC) : -1;
+
+	if (fd < 0)
+		return text ? -errno : -ENOMEM;
+	if (fd_write_full(fd, text, strlen(text)) < 0 || lseek(fd, 0, SEEK_SET) < 0)
+		return -EIO;
+	return take_fd(&fd);
+}
+
+static void last_line(int fd, char *ret, size_t size)
+{
+	off_t len = lseek(fd, 0, SEEK_END);
+	off_t from = MAX_OF(len - (off_t)size + 1, (off_t)0);
+	ssize_t n = pread(fd, ret, size - 1, from);
+	char *line;
+
+	n = MAX_OF(n, (ssize_t)0);
+	while (n && (ret[n - 1] == '\n' || ret[n - 1] == '\r'))
+		n--;
+	ret[n] = '\0';
+	line = strrchr(ret, '\n');
+	if (line)
+		memmove(ret, line + 1, strlen(line));
+}
+
+static void on_hook_ended(void *arg)
+{
+	struct run *r = arg;
+	const char *name = kinds[r->kind].name;
+	struct error err = { 0 };
+	char said[OUTPUT_MAX];
+	int status = 0, code;
+
+	r->watch = NULL;
+	loop_timer_cancel(take_ptr(&r->timer));
+	code = child_wait(r->pid, &status) < 0 ? -1 : child_exit_code(status);
+	last_line(r->output, said, sizeof(said));
+	cleanup_close_(&r->output);
+	cleanup_close_(&r->pidfd);
+	r->output = r->pidfd = -1;
+	r->i++;
+	if (code == 0 && !r->too_slow) {
+		run_next(r);
+		return;
+	}
+	if (r->too_slow)
+		(void)error_set(&err, -ETIMEDOUT, "hooks.%s[%zu] '%s' took too long%s%s", name,
+				r->i - 1, r->c->hooks->v[r->kind][r->i - 1]->path,
+				*said ? ": " : "", said);
+	else
+		(void)error_set(&err, -EIO, "hooks.%s[%zu] '%s' failed with code %d: %s", name,
+				r->i - 1, r->c->hooks->v[r->kind][r->i - 1]->path, code,
+				*said ? said : "it printed nothing");
+	run_finished(r, &err);
+}
+
+static void on_hook_timeout(void *arg)
+{
+	struct run *r = arg;
+
+	r->timer = NULL;
+	r->too_slow = true;
+	(void)child_pidfd_signal(r->pidfd, SIGKILL);
+}
+
+/* In the child: the shim's own mounts are not for the host's programs. */
+static int enter_host(void *arg)
+{
+	const int *fd = arg;
+
+	if (*fd >= 0 && (setns(*fd, CLONE_NEWNS) < 0 || chdir("/") < 0))
+		return errno;
+	return 0;
+}
+
+static int spawn(struct run *r, const Grpc__Hook *h, struct error *err)
+{
+	struct sandbox *s = r->c->s;
+	auto_free const char **argv = calloc(h->n_args + 2, sizeof(*argv));
+	auto_free const char **envp = calloc(h->n_env + 1, sizeof(*envp));
+	auto_close int in = -1;
+	struct child_id id;
+	int e, pidfd;
+
+	if (!argv || !envp)
+		return error_set(err, -ENOMEM, "out of memory");
+	if (access(h->path, X_OK) < 0)
+		return error_errno(err, -errno, "run '%s'", h->path);
+	argv[0] = h->path;
+	for (size_t i = 0; i < h->n_args; i++)
+		argv[i] = h->args[i];
+	for (size_t i = 0; i < h->n_env; i++)
+		envp[i] = h->env[i];
+	in = state_file(r);
+	r->output = memfd_create("output", MFD_CLOEXEC);
+	if (in < 0 || r->output < 0)
+		return error_errno(err, in < 0 ? in : -errno, "make a file in memory");
+	{
+		struct child_fd fds[] = { { in, 0 }, { r->output, 1 }, { r->output, 2 } };
+		const struct child_options o = {
+			.program = h->path,
+			.argv = argv,
+			.envp = envp,
+			.fds = fds,
+			.n_fds = ARRAY_LEN(fds),
+			.cwd_fd = -1,
+			.prepare = enter_host,
+			.prepare_arg = &s->host_mounts_fd,
+		};
+
+		e = child_spawn(&o, &r->pid, &pidfd);
+	}
+	if (e < 0)
+		return error_errno(err, e, "run '%s'", h->path);
+	if (child_identify(r->pid, &id) == 0)
+		sandbox_record_child(s, &id);
+	r->pidfd = fcntl(pidfd, F_DUPFD_CLOEXEC, 3);
+	e = r->pidfd < 0 ? -errno : loop_pidfd_watch(s->loop, pidfd, on_hook_ended, r, &r->watch);
+	if (e < 0) {
+		(void)child_pidfd_signal(pidfd, SIGKILL);
+		(void)close(pidfd);
+		(void)!child_wait(r->pid, &(int){ 0 });
+		return error_errno(err, e, "watch '%s'", h->path);
+	}
+	return 0;
+}
+
+static void run_next(struct run *r)
+{
+	const struct hooks *hooks = r->c->hooks;
+	struct error err = { 0 };
+	const Grpc__Hook *h;
+	uint64_t ms;
+
+	while (r->kind < KINDS && (kinds[r->kind].point != r->point || r->i == hooks->n[r->kind])) {
+		r->kind++;
+		r->i = 0;
+	}
+	if (r->kind == KINDS) {
+		run_finished(r, NULL);
+		return;
+	}
+	h = hooks->v[r->kind][r->i];
+	r->too_slow = false;
+	if (spawn(r, h, &err) < 0) {
+		cleanup_close_(&r->output);
+		cleanup_close_(&r->pidfd);
+		(void)error_prefix(&err, err.code, "hooks.%s[%zu]", kinds[r->kind].name, r->i);
+		run_finished(r, &err);
+		return;
+	}
+	ms = h->timeout > 0 ? MIN_OF((uint64_t)h->timeout, UINT64_C(3600)) * 1000 : HOOK_TIMEOUT_MS;
+	(void)!loop_timer_start(r->c->s->loop, MIN_OF(ms, (uint64_t)HOOK_TIMEOUT_MS),
+				on_hook_timeout, r, &r->timer);
+}
+
+static bool has_any(const struct hooks *h, enum hook_point point)
+{
+	for (int k = 0; h && k < KINDS; k++)
+		if (kinds[k].point == point && h->n[k])
+			return true;
+	return false;
+}
+
+void hooks_run(struct container *c, enum hook_point point, sandbox_done_fn done, void *arg)
+{
+	struct error err = { 0 };
+	struct run *r;
+
+	if (!has_any(c->hooks, point)) {
+		done(arg, NULL);
+		return;
+	}
+	r = calloc(1, sizeof(*r));
+	if (!r) {
+		(void)error_set(&err, -ENOMEM, "out of memory");
+		done(arg, &err);
+		return;
+	}
+	*r = (struct run){ .c = container_ref(c), .point = point, .done = done, .arg = arg,
+			   .pidfd = -1, .output = -1 };
+	run_next(r);
+}

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Hooks of a container's spec that are programs of the host: they run here, one after the other, in
+ * the host's mount namespace, with the container's state on their standard input. The state's pid
+ * is the VM's process, whose network namespace is the container's. (startContainer hooks are
+ * programs of the container; the agent runs those.) Private to sandbox.
+ */
+#pragma once
+
+#include "sandbox/sandbox.h"
+
+struct container;
+struct hooks; /* of one container; may be NULL in all that follows */
+
+enum hook_point {
+	HOOK_CREATE, /* prestart, createRuntime, createContainer */
+	HOOK_STARTED,
+	HOOK_STOPPED,
+};
+
+/* Takes them out of the spec. -ENOMEM. */
+__must_check int hooks_take(struct container *c);
+/*
+ * Runs those of a point. The first that fails, or takes longer than it may, is the error, with the
+ * last line of what it wrote; those after it do not run.
+ */
+void hooks_run(struct container *c, enum hook_point point, sandbox_done_fn done, void *arg);
+/* With none under way. */
+void hooks_free(struct hooks *h);

@@ -38,7 +38,6 @@ void container_unref(struct container *c)
 	if (!c || --c->refs)
 		return;
 	files_free(c->files);
-	hooks_free(c->hooks);
 	free(c->shm);
 	free(c->shm_size);
 	rootfs_free(&c->root);
@@ -133,6 +132,7 @@ static int build_shm(struct container *c, struct storages *st)
 static void ask_agent(struct container *c)
 {
 	Grpc__CreateContainerRequest req = GRPC__CREATE_CONTAINER_REQUEST__INIT;
+	Grpc__Hooks *hooks = c->spec->hooks, guests;
 	struct storages st = { 0 };
 	struct error err = { 0 };
 	bool shared_pidns;
@@ -164,9 +164,14 @@ static void ask_agent(struct container *c)
 			req.stdout_port = stdio_port(c->init->io, STDIO_OUT);
 			req.stderr_port = stdio_port(c->init->io, STDIO_ERR);
 		}
+		if (hooks) {
+			guests = hooks_of_guest(hooks);
+			c->spec->hooks = &guests;
+		}
 		files_send(c);
 		r = agent_create_container(c->s->agent, &req, on_container_created,
 					   container_ref(c));
+		c->spec->hooks = hooks;
 		if (r < 0) {
 			(void)error_errno(&err, r, "ask the agent");
 			container_unref(c);
@@ -262,7 +267,7 @@ static void on_create_hooks_done(void *arg, const struct error *err)
 {
 	struct container *c = arg;
 
-	if (c->hooks && !err)
+	if (!err && hooks_any(c, HOOK_CREATE))
 		network_sync(c->s);
 	on_part_done(c, err);
 }
@@ -344,8 +349,6 @@ static int prepare(struct container *c, const struct sandbox_create *q, struct e
 	c->init = process_new(c, NULL, &q->stdio, err);
 	if (!c->init)
 		return err->code;
-	if (hooks_take(c) < 0)
-		return error_set(err, -ENOMEM, "out of memory");
 	r = open_stdio(c, err);
 	if (r < 0)
 		return r;

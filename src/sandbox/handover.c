@@ -264,6 +264,7 @@ int sandbox_save(struct sandbox *s, struct arena *a, HandoverSandbox **ret, stru
 	m->pod_exit = handover_exit(a, &s->pod_exit);
 	m->next_serial = s->next_serial;
 	m->vmm_fd = s->vmm ? vmm_connection(s->vmm) : -1;
+	m->host_mounts_fd = s->host_mounts_fd;
 	if (s->agent) {
 		r = save_agent(s, a, m);
 		if (r < 0)
@@ -410,6 +411,7 @@ static int fill(struct sandbox *s, const HandoverSandbox *m)
 	s->pod_exit = handover_get_exit(m->pod_exit);
 	s->next_serial = m->next_serial;
 	s->vmm_fd = m->vmm_fd;
+	s->host_mounts_fd = m->host_mounts_fd;
 	r = handover_copy(&s->netns, m->netns);
 	if (r == 0)
 		r = handover_copy(&s->hostname, m->hostname);

@@ -28,47 +28,44 @@ static const struct {
 	[POSTSTOP] = { "poststop", "stopped", HOOK_STOPPED },
 };
 
-struct hooks {
-	Grpc__Hook **v[KINDS];
-	size_t n[KINDS];
-};
+/* --- the lists --- */
 
-/* --- the list --- */
-
-static void take(struct hooks *h, int kind, Grpc__Hook ***list, size_t *n)
+static Grpc__Hook **list_of(const Grpc__Hooks *h, int kind, size_t *ret_n)
 {
-	h->v[kind] = take_ptr(list);
-	h->n[kind] = *n;
-	*n = 0;
-}
-
-int hooks_take(struct container *c)
-{
-	Grpc__Hooks *from = c->spec->hooks;
-	struct hooks *h;
-
-	if (!from || c->hooks)
-		return 0;
-	h = calloc(1, sizeof(*h));
-	if (!h)
-		return -ENOMEM;
-	take(h, PRESTART, &from->prestart, &from->n_prestart);
-	take(h, CREATE_RUNTIME, &from->createruntime, &from->n_createruntime);
-	take(h, CREATE_CONTAINER, &from->createcontainer, &from->n_createcontainer);
-	take(h, POSTSTART, &from->poststart, &from->n_poststart);
-	take(h, POSTSTOP, &from->poststop, &from->n_poststop);
-	c->hooks = h;
-	return 0;
-}
-
-void hooks_free(struct hooks *h)
-{
-	for (int k = 0; h && k < KINDS; k++) {
-		for (size_t i = 0; i < h->n[k]; i++)
-			protobuf_c_message_free_unpacked(&h->v[k][i]->base, NULL);
-		free(h->v[k]);
+	switch (kind) {
+	case PRESTART:
+		*ret_n = h->n_prestart;
+		return h->prestart;
+	case CREATE_RUNTIME:
+		*ret_n = h->n_createruntime;
+		return h->createruntime;
+	case CREATE_CONTAINER:
+		*ret_n = h->n_createcontainer;
+		return h->createcontainer;
+	case POSTSTART:
+		*ret_n = h->n_poststart;
+		return h->poststart;
+	default:
+		*ret_n = h->n_poststop;
+		return h->poststop;
 	}
-	free(h);
+}
+
+static const Grpc__Hook *hook_at(const struct container *c, int kind, size_t i)
+{
+	size_t n = 0;
+	Grpc__Hook **list = c->spec && c->spec->hooks ? list_of(c->spec->hooks, kind, &n) : NULL;
+
+	return i < n ? list[i] : NULL;
+}
+
+Grpc__Hooks hooks_of_guest(const Grpc__Hooks *all)
+{
+	Grpc__Hooks h = GRPC__HOOKS__INIT;
+
+	h.startcontainer = all->startcontainer;
+	h.n_startcontainer = all->n_startcontainer;
+	return h;
 }
 
 /* --- a run --- */
@@ -149,6 +146,7 @@ static void last_line(int fd, char *ret, size_t size)
 static void on_hook_ended(void *arg)
 {
 	struct run *r = arg;
+	const Grpc__Hook *h = hook_at(r->c, r->kind, r->i);
 	const char *name = kinds[r->kind].name;
 	struct error err = { 0 };
 	char said[OUTPUT_MAX];
@@ -168,11 +166,11 @@ static void on_hook_ended(void *arg)
 	}
 	if (r->too_slow)
 		(void)error_set(&err, -ETIMEDOUT, "hooks.%s[%zu] '%s' took too long%s%s", name,
-				r->i - 1, r->c->hooks->v[r->kind][r->i - 1]->path,
+				r->i - 1, h->path,
 				*said ? ": " : "", said);
 	else
 		(void)error_set(&err, -EIO, "hooks.%s[%zu] '%s' failed with code %d: %s", name,
-				r->i - 1, r->c->hooks->v[r->kind][r->i - 1]->path, code,
+				r->i - 1, h->path, code,
 				*said ? said : "it printed nothing");
 	run_finished(r, &err);
 }
@@ -250,12 +248,12 @@ static int spawn(struct run *r, const Grpc__Hook *h, struct error *err)
 
 static void run_next(struct run *r)
 {
-	const struct hooks *hooks = r->c->hooks;
 	struct error err = { 0 };
-	const Grpc__Hook *h;
+	const Grpc__Hook *h = NULL;
 	uint64_t ms;
 
-	while (r->kind < KINDS && (kinds[r->kind].point != r->point || r->i == hooks->n[r->kind])) {
+	while (r->kind < KINDS && (kinds[r->kind].point != r->point ||
+				   !(h = hook_at(r->c, r->kind, r->i)))) {
 		r->kind++;
 		r->i = 0;
 	}
@@ -263,7 +261,6 @@ static void run_next(struct run *r)
 		run_finished(r, NULL);
 		return;
 	}
-	h = hooks->v[r->kind][r->i];
 	r->too_slow = false;
 	if (spawn(r, h, &err) < 0) {
 		cleanup_close_(&r->output);
@@ -277,10 +274,10 @@ static void run_next(struct run *r)
 				on_hook_timeout, r, &r->timer);
 }
 
-static bool has_any(const struct hooks *h, enum hook_point point)
+bool hooks_any(const struct container *c, enum hook_point point)
 {
-	for (int k = 0; h && k < KINDS; k++)
-		if (kinds[k].point == point && h->n[k])
+	for (int k = 0; k < KINDS; k++)
+		if (kinds[k].point == point && hook_at(c, k, 0))
 			return true;
 	return false;
 }
@@ -290,7 +287,7 @@ void hooks_run(struct container *c, enum hook_point point, sandbox_done_fn done,
 	struct error err = { 0 };
 	struct run *r;
 
-	if (!has_any(c->hooks, point)) {
+	if (!hooks_any(c, point)) {
 		done(arg, NULL);
 		return;
 	}

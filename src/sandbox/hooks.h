@@ -10,7 +10,6 @@
 #include "sandbox/sandbox.h"
 
 struct container;
-struct hooks; /* of one container; may be NULL in all that follows */
 
 enum hook_point {
 	HOOK_CREATE, /* prestart, createRuntime, createContainer */
@@ -18,12 +17,11 @@ enum hook_point {
 	HOOK_STOPPED,
 };
 
-/* Takes them out of the spec. -ENOMEM. */
-__must_check int hooks_take(struct container *c);
+/* What the guest gets of them: those that the agent runs. Borrowed. */
+Grpc__Hooks hooks_of_guest(const Grpc__Hooks *all);
+bool hooks_any(const struct container *c, enum hook_point point);
 /*
  * Runs those of a point. The first that fails, or takes longer than it may, is the error, with the
  * last line of what it wrote; those after it do not run.
  */
 void hooks_run(struct container *c, enum hook_point point, sandbox_done_fn done, void *arg);
-/* With none under way. */
-void hooks_free(struct hooks *h);

@@ -186,7 +186,6 @@ struct container {
 	struct device_use *devices;
 	size_t n_devices;
 	struct files *files;
-	struct hooks *hooks;   /* of the host's, see hooks.h; NULL: none */
 
 	/* creation: the agent is asked when `pending` has come down to 0 */
 	unsigned pending;

@@ -576,7 +576,7 @@ static int restore_links(const HandoverNetwork *m, struct net_link *links)
 int network_restore(struct sandbox *s, const HandoverNetwork *m)
 {
 	const struct net_options o = {
-		.spare = slots(s),
+		.spare = slots(s, NULL, m->path),
 		.rx_rate = s->config->network_rx_rate,
 		.tx_rate = s->config->network_tx_rate,
 	};

@@ -65,6 +65,7 @@ int handover_each_fd(const Caisson__Handover__V1__Handover *m, int (*fn)(void *a
 	for (size_t i = 0; i < m->n_connections; i++)
 		one(&e, m->connections[i]->fd);
 	one(&e, s->vmm_fd);
+	one(&e, s->host_mounts_fd);
 	if (s->agent)
 		one(&e, s->agent->fd);
 	if (s->network)
@@ -241,7 +242,7 @@ static int restore_all(struct shim *shim, const Caisson__Handover__V1__Handover 
 int shim_resume(const struct shim_flags *f)
 {
 	int file = f->handover ? (int)strtol(f->handover, NULL, 10) : -1;
-	struct shim shim = { .log_fd = -1 };
+	struct shim shim = { .log_fd = -1, .host_mounts_fd = -1 };
 	Caisson__Handover__V1__Handover *m;
 	struct error err = { 0 };
 	sigset_t set;

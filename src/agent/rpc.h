@@ -51,6 +51,8 @@ RPC(set_guest_date_time);
 RPC(add_swap_path);
 RPC(health_check);
 RPC(health_version);
+/* rpc_resize.c */
+RPC(resize_guest);
 /* rpc_file.c */
 RPC(copy_file);
 /* rpc_volume.c */

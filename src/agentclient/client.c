@@ -100,6 +100,7 @@ static int call(struct agent_client *c, const char *service, const struct rpc *r
 		Grpc__VersionCheckResponse *: &grpc__version_check_response__descriptor,         \
 		Grpc__WaitProcessResponse *: &grpc__wait_process_response__descriptor,           \
 		Grpc__StatsContainerResponse *: &grpc__stats_container_response__descriptor,     \
+		Grpc__ResizeGuestResponse *: &grpc__resize_guest_response__descriptor,           \
 		Grpc__GetDiagnosticDataResponse *: &grpc__get_diagnostic_data_response__descriptor, \
 		Grpc__WriteStreamResponse *: &grpc__write_stream_response__descriptor,           \
 		Grpc__ReadStreamResponse *: &grpc__read_stream_response__descriptor,             \

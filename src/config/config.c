@@ -204,6 +204,13 @@ static int apply(struct config *cfg, const char *section, const char *key, const
 		cfg->memory = bytes & ~(MIB - 1);
 		return 0;
 	}
+	if (IS("vm", "memory_max")) {
+		*ret_want = "a size up to 1TiB";
+		if (str_parse_size(value, &bytes) < 0 || bytes >> 40 > 1)
+			return -EINVAL;
+		cfg->memory_max = bytes & ~(MIB - 1);
+		return 0;
+	}
 	if (IS("vm", "memory_overhead")) {
 		*ret_want = "a size up to 4GiB";
 		if (str_parse_size(value, &bytes) < 0 || bytes > 4096 * MIB)
@@ -214,6 +221,10 @@ static int apply(struct config *cfg, const char *section, const char *key, const
 	if (IS("vm", "vcpus")) {
 		*ret_want = "a number from 1 to 64";
 		return parse_number(value, 1, 64, &cfg->vcpus);
+	}
+	if (IS("vm", "vcpus_max")) {
+		*ret_want = "a number from 0 to 64";
+		return parse_number(value, 0, 64, &cfg->vcpus_max);
 	}
 	if (IS("vm", "boot_timeout")) {
 		*ret_want = "a time from 100ms to 3600s";
@@ -437,6 +448,8 @@ int config_annotate(struct config *cfg, const char *name, const char *value, boo
 	} known[] = {
 		{ "io.caisson.memory", "vm", "memory" },
 		{ "io.caisson.vcpus", "vm", "vcpus" },
+		{ "io.caisson.memory-max", "vm", "memory_max" },
+		{ "io.caisson.vcpus-max", "vm", "vcpus_max" },
 		{ "io.caisson.kernel", "vm", "kernel" },
 		{ "io.caisson.initrd", "vm", "initrd" },
 		{ "io.caisson.root-image", "vm", "root_image" },
@@ -455,6 +468,8 @@ int config_annotate(struct config *cfg, const char *name, const char *value, boo
 		{ "io.caisson.agent-log-level", "log", "agent_level" },
 		{ "io.katacontainers.config.hypervisor.default_memory", "vm", "memory" },
 		{ "io.katacontainers.config.hypervisor.default_vcpus", "vm", "vcpus" },
+		{ "io.katacontainers.config.hypervisor.default_max_memory", "vm", "memory_max" },
+		{ "io.katacontainers.config.hypervisor.default_maxvcpus", "vm", "vcpus_max" },
 		{ "io.katacontainers.config.hypervisor.kernel", "vm", "kernel" },
 		{ "io.katacontainers.config.hypervisor.initrd", "vm", "initrd" },
 		{ "io.katacontainers.config.hypervisor.image", "vm", "root_image" },
@@ -476,7 +491,7 @@ int config_annotate(struct config *cfg, const char *name, const char *value, boo
 			return 0;
 		}
 		/* Kata counts memory in MiB. */
-		if (strcmp(known[i].key, "memory") == 0 && strncmp(name, "io.kata", 7) == 0 &&
+		if (strncmp(known[i].key, "memory", 6) == 0 && strncmp(name, "io.kata", 7) == 0 &&
 		    strlen(value) < 20 && strspn(value, "0123456789") == strlen(value)) {
 			(void)snprintf(mib, sizeof(mib), "%sMiB", value);
 			v = mib;

@@ -110,6 +110,8 @@ static void on_container_created(void *arg, const struct error *err,
 		else
 			process_watch(c->init);
 		create_finished(c);
+		/* It may be more than the pod was made for. */
+		size_follow(c->s, false, NULL, NULL);
 	}
 	container_unref(c);
 }
@@ -401,6 +403,8 @@ void sandbox_create(struct sandbox *s, const struct sandbox_create *q, sandbox_d
 	}
 	if (r == 0)
 		r = rootfs_check(q, &err);
+	if (r == 0)
+		size_limits(c, c->spec->linux ? c->spec->linux->resources : NULL);
 	if (r < 0) {
 		container_unref(c);
 		done(arg, &err);

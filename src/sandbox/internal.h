@@ -39,6 +39,24 @@ struct stop_waiter {
 	void *arg;
 };
 
+/* What the VM has, see size.c. Memory counts beyond what it booted with, in bytes. */
+struct vm_size {
+	uint32_t boot_mib, boot_vcpus, vcpus_max;
+	struct vmm_range spare[VMM_MAX_SPARE];
+	size_t n_spare;
+	uint32_t vcpus;
+	uint64_t memory;
+	bool sure;              /* that it has these now */
+	uint32_t to_vcpus;      /* what it is being given */
+	uint64_t to_memory;
+	struct resize *resizing; /* the first is under way */
+};
+
+/* Of a container; 0: none. */
+struct limits {
+	uint64_t memory, cpu_quota, cpu_period;
+};
+
 struct network; /* see network.h */
 struct pod_waiter; /* for the pod as a whole, see pod.c */
 struct scratch; /* a disk being made, see scratch.c */
@@ -75,6 +93,7 @@ struct sandbox {
 	bool prepared;        /* the agent has made the sandbox */
 	char *hostname, *cgroup_parent;
 	uint64_t pod_memory, pod_quota, pod_period; /* 0: not said */
+	struct vm_size size;
 	struct timespec created_at;
 	struct sandbox_exit pod_exit;
 	struct pod_waiter *pod_waiters;
@@ -178,6 +197,7 @@ struct container {
 	bool paused, listed, first;
 
 	struct rootfs root;
+	struct limits limits;
 	bool wants_scratch; /* something of it is on the sandbox's scratch disk */
 	struct share_mounts mounts;
 	char *shm, *shm_size; /* /dev/shm that it shares with others of its pod; NULL */
@@ -216,15 +236,29 @@ __must_check int sandbox_attach_vm(struct sandbox *s);
 
 /* --- pod.c --- */
 
-/* What the VM gets. @spec (may be NULL) is the first container's. */
-uint32_t pod_memory_mib(const struct sandbox *s, const Grpc__Spec *spec);
-uint32_t pod_vcpus(const struct sandbox *s, const Grpc__Spec *spec);
 /* The cgroup that was made for the pod, a path from the hierarchy's root; the caller frees. */
 char *pod_cgroup(const struct sandbox *s, const Grpc__Spec *spec);
 /* The agent has made the sandbox. */
 void pod_prepared(struct sandbox *s);
 /* The VM is gone. */
 void pod_gone(struct sandbox *s);
+
+/* --- size.c --- */
+
+/* What the VM starts with, and what it can grow to. @spec (may be NULL) is the first container's. */
+uint32_t pod_memory_mib(const struct sandbox *s, const Grpc__Spec *spec);
+uint32_t pod_vcpus(const struct sandbox *s, const Grpc__Spec *spec);
+uint32_t pod_memory_max_mib(const struct sandbox *s, uint32_t boot_mib);
+uint32_t pod_vcpus_max(const struct sandbox *s, uint32_t boot_vcpus);
+/* The machine runs. */
+void size_of_vm(struct sandbox *s, const struct vmm_info *info);
+/* Takes over what @res (may be NULL) says of a container's limits. */
+void size_limits(struct container *c, const Grpc__LinuxResources *res);
+/*
+ * Has the VM follow its containers' limits. @done (may be NULL) runs when it has what it can get,
+ * perhaps from within the call, and never with an error: what could not be done is in the log.
+ */
+void size_follow(struct sandbox *s, bool shrink, sandbox_done_fn done, void *arg);
 
 /* --- guest.c --- */
 

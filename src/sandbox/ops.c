@@ -176,20 +176,84 @@ void sandbox_pause(struct sandbox *s, const char *id, bool pause, sandbox_done_f
 		op_unsent(op, r);
 }
 
+/* --- limits: the VM grows before and shrinks after the container's change --- */
+
+struct update {
+	struct container *c;
+	Grpc__LinuxResources *res;
+	struct limits before;
+	struct error failure;
+	sandbox_done_fn done;
+	void *arg;
+};
+
+/* Takes @u; @err may be its own. */
+static void update_end(struct update *u, const struct error *err)
+{
+	u->done(u->arg, err);
+	oci_resources_free(u->res);
+	container_unref(u->c);
+	free(u);
+}
+
+static void on_followed(void *arg, const struct error *err)
+{
+	struct update *u = arg;
+
+	(void)err;
+	update_end(u, u->failure.code ? &u->failure : NULL);
+}
+
+static void on_updated(void *arg, const struct error *err, const Google__Protobuf__Empty *answer)
+{
+	struct update *u = arg;
+	struct error room;
+
+	(void)answer;
+	if (err) {
+		u->failure = *sandbox_blame(u->c->s, err, &room);
+		u->c->limits = u->before;
+	}
+	size_follow(u->c->s, true, on_followed, u);
+}
+
+static void on_grown(void *arg, const struct error *none)
+{
+	Grpc__UpdateContainerRequest req = GRPC__UPDATE_CONTAINER_REQUEST__INIT;
+	struct update *u = arg;
+	struct error err = { 0 };
+	int r = sandbox_check_alive(u->c->s, &err);
+
+	(void)none;
+	req.container_id = u->c->id;
+	req.resources = u->res;
+	if (r == 0) {
+		r = agent_update_container(u->c->s->agent, &req, on_updated, u);
+		if (r == 0)
+			return;
+		(void)error_errno(&err, r, "ask the agent");
+	}
+	u->c->limits = u->before;
+	update_end(u, &err);
+}
+
 void sandbox_update(struct sandbox *s, const char *id, Grpc__LinuxResources *res,
 		    sandbox_done_fn done, void *arg)
 {
-	Grpc__UpdateContainerRequest req = GRPC__UPDATE_CONTAINER_REQUEST__INIT;
-	struct op *op = begin(s, id, done, arg);
-	int r;
+	struct error err = { 0 };
+	struct container *c = running(s, id, &err);
+	struct update *u = c ? calloc(1, sizeof(*u)) : NULL;
 
-	if (!op)
+	if (!u) {
+		if (c)
+			(void)error_set(&err, -ENOMEM, "out of memory");
+		oci_resources_free(res);
+		done(arg, &err);
 		return;
-	req.container_id = op->c->id;
-	req.resources = res;
-	r = agent_update_container(s->agent, &req, on_answer, op);
-	if (r < 0)
-		op_unsent(op, r);
+	}
+	*u = (struct update){ container_ref(c), res, c->limits, { 0 }, done, arg };
+	size_limits(c, res);
+	size_follow(s, false, on_grown, u);
 }
 
 static void on_stats(void *arg, const struct error *err, const Grpc__StatsContainerResponse *answer)

@@ -1,17 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A sandbox as a pod: made before any container and alive without one, waited for as a whole, and
- * sized for all its containers.
+ * A sandbox as a pod: made before any container and alive without one, waited for as a whole, in the
+ * cgroup that was made for it.
  */
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "oci/oci.h"
 #include "sandbox/internal.h"
-
-#define MIN_MEMORY ((uint64_t)96 << 20)
-#define MAX_VCPUS  64u
 
 struct pod_waiter {
 	struct pod_waiter *next;
@@ -191,69 +187,4 @@ char *pod_cgroup(const struct sandbox *s, const Grpc__Spec *spec)
 	}
 	end = strrchr(path, '/');
 	return path[0] == '/' && end != path ? strndup(path, (size_t)(end - path)) : NULL;
-}
-
-/* --- size --- */
-
-static uint64_t annotated(const Grpc__Spec *spec, const char *key)
-{
-	const char *text = spec ? oci_annotation_get(spec, key) : NULL;
-	char *end;
-	long long n;
-
-	if (str_empty(text))
-		return 0;
-	errno = 0;
-	n = strtoll(text, &end, 10);
-	return errno || *end || n < 0 ? 0 : (uint64_t)n;
-}
-
-/* What containerd says of all containers together; 0 without a limit. */
-static uint64_t memory_limit(const struct sandbox *s, const Grpc__Spec *spec)
-{
-	const Grpc__LinuxMemory *m = spec && spec->linux && spec->linux->resources ?
-					     spec->linux->resources->memory : NULL;
-
-	if (s->is_pod)
-		return s->pod_memory ? s->pod_memory :
-				       annotated(spec, "io.kubernetes.cri.sandbox-memory");
-	return m && m->limit > 0 ? (uint64_t)m->limit : 0;
-}
-
-uint32_t pod_memory_mib(const struct sandbox *s, const Grpc__Spec *spec)
-{
-	uint64_t bytes = s->config->memory, limit = memory_limit(s, spec);
-
-	/*
-	 * A limit must fit in beside the guest's own needs. The limits of a pod's containers may
-	 * leave out some that have none: it never has less than a pod without limits.
-	 */
-	if (limit && !(spec && oci_annotation_get(spec, "io.caisson.memory"))) {
-		limit += s->config->memory_overhead;
-		bytes = s->is_pod ? MAX_OF(bytes, limit) : limit;
-	}
-	bytes = MAX_OF(bytes, MIN_MEMORY);
-	return (uint32_t)MIN_OF((bytes + (1 << 20) - 1) >> 20, (uint64_t)1 << 20);
-}
-
-uint32_t pod_vcpus(const struct sandbox *s, const Grpc__Spec *spec)
-{
-	const Grpc__LinuxCPU *cpu = spec && spec->linux && spec->linux->resources ?
-					    spec->linux->resources->cpu : NULL;
-	uint64_t n = s->config->vcpus, quota = 0, period = 0;
-
-	if (s->is_pod) {
-		quota = s->pod_quota ? s->pod_quota :
-				       annotated(spec, "io.kubernetes.cri.sandbox-cpu-quota");
-		period = s->pod_quota ? s->pod_period :
-					annotated(spec, "io.kubernetes.cri.sandbox-cpu-period");
-	} else if (cpu && cpu->quota > 0) {
-		quota = (uint64_t)cpu->quota;
-		period = cpu->period;
-	}
-	if (quota && period && !(spec && oci_annotation_get(spec, "io.caisson.vcpus"))) {
-		quota = (quota + period - 1) / period;
-		n = s->is_pod ? MAX_OF(n, quota) : quota;
-	}
-	return (uint32_t)MIN_OF(MAX_OF(n, (uint64_t)1), (uint64_t)MAX_VCPUS);
 }

@@ -194,7 +194,7 @@ static void on_vm_started(struct vmm *vmm, const struct vmm_info *info, void *ar
 	log_write(LOG_INFO, "virtual machine started", "accelerator",
 		  info->accel == VMM_ACCEL_KVM ? "kvm" : "tcg", "machine",
 		  vmm_machine_name(info->machine), NULL);
-	(void)s;
+	size_of_vm(s, info);
 }
 
 static void on_vm_closed(void *arg)
@@ -371,6 +371,8 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 	cfg.cmdline_extra = extra;
 	cfg.memory_mib = pod_memory_mib(s, spec);
 	cfg.vcpus = pod_vcpus(s, spec);
+	cfg.memory_max_mib = pod_memory_max_mib(s, cfg.memory_mib);
+	cfg.vcpus_max = pod_vcpus_max(s, cfg.vcpus);
 	cfg.machine = str_eq(s->config->machine, "q35")	    ? VMM_MACHINE_Q35 :
 		      str_eq(s->config->machine, "microvm") ? VMM_MACHINE_MICROVM :
 		      str_eq(s->config->machine, "builtin") ? VMM_MACHINE_BUILTIN :

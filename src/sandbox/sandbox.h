@@ -209,6 +209,7 @@ void sandbox_resize(struct sandbox *s, const char *id, const char *exec_id, uint
 __must_check int sandbox_close_stdin(struct sandbox *s, const char *id, const char *exec_id,
 				     struct error *err);
 void sandbox_pause(struct sandbox *s, const char *id, bool pause, sandbox_done_fn done, void *arg);
+/* Takes @res in every case. The VM follows what its containers may use together. */
 void sandbox_update(struct sandbox *s, const char *id, Grpc__LinuxResources *res,
 		    sandbox_done_fn done, void *arg);
 

@@ -491,7 +491,7 @@ static void update(void *ctx, struct ttrpc_call *call, const uint8_t *payload, s
 	} else {
 		r = reply_new(shim, call, q->id, NULL);
 		if (r)
-			sandbox_update(shim->sandbox, r->id, res, on_done, r);
+			sandbox_update(shim->sandbox, r->id, take_ptr(&res), on_done, r);
 		oci_resources_free(res);
 	}
 	SHIM_FREE(q);

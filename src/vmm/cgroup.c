@@ -15,7 +15,8 @@
 #include "base/fd.h"
 #include "base/str.h"
 
-#define KILL_WAIT_MS 5000
+#define KILL_WAIT_MS  5000
+#define CPU_PERIOD_US 100000u
 
 const char *cgroup_root(void)
 {
@@ -94,4 +95,20 @@ int cgroup_destroy(const char *path, struct error *err)
 			kill_one_by_one(dirfd);
 		(void)nanosleep(&step, NULL);
 	}
+}
+
+int cgroup_limit_cpu(const char *path, unsigned vcpus, struct error *err)
+{
+	auto_close int dirfd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	char text[48];
+	int r;
+
+	if (dirfd < 0)
+		return error_errno(err, -errno, "open the cgroup '%s'", path);
+	(void)snprintf(text, sizeof(text), "%llu %u", CPU_PERIOD_US * vcpus + CPU_PERIOD_US / 2ull,
+		       CPU_PERIOD_US);
+	r = fd_write_existing(dirfd, "cpu.max", text);
+	if (r == -ENOENT)
+		r = -EOPNOTSUPP;
+	return r < 0 ? error_errno(err, r, "limit the processor time of '%s'", path) : 0;
 }

@@ -19,3 +19,8 @@ int cgroup_path_below(const char *parent, const char *name, char *dst, size_t si
 int cgroup_make(const char *path, struct error *err);
 /* Kills what is in it, waits, and removes it. A missing one is success. */
 int cgroup_destroy(const char *path, struct error *err);
+/*
+ * Limits the processor time of what is in it to that of @vcpus, and half of one for the devices'
+ * threads. -EOPNOTSUPP where the controller is not the cgroup's.
+ */
+int cgroup_limit_cpu(const char *path, unsigned vcpus, struct error *err);

@@ -181,6 +181,18 @@ static pid_t child_of(pid_t pid)
 	return fd_read_file(AT_FDCWD, path, 4096, &text, NULL) == 0 ? (pid_t)atoi(text) : 0;
 }
 
+/* More time than so many processors have: the devices' threads need some, too. */
+static void limit_cpu(struct vmm *v, uint32_t vcpus)
+{
+	struct record rec;
+	struct error err = { 0 };
+
+	if (record_read(v->dirfd, &rec, &err) < 0 || !*rec.cgroup)
+		return;
+	if (cgroup_limit_cpu(rec.cgroup, vcpus, &err) < 0)
+		log_debug("%s", error_text(&err));
+}
+
 static void wait_started_done(void *arg, const struct ttrpc_result *res)
 {
 	struct vmm *v = arg;
@@ -195,7 +207,17 @@ static void wait_started_done(void *arg, const struct ttrpc_result *res)
 		.vmm_pid = v->id.pid,
 		.qemu_pid = child_of(v->id.pid),
 	};
+	info.memory_mib = msg->memory_mib;
+	info.vcpus = msg->vcpus;
+	info.vcpus_max = msg->vcpus_max;
+	for (; info.n_spare < msg->n_spare && info.n_spare < VMM_MAX_SPARE; info.n_spare++)
+		info.spare[info.n_spare] = (struct vmm_range){
+			msg->spare[info.n_spare]->start, msg->spare[info.n_spare]->size
+		};
 	protobuf_c_message_free_unpacked(&msg->base, NULL);
+	/* The boot itself was not limited. */
+	if (info.vcpus_max > info.vcpus)
+		limit_cpu(v, info.vcpus);
 	if (v->events.started)
 		v->events.started(v, &info, v->ctx);
 }
@@ -780,4 +802,26 @@ int vmm_disk_detach(struct vmm *v, const char *serial, vmm_done_fn cb, void *ctx
 
 	req.serial = (char *)serial;
 	return request(v, "DiskDetach", &req.base, &(struct op){ .done = cb, .ctx = ctx });
+}
+
+int vmm_resize(struct vmm *v, const struct vmm_size *size, vmm_done_fn cb, void *ctx)
+{
+	Caisson__Vmm__V1__ResizeRequest req = CAISSON__VMM__V1__RESIZE_REQUEST__INIT;
+	auto_free Caisson__Vmm__V1__Range *ranges = calloc(size->n_unused + 1, sizeof(*ranges));
+	auto_free Caisson__Vmm__V1__Range **unused = calloc(size->n_unused + 1, sizeof(*unused));
+
+	if (!ranges || !unused)
+		return -ENOMEM;
+	for (size_t i = 0; i < size->n_unused; i++) {
+		caisson__vmm__v1__range__init(&ranges[i]);
+		ranges[i].start = size->unused[i].start;
+		ranges[i].size = size->unused[i].size;
+		unused[i] = &ranges[i];
+	}
+	req.vcpus = size->vcpus;
+	req.memory_mib = size->memory_mib;
+	req.unused = unused;
+	req.n_unused = size->n_unused;
+	limit_cpu(v, size->vcpus);
+	return request(v, "Resize", &req.base, &(struct op){ .done = cb, .ctx = ctx });
 }

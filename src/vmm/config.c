@@ -220,9 +220,12 @@ static int check(const struct vmm_config *cfg, uint32_t *ret_features, struct er
 				cfg->memory_mib > MAX_MEMORY_MIB))
 		return error_set(err, -EINVAL, "%u MiB of memory: %u to %u can be given",
 				 cfg->memory_mib, MIN_MEMORY_MIB, MAX_MEMORY_MIB);
-	if (cfg->vcpus > MAX_VCPUS)
-		return error_set(err, -EINVAL, "%u vCPUs: at most %u can be given", cfg->vcpus,
-				 MAX_VCPUS);
+	if (cfg->memory_max_mib > MAX_MEMORY_MIB)
+		return error_set(err, -EINVAL, "%u MiB of memory at most: %u can be given",
+				 cfg->memory_max_mib, MAX_MEMORY_MIB);
+	if (cfg->vcpus > MAX_VCPUS || cfg->vcpus_max > MAX_VCPUS)
+		return error_set(err, -EINVAL, "%u vCPUs: at most %u can be given",
+				 MAX_OF(cfg->vcpus, cfg->vcpus_max), MAX_VCPUS);
 	return 0;
 }
 
@@ -320,6 +323,12 @@ static int pack(const struct vmm_config *cfg, enum vmm_machine machine, enum vmm
 	msg.cmdline_extra = text_or_empty(cfg->cmdline_extra);
 	msg.memory_mib = cfg->memory_mib ? cfg->memory_mib : DEFAULT_MEMORY_MIB;
 	msg.vcpus = cfg->vcpus ? cfg->vcpus : 1;
+	msg.memory_max_mib = MAX_OF(cfg->memory_max_mib, msg.memory_mib);
+	msg.vcpus_max = MAX_OF(cfg->vcpus_max, msg.vcpus);
+	if (machine == VMM_MACHINE_BUILTIN) {
+		msg.memory_max_mib = msg.memory_mib;
+		msg.vcpus_max = msg.vcpus;
+	}
 	msg.machine = (uint32_t)machine;
 	msg.accel = (uint32_t)accel;
 	msg.qemu = text_or_empty(qemu);

@@ -341,7 +341,7 @@ static int take_nics(const Caisson__Vmm__V1__VmConfig *config, struct qemu_nic *
 static int load(struct machine *m, struct machine_fds *fds, struct error *err)
 {
 	auto_close int from = take_fd(&fds->ram);
-	int r = ram_load(m->ram_fd, from, m->ram_size, err);
+	int r = ram_load(m->ram_fd, from, m->map.size, err);
 
 	if (r == 0)
 		qemu_load(m->qemu, take_fd(&fds->state));
@@ -368,7 +368,10 @@ static int launch(uv_loop_t *loop, struct machine *m, const Caisson__Vmm__V1__Vm
 		.incoming = incoming,
 		.typed = typed(config),
 		.memory_mib = config->memory_mib,
+		.memory_all_mib = (uint32_t)(m->map.size >> 20),
+		.memory_boot_end = m->map.boot_end,
 		.vcpus = config->vcpus,
+		.vcpus_max = config->vcpus_max,
 		.tsc_khz = config->tsc_khz,
 		.debug = config->debug,
 		.n_devices = p->n,
@@ -393,8 +396,8 @@ static int launch(uv_loop_t *loop, struct machine *m, const Caisson__Vmm__V1__Vm
 		r = start_backends(m, p, false, err);
 	if (r == 0 && incoming)
 		r = load(m, fds, err);
-	if (config->template_ != CAISSON__VMM__V1__TEMPLATE__TEMPLATE_SAVE)
-		(void)close(take_fd(&m->ram_fd));
+	if (!m->may_save)
+		machine_release_ram(m);
 	return r;
 }
 
@@ -476,6 +479,15 @@ static int launch_builtin(uv_loop_t *loop, struct machine *m,
 	return r < 0 ? r : monitor_start(m->monitor, err);
 }
 
+static struct memmap memory_map(const Caisson__Vmm__V1__VmConfig *config)
+{
+	struct memmap map;
+
+	memmap_make((enum vmm_machine)config->machine, config->memory_mib, config->memory_max_mib,
+		    &map);
+	return map;
+}
+
 int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
 		  struct machine_fds *fds, const struct machine_ops *ops, void *ctx,
 		  struct machine **ret_machine, struct error *err)
@@ -484,6 +496,7 @@ int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
 	__attribute__((cleanup(pending_fini))) struct pending p = { .builtin = builtin };
 	struct builtin_fds files = { -1, -1, -1 };
 	struct machine *m = calloc(1, sizeof(*m));
+	const struct memmap map = memory_map(config);
 	int shares[VMM_MAX_SHARES] = { -1, -1, -1, -1 };
 	struct jail_share jail_shares[VMM_MAX_SHARES];
 	const struct jail jail = {
@@ -495,7 +508,7 @@ int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
 		.netns_fd = fds->netns,
 		.kvm = config->accel == VMM_ACCEL_KVM,
 		.proc = config->n_shares > 0,
-		.ram_size = (uint64_t)config->memory_mib << 20,
+		.ram_size = map.size,
 		.shares = jail_shares,
 		.share_fds = shares,
 		.n_shares = config->n_shares,
@@ -509,7 +522,9 @@ int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
 	m->ctx = ctx;
 	m->console_fd = take_fd(&fds->console);
 	m->ram_fd = m->saving.ram = m->saving.state = -1;
-	m->ram_size = jail.ram_size;
+	m->map = map;
+	m->vcpus_max = config->vcpus_max;
+	m->may_save = config->template_ == CAISSON__VMM__V1__TEMPLATE__TEMPLATE_SAVE;
 	console_init(&m->console, uv_hrtime());
 	for (size_t i = 0; i < config->n_shares; i++)
 		jail_shares[i] = (struct jail_share){ config->shares[i]->path,

@@ -9,6 +9,7 @@
 
 #include "vmm.pb-c.h"
 #include "vmm/console.h"
+#include "vmm/memmap.h"
 
 struct machine;
 
@@ -61,6 +62,10 @@ int machine_attach_disk(struct machine *m, int fd, int direct_fd,
 int machine_measure_disk(struct machine *m, const char *serial, struct vmm_place *ret_place,
 			 struct error *err);
 int machine_detach_disk(struct machine *m, const char *serial, struct error *err);
+
+/* The host's part of vmm_resize(). */
+int machine_resize(struct machine *m, const Caisson__Vmm__V1__ResizeRequest *to, struct error *err);
+const struct memmap *machine_memory(const struct machine *m);
 
 pid_t machine_qemu_pid(const struct machine *m);
 const struct console *machine_console(const struct machine *m);

@@ -1,3 +1,4 @@
+#include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -38,6 +39,42 @@ void machine_stop(struct machine *m)
 	qemu_kill(m->qemu);
 }
 
+void machine_release_ram(struct machine *m)
+{
+	if (m->map.n_spare)
+		return;
+	cleanup_close_(&m->ram_fd);
+	m->ram_fd = -1;
+}
+
+const struct memmap *machine_memory(const struct machine *m)
+{
+	return &m->map;
+}
+
+int machine_resize(struct machine *m, const Caisson__Vmm__V1__ResizeRequest *to, struct error *err)
+{
+	if (to->vcpus < 1 || to->vcpus > m->vcpus_max)
+		return error_set(err, -EINVAL, "%u vCPUs: the machine has at most %u", to->vcpus,
+				 m->vcpus_max);
+	if (to->memory_mib > m->map.size >> 20)
+		return error_set(err, -EINVAL, "%u MiB: the machine has at most %llu",
+				 to->memory_mib, (unsigned long long)(m->map.size >> 20));
+	for (size_t i = 0; i < to->n_unused; i++) {
+		const struct vmm_range range = { to->unused[i]->start, to->unused[i]->size };
+		uint64_t at;
+
+		if (memmap_find_spare(&m->map, &range, &at) < 0)
+			return error_set(err, -EINVAL, "there is no spare memory at %#llx",
+					 (unsigned long long)range.start);
+		if (fallocate(m->ram_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at,
+			      (off_t)range.size) < 0)
+			return error_errno(err, -errno, "free the memory at %#llx",
+					   (unsigned long long)range.start);
+	}
+	return 0;
+}
+
 /* --- templates --- */
 
 static void ignore(void *ctx, const struct error *err)
@@ -52,8 +89,8 @@ static void resumed(void *ctx, const struct error *err)
 	const struct saving s = m->saving;
 
 	m->saving = (struct saving){ .ram = -1, .state = -1 };
-	cleanup_close_(&m->ram_fd);
-	m->ram_fd = -1;
+	m->may_save = false;
+	machine_release_ram(m);
 	s.done(s.ctx, err);
 }
 
@@ -66,7 +103,7 @@ static void saved(void *ctx, const struct error *err)
 	if (err)
 		e = *err;
 	else
-		(void)ram_store(m->ram_fd, m->saving.ram, m->ram_size, &e);
+		(void)ram_store(m->ram_fd, m->saving.ram, m->map.size, &e);
 	(void)close(take_fd(&m->saving.ram));
 	(void)close(take_fd(&m->saving.state));
 	if (e.code) {
@@ -86,11 +123,12 @@ static void save_builtin(struct machine *m, int ram, int state, machine_done_fn 
 	monitor_freeze(m->monitor);
 	r = monitor_save(m->monitor, state, &err);
 	if (r == 0)
-		r = ram_store(m->ram_fd, ram, m->ram_size, &err);
+		r = ram_store(m->ram_fd, ram, m->map.size, &err);
 	monitor_thaw(m->monitor);
 	(void)close(ram);
 	(void)close(state);
-	(void)close(take_fd(&m->ram_fd));
+	m->may_save = false;
+	machine_release_ram(m);
 	cb(ctx, r < 0 ? &err : NULL);
 }
 
@@ -98,11 +136,11 @@ int machine_save(struct machine *m, int ram, int state, machine_done_fn cb, void
 {
 	int r = -EBUSY;
 
-	if (m->monitor && m->ram_fd >= 0) {
+	if (m->monitor && m->may_save) {
 		save_builtin(m, ram, state, cb, ctx);
 		return 0;
 	}
-	if (m->qemu && m->ram_fd >= 0 && !m->saving.done) {
+	if (m->qemu && m->may_save && !m->saving.done) {
 		m->saving = (struct saving){ ram, state, cb, ctx };
 		r = qemu_save(m->qemu, state, saved, m);
 		if (r == 0)

@@ -73,6 +73,8 @@ static void waiter_gone(void *arg, struct ttrpc_call *call)
 static void tell_info(struct service *s, struct ttrpc_call *call)
 {
 	Caisson__Vmm__V1__InfoResponse res = CAISSON__VMM__V1__INFO_RESPONSE__INIT;
+	Caisson__Vmm__V1__Range ranges[VMM_MAX_SPARE], *spare[VMM_MAX_SPARE];
+	const struct memmap *map;
 
 	if (s->over) {
 		ttrpc_call_fail(call, TTRPC_FAILED_PRECONDITION, "%s", s->text);
@@ -82,6 +84,18 @@ static void tell_info(struct service *s, struct ttrpc_call *call)
 	res.accel = s->config->accel;
 	res.qemu_pid = machine_qemu_pid(s->machine);
 	res.running = s->running;
+	res.memory_mib = s->config->memory_mib;
+	res.vcpus = s->config->vcpus;
+	res.vcpus_max = s->config->vcpus_max;
+	map = machine_memory(s->machine);
+	for (size_t i = 0; i < map->n_spare; i++) {
+		caisson__vmm__v1__range__init(&ranges[i]);
+		ranges[i].start = map->spare[i].start;
+		ranges[i].size = map->spare[i].size;
+		spare[i] = &ranges[i];
+	}
+	res.spare = spare;
+	res.n_spare = map->n_spare;
 	ttrpc_reply_msg(call, &res.base);
 }
 
@@ -330,6 +344,24 @@ static void on_disk_measure(void *ctx, struct ttrpc_call *call, const uint8_t *d
 	protobuf_c_message_free_unpacked(&req->base, NULL);
 }
 
+static void on_resize(void *ctx, struct ttrpc_call *call, const uint8_t *data, size_t len)
+{
+	struct service *s = ctx;
+	Caisson__Vmm__V1__ResizeRequest *req;
+	struct error err = { 0 };
+
+	req = ttrpc_call_unpack(call, &caisson__vmm__v1__resize_request__descriptor, data, len);
+	if (!req)
+		return;
+	if (usable(s, call)) {
+		if (machine_resize(s->machine, req, &err) < 0)
+			ttrpc_call_fail_error(call, &err);
+		else
+			ttrpc_reply_empty(call);
+	}
+	protobuf_c_message_free_unpacked(&req->base, NULL);
+}
+
 static void on_console(void *ctx, struct ttrpc_call *call, const uint8_t *data, size_t len)
 {
 	struct service *s = ctx;
@@ -362,6 +394,7 @@ static const struct ttrpc_method methods[] = {
 	{ "DiskDetach", on_disk_detach, 0 },
 	{ "DiskMeasure", on_disk_measure, 0 },
 	{ "SaveTemplate", on_save_template, 0 },
+	{ "Resize", on_resize, 0 },
 	{ "Console", on_console, 0 },
 };
 

@@ -75,9 +75,10 @@ static int add_config(struct buf *b, const struct vmm_config *cfg, struct error 
 		if (buf_printf(b, "share %s\n", msg->shares[i]->tag) < 0)
 			r = error_set(err, -ENOMEM, "no memory for a template's key");
 	/* The frequency is the boot's; what was measured of it differs a little each time. */
-	if (r == 0 && buf_printf(b, "machine %u memory %u vcpus %u shelf %u tsc %d debug %d\n%s\n",
-				 msg->machine, msg->memory_mib, msg->vcpus, msg->shelf,
-				 msg->tsc_khz != 0, msg->debug, msg->cmdline_extra) < 0)
+	if (r == 0 && buf_printf(b, "machine %u memory %u to %u vcpus %u to %u shelf %u tsc %d debug %d\n%s\n",
+				 msg->machine, msg->memory_mib, msg->memory_max_mib, msg->vcpus,
+				 msg->vcpus_max, msg->shelf, msg->tsc_khz != 0, msg->debug,
+				 msg->cmdline_extra) < 0)
 		r = error_set(err, -ENOMEM, "no memory for a template's key");
 	caisson__vmm__v1__vm_config__free_unpacked(msg, NULL);
 	return r;

@@ -43,6 +43,8 @@
 #define VMM_TAG_MAX    36u
 #define VMM_ID_MAX     128u
 #define VMM_CONSOLE_RING (64u * 1024u)
+#define VMM_MEMORY_BLOCK (UINT64_C(128) << 20) /* a running guest adds and gives up memory in these */
+#define VMM_MAX_SPARE  2u          /* pieces of memory beyond what a guest boots with */
 
 #define VMM_GUEST_CID  3u
 
@@ -67,6 +69,11 @@ struct vmm_disk {
 	bool ephemeral;
 	bool direct;                /* past the host's page cache; vmm_disk_attach() only */
 	uint64_t bytes_per_s, ops_per_s; /* limits, 0: none */
+};
+
+/* Memory of the guest, in bytes of its physical addresses. */
+struct vmm_range {
+	uint64_t start, size;
 };
 
 /* Where an attached disk is on the device with the serial VMM_SHELF_SERIAL, in bytes. */
@@ -128,6 +135,8 @@ struct vmm_config {
 
 	uint32_t memory_mib;        /* default 256; at least 64 */
 	uint32_t vcpus;             /* default 1 */
+	uint32_t memory_max_mib;    /* what vmm_resize() can give it; default: no more than the above */
+	uint32_t vcpus_max;
 	enum vmm_machine machine;
 	enum vmm_accel accel;
 
@@ -178,6 +187,10 @@ struct vmm_info {
 	enum vmm_accel accel;       /* never AUTO */
 	pid_t vmm_pid;
 	pid_t qemu_pid;             /* as seen from the caller's pid namespace; 0: there is none */
+	uint32_t memory_mib, vcpus; /* that it started with */
+	uint32_t vcpus_max;
+	struct vmm_range spare[VMM_MAX_SPARE]; /* whole blocks that it can add, and lies fallow */
+	size_t n_spare;
 };
 
 struct vmm;
@@ -235,6 +248,23 @@ int vmm_resume(struct vmm *vmm, vmm_done_fn cb, void *ctx);
 int vmm_shutdown(struct vmm *vmm, vmm_done_fn cb, void *ctx);
 /* SIGKILL to everything of this VM; exited() follows. Cannot fail, may be repeated. */
 void vmm_kill(struct vmm *vmm);
+
+/*
+ * The size of a running machine. It can grow to what was said at its start: processors that the guest
+ * boots without and memory that it does not know are there, unused, and cost next to nothing. The
+ * caller has the guest switch them on and off (see vmm_info); this call does the host's part. Before
+ * the guest grows it is granted what it will have. After it has shrunk the rest is taken back: it gets
+ * no more processor time than @vcpus use, where the VM's cgroup can limit that, and the memory of the
+ * @n_unused ranges, whole blocks of the spare memory that the guest has given up, is the host's again.
+ * -EINVAL: more than the machine's maximum, or not spare memory.
+ */
+struct vmm_size {
+	uint32_t vcpus;
+	uint32_t memory_mib;
+	const struct vmm_range *unused;
+	size_t n_unused;
+};
+int vmm_resize(struct vmm *vmm, const struct vmm_size *size, vmm_done_fn cb, void *ctx);
 
 /*
  * Puts a disk on the shelf, where the guest can use it from when @cb runs: it is told the place and

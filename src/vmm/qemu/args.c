@@ -137,7 +137,7 @@ int qemu_cmdline(const struct qemu_plan *plan, char **ret, struct error *err)
 		if (plan->tsc_khz)
 			fprintf(f, " tsc_early_khz=%u", plan->tsc_khz);
 		/* The PIT serves as the one CPU's timer: no 100 ms to calibrate the local APIC's. */
-		if (plan->vcpus <= 1)
+		if (MAX_OF(plan->vcpus, plan->vcpus_max) <= 1)
 			fputs(" nolapic_timer", f);
 		/*
 		 * Our block and file system back-ends write to guest memory behind TCG's back, which
@@ -146,6 +146,11 @@ int qemu_cmdline(const struct qemu_plan *plan, char **ret, struct error *err)
 		 */
 		fputs(" init_on_alloc=1", f);
 	}
+	/* What the guest may get later it leaves alone, and knows nothing of. */
+	if (plan->vcpus_max > plan->vcpus)
+		fprintf(f, " maxcpus=%u", plan->vcpus);
+	if (plan->memory_all_mib > plan->memory_mib)
+		fprintf(f, " mem=%" PRIu64 "M", plan->memory_boot_end >> 20);
 	/* The kernel would size these for a machine that runs more than one small pod. */
 	if (plan->memory_mib <= SMALL_MIB)
 		fputs(" dhash_entries=4096 ihash_entries=2048 thash_entries=1024 dummy.numdummies=0", f);
@@ -176,6 +181,7 @@ int qemu_cmdline(const struct qemu_plan *plan, char **ret, struct error *err)
 
 static int add_machine(struct argv *a, const struct qemu_plan *plan)
 {
+	uint32_t memory = MAX_OF(plan->memory_mib, plan->memory_all_mib);
 	bool kvm = plan->accel == VMM_ACCEL_KVM;
 	int r = 0;
 
@@ -199,14 +205,14 @@ static int add_machine(struct argv *a, const struct qemu_plan *plan)
 	else
 		r |= argv_opt(a, "-accel", "tcg,thread=multi,tb-size=%u", 128u);
 	r |= argv_opt(a, "-cpu", "%s", kvm ? "host" : "max,erms=off");
-	r |= argv_opt(a, "-smp", "%u", plan->vcpus);
+	r |= argv_opt(a, "-smp", "%u", MAX_OF(plan->vcpus, plan->vcpus_max));
 	if (plan->root_image && plan->machine == VMM_MACHINE_Q35)
-		r |= argv_opt(a, "-m", "%uM,slots=2,maxmem=%" PRIu64 "M", plan->memory_mib,
-			      plan->memory_mib + plan->root_image_size / (1024 * 1024) + 256);
+		r |= argv_opt(a, "-m", "%uM,slots=2,maxmem=%" PRIu64 "M", memory,
+			      memory + plan->root_image_size / (1024 * 1024) + 256);
 	else
-		r |= argv_opt(a, "-m", "%uM", plan->memory_mib);
+		r |= argv_opt(a, "-m", "%uM", memory);
 	r |= argv_opt(a, "-object", "memory-backend-file,id=ram,mem-path=%s,size=%uM,share=on",
-		      plan->ram, plan->memory_mib);
+		      plan->ram, memory);
 	if (plan->incoming)
 		r |= argv_opt(a, "-incoming", "defer");
 	return r;

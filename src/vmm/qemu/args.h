@@ -50,8 +50,11 @@ struct qemu_plan {
 	const char *root_image;         /* or NULL; q35 only */
 	uint64_t root_image_size;
 	const char *cmdline_extra;      /* or NULL */
-	uint32_t memory_mib;
-	uint32_t vcpus;
+	uint32_t memory_mib;            /* that the guest boots with */
+	uint32_t memory_all_mib;        /* with its spare memory; 0: there is none */
+	uint64_t memory_boot_end;       /* address of the end of what it boots with */
+	uint32_t vcpus;                 /* likewise */
+	uint32_t vcpus_max;             /* 0: no more than these */
 	uint32_t tsc_khz;               /* of the host, 0: not known */
 	bool debug;
 	bool typed;                     /* microvm, and the kernel understands virtio_mmio.type */

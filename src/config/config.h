@@ -33,7 +33,7 @@ struct config {
 	uint64_t memory;        /* bytes of guest memory without a limit from the container */
 	uint64_t memory_overhead; /* bytes added to a container's limit */
 	unsigned vcpus;
-	/* What a running guest can grow to with its containers' limits. 0: it stays as it started. */
+	/* What a running guest can grow to with its containers' limits. 0: nothing is said. */
 	uint64_t memory_max;
 	unsigned vcpus_max;
 	unsigned boot_timeout_ms;

@@ -6,12 +6,15 @@
  */
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "oci/oci.h"
 #include "sandbox/internal.h"
 
 #define MIN_MEMORY  ((uint64_t)96 << 20)
 #define MAX_VCPUS   64u
+#define MAX_MEMORY  ((uint64_t)1 << 40)
+#define POD_VCPUS   8u /* that a pod can have if nothing else is said */
 #define MIB         ((uint64_t)1 << 20)
 #define RESIZE_MS   10000u /* for the guest to add or give up what it is asked to */
 
@@ -87,14 +90,25 @@ uint32_t pod_vcpus(const struct sandbox *s, const Grpc__Spec *spec)
 	return (uint32_t)MIN_OF(MAX_OF(n, (uint64_t)1), (uint64_t)MAX_VCPUS);
 }
 
+/* Unless said otherwise a pod can have what the host has, and others stay as they start. */
 uint32_t pod_memory_max_mib(const struct sandbox *s, uint32_t boot_mib)
 {
-	return (uint32_t)MAX_OF(s->config->memory_max >> 20, (uint64_t)boot_mib);
+	uint64_t max = s->config->memory_max, page = (uint64_t)sysconf(_SC_PAGESIZE);
+	long pages = s->is_pod && !max ? sysconf(_SC_PHYS_PAGES) : 0;
+
+	if (pages > 0)
+		max = MIN_OF((uint64_t)pages * page, MAX_MEMORY);
+	return (uint32_t)MAX_OF(max >> 20, (uint64_t)boot_mib);
 }
 
 uint32_t pod_vcpus_max(const struct sandbox *s, uint32_t boot_vcpus)
 {
-	return MAX_OF(s->config->vcpus_max, boot_vcpus);
+	uint32_t max = s->config->vcpus_max;
+	long n = s->is_pod && !max ? sysconf(_SC_NPROCESSORS_ONLN) : 0;
+
+	if (n > 0)
+		max = (uint32_t)MIN_OF(n, (long)POD_VCPUS);
+	return MAX_OF(max, boot_vcpus);
 }
 
 /* --- while it runs --- */

@@ -387,6 +387,32 @@ def test_limits_are_changed_in_place(pod):
     k.remove()
 
 
+def test_the_virtual_machine_follows_the_limits(cri):
+    p = cri.pod("follows")
+    k = p.run("main", *LOOP, resources=dict(memory_limit_in_bytes=64 << 20))
+    other = p.run("other", *LOOP, resources=dict(cpu_period=100000, cpu_quota=50000))
+
+    def size():
+        text = other.sh("nproc; grep MemTotal /proc/meminfo")
+        return int(text.split()[0]), int(text.split()[2]) >> 10
+
+    cpus, memory = size()
+    assert cpus == 1 and memory < 256
+    k.update(memory_limit_in_bytes=700 << 20, cpu_period=100000, cpu_quota=120000)
+    grown = size()
+    # 700 and the overhead, less 256, in blocks of 128: four; the kernel's tables are not counted.
+    assert grown[0] == 2 and 500 <= grown[1] - memory <= 512, grown
+    # It can be used.
+    assert "1+0 records out" in k.sh("dd if=/dev/zero of=/dev/null bs=400M count=1 2>&1")
+    k.update(memory_limit_in_bytes=64 << 20, cpu_period=100000, cpu_quota=50000)
+    cpus, after = size()
+    assert cpus == 1 and after - memory <= 128, (memory, after)
+    # Once more, and the container's end counts as well.
+    k.update(memory_limit_in_bytes=700 << 20, cpu_period=100000, cpu_quota=120000)
+    assert size() == grown
+    p.remove()
+
+
 # --- failures ---
 
 @pytest.mark.parametrize("victim", ["caisson-shim", "caisson-vmm", "qemu-system-x86"])

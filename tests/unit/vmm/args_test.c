@@ -51,6 +51,29 @@ static void microvm_lists_its_devices(void **state)
 	free(text);
 }
 
+static void what_can_grow_is_left_alone_at_first(void **state)
+{
+	struct qemu_plan plan = plan_of(VMM_MACHINE_MICROVM);
+	struct argv a = { 0 };
+	char *text = NULL;
+
+	(void)state;
+	assert_int_equal(qemu_cmdline(&plan, &text, NULL), 0);
+	assert_null(strstr(text, "maxcpus="));
+	assert_null(strstr(text, "mem="));
+	free(text);
+	plan.vcpus_max = 4;
+	plan.memory_all_mib = 5120;
+	plan.memory_boot_end = (uint64_t)128 << 20;
+	assert_int_equal(qemu_cmdline(&plan, &text, NULL), 0);
+	assert_non_null(strstr(text, " maxcpus=2 mem=128M "));
+	free(text);
+	assert_int_equal(qemu_args(&plan, &a, NULL), 0);
+	assert_true(has(&a, "-smp", "4"));
+	assert_true(has(&a, "-m", "5120M"));
+	argv_fini(&a);
+}
+
 static void q35_finds_them_by_pci(void **state)
 {
 	struct qemu_plan plan = plan_of(VMM_MACHINE_Q35);
@@ -149,6 +172,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(microvm_lists_its_devices),
+		cmocka_unit_test(what_can_grow_is_left_alone_at_first),
 		cmocka_unit_test(q35_finds_them_by_pci),
 		cmocka_unit_test(values_are_escaped),
 		cmocka_unit_test(sandbox_is_on),

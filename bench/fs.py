@@ -9,7 +9,7 @@ The C virtiofsd is measured as it comes, which is without extended attributes, a
 has: attributes and ACLs cost a question of the guest's kernel here and there.
 
 fs.py [-r ROUNDS] [-o OUR,OPTIONS] [WORKLOAD...]; CAISSON_VHOST_DEVICE names our program; runs as
-root. The Rust virtiofsd is measured where its package is installed.
+root. The Rust virtiofsd, of a newer Debian, is measured where tests/peers/get has brought it.
 """
 
 import argparse
@@ -25,6 +25,7 @@ TOP = pathlib.Path(__file__).resolve().parents[1]
 KERNEL = pathlib.Path(os.environ.get("CAISSON_KERNEL", "/var/cache/caisson/guest/current/vmlinux"))
 C_PEER = pathlib.Path("/usr/lib/qemu/virtiofsd")
 RUST_PEER = pathlib.Path("/usr/libexec/virtiofsd")
+PEERS = pathlib.Path(os.environ.get("CAISSON_PEERS", "/var/cache/caisson/peers"))
 TICK = os.sysconf("SC_CLK_TCK")
 MEMORY = 1024
 
@@ -199,6 +200,17 @@ class Guest:
         self.log.close()
 
 
+def rust_peer():
+    """Its command; a newer Debian's comes with the libraries of that Debian."""
+    if RUST_PEER.exists():
+        return [str(RUST_PEER)]
+    root = PEERS / "virtiofsd"
+    if not (root / "usr/libexec/virtiofsd").exists():
+        return None
+    return [str(root / "usr/lib64/ld-linux-x86-64.so.2"), "--library-path",
+            str(root / "usr/lib/x86_64-linux-gnu"), str(root / "usr/libexec/virtiofsd")]
+
+
 def peers():
     found = []
     if C_PEER.exists():
@@ -206,10 +218,12 @@ def peers():
         found += [("C virtiofsd", c), ("C virtiofsd -o xattr,posix_acl", [*c, "-o", "xattr,posix_acl"])]
     else:
         print("C virtiofsd: skipped, install qemu-system-common.\n")
-    if RUST_PEER.exists():
-        found.append(("Rust virtiofsd", [str(RUST_PEER), "--socket-path={socket}", "--shared-dir={share}"]))
+    rust = rust_peer()
+    if rust:
+        rust += ["--socket-path={socket}", "--shared-dir={share}", "--log-level=error"]
+        found += [("Rust virtiofsd", rust), ("Rust virtiofsd --xattr", [*rust, "--xattr", "--posix-acl"])]
     else:
-        print("Rust virtiofsd: skipped, Debian 12 has no package of it.\n")
+        print("Rust virtiofsd: skipped, run tests/peers/get.\n")
     return found
 
 

@@ -41,8 +41,14 @@ static void balloon_kick(struct virtio_dev *dev, unsigned q)
 	struct vq_chain chain = { .iov = b->segs, .iov_cap = MAX_SEGS };
 
 	vq_disable_kick(vq);
-	for (;;) {
-		int r = vq_pop(vq, &chain);
+	for (unsigned n = 0;; n++) {
+		int r;
+
+		if (n == VIRTIO_KICK_BUDGET) {
+			virtio_dev_kick_again(dev, q);
+			break;
+		}
+		r = vq_pop(vq, &chain);
 
 		if (r == 0 && vq_enable_kick(vq))
 			continue;

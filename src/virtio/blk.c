@@ -283,7 +283,7 @@ static bool take_all(struct blk_dev *blk, unsigned q)
 	struct vq_chain chain = { .iov = blk->segs, .iov_cap = MAX_SEGS };
 
 	vq_disable_kick(vq);
-	while (has_room(blk)) {
+	for (unsigned n = 0; n < VIRTIO_KICK_BUDGET && has_room(blk); n++) {
 		int r = vq_pop(vq, &chain);
 
 		if (r == -EPROTO)

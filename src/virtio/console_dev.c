@@ -57,9 +57,13 @@ static void serve(struct console_dev *c)
 	struct vq *vq = &c->dev.queues[QUEUE_TX];
 
 	vq_disable_kick(vq);
-	for (;;) {
+	for (unsigned n = 0;; n++) {
 		int r;
 
+		if (n == VIRTIO_KICK_BUDGET) {
+			virtio_dev_kick_again(&c->dev, QUEUE_TX);
+			break;
+		}
 		if (c->writing) {
 			if (!write_chain(c))
 				break;

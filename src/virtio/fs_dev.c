@@ -34,7 +34,6 @@
 /* Headers and 1 MiB in pages, each way, and pages that straddle regions. */
 #define MAX_SEGS     600u
 #define NOTIFY_EVERY 16u
-#define KICK_BUDGET  4096u
 #define THREAD_STACK (256u * 1024u)
 #define RETRY_NS     UINT64_C(10000000)
 
@@ -236,10 +235,15 @@ static void kick_hiprio(struct fs_dev *fd)
 	struct vq_chain chain = { .iov = fd->hiprio.segs, .iov_cap = MAX_SEGS };
 
 	vq_disable_kick(vq);
-	for (;;) {
-		int r = vq_pop(vq, &chain);
+	for (unsigned done = 0;; done++) {
 		size_t n;
+		int r;
 
+		if (done == VIRTIO_KICK_BUDGET) {
+			virtio_dev_kick_again(&fd->dev, 0);
+			break;
+		}
+		r = vq_pop(vq, &chain);
 		if (r == 0 && vq_enable_kick(vq))
 			continue;
 		if (r <= 0)
@@ -269,7 +273,7 @@ static void serve(struct fs_thread *t, struct fs_queue *q)
 	unsigned done = 0;
 
 	vq_disable_kick(vq);
-	while (done < KICK_BUDGET) {
+	while (done < VIRTIO_KICK_BUDGET) {
 		int r = vq_pop(vq, &chain);
 		size_t n;
 

@@ -74,9 +74,15 @@ static void config_changed(void *transport)
 	mmio_interrupt(m, INTERRUPT_CONFIG);
 }
 
+static void kick_again(void *transport, unsigned q)
+{
+	virtio_kick_raise(((struct virtio_mmio *)transport)->queues[q].kick_fd);
+}
+
 static const struct virtio_transport_ops transport_ops = {
 	.notify = notify,
 	.config_changed = config_changed,
+	.kick_again = kick_again,
 };
 
 static void check_broken(void *transport, unsigned q)

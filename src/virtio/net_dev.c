@@ -290,9 +290,14 @@ static void transmit(struct net_pair *p)
 	if (!vq->started)
 		return;
 	vq_disable_kick(vq);
-	while (!p->out_len || flush_stream(p)) {
-		int r = vq_pop(vq, &chain);
+	for (unsigned n = 0; !p->out_len || flush_stream(p); n++) {
+		int r;
 
+		if (n == VIRTIO_KICK_BUDGET) {
+			virtio_dev_kick_again(&p->net->dev, 2 * p->index + 1);
+			break;
+		}
+		r = vq_pop(vq, &chain);
 		if (r == 0 && vq_enable_kick(vq))
 			continue;
 		if (r == -EPROTO)
@@ -381,10 +386,15 @@ static void serve_control(struct net_dev *net)
 	unsigned q = 2 * net->n_pairs;
 	struct vq *vq = &net->dev.queues[q];
 
-	for (;;) {
-		int r = vq_pop(vq, &chain);
+	for (unsigned n = 0;; n++) {
 		uint8_t status;
+		int r;
 
+		if (n == VIRTIO_KICK_BUDGET) {
+			virtio_dev_kick_again(&net->dev, q);
+			break;
+		}
+		r = vq_pop(vq, &chain);
 		if (r == 0 && vq_enable_kick(vq))
 			continue;
 		if (r <= 0)

@@ -26,10 +26,15 @@ static void rng_kick(struct virtio_dev *dev, unsigned q)
 	uint8_t data[MAX_BYTES];
 
 	vq_disable_kick(vq);
-	for (;;) {
-		int r = vq_pop(vq, &chain);
+	for (unsigned done = 0;; done++) {
 		ssize_t n;
+		int r;
 
+		if (done == VIRTIO_KICK_BUDGET) {
+			virtio_dev_kick_again(dev, q);
+			break;
+		}
+		r = vq_pop(vq, &chain);
 		if (r == 0 && vq_enable_kick(vq))
 			continue;
 		if (r == -EPROTO)

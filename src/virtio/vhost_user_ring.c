@@ -85,7 +85,13 @@ void vhu_config_changed(void *transport)
 		log_debug("%s: config change not sent: %m", vu->dev->name);
 }
 
+static void kick_again(void *transport, unsigned q)
+{
+	virtio_kick_raise(((struct vhost_user *)transport)->rings[q].kick_fd);
+}
+
 const struct virtio_transport_ops vhu_transport_ops = {
 	.notify = vhu_notify,
 	.config_changed = vhu_config_changed,
+	.kick_again = kick_again,
 };

@@ -47,6 +47,12 @@ void virtio_dev_config_changed(struct virtio_dev *dev)
 		dev->transport_ops->config_changed(dev->transport);
 }
 
+void virtio_dev_kick_again(struct virtio_dev *dev, unsigned q)
+{
+	if (dev->transport_ops)
+		dev->transport_ops->kick_again(dev->transport, q);
+}
+
 int virtio_dev_start_thread(struct virtio_dev *dev, void *(*main)(void *), void *arg,
 			    pthread_t *ret_thread)
 {

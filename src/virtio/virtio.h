@@ -36,6 +36,11 @@
 #define VIRTIO_MAX_QUEUES 16
 /* Threads that may share a queue. */
 #define VIRTIO_QUEUE_THREADS 2
+/*
+ * Chains that a device takes before it returns to its loop: a guest can see to it that a queue never
+ * ends, even without a processor of its own, by rings that overlap with each other or with buffers.
+ */
+#define VIRTIO_KICK_BUDGET 4096u
 
 struct virtio_dev;
 struct state_out;
@@ -75,6 +80,7 @@ struct virtio_dev_ops {
 struct virtio_transport_ops {
 	void (*notify)(void *transport, unsigned q);
 	void (*config_changed)(void *transport);
+	void (*kick_again)(void *transport, unsigned q);
 };
 
 struct virtio_dev {
@@ -115,3 +121,5 @@ int virtio_dev_start_thread(struct virtio_dev *dev, void *(*main)(void *), void 
 /* Interrupts the driver if it wants that for what was pushed. */
 void virtio_dev_notify(struct virtio_dev *dev, unsigned q);
 void virtio_dev_config_changed(struct virtio_dev *dev);
+/* Has @q kicked again after all else that the loop has to do. */
+void virtio_dev_kick_again(struct virtio_dev *dev, unsigned q);

@@ -292,9 +292,13 @@ static void drain_tx(struct vsock_dev *vs)
 	struct vq_chain chain = { .iov = vs->segs, .iov_cap = VSOCK_MAX_SEGS };
 
 	vq_disable_kick(vq);
-	for (;;) {
+	for (unsigned n = 0;; n++) {
 		int r;
 
+		if (n == VIRTIO_KICK_BUDGET) {
+			virtio_dev_kick_again(&vs->dev, VSOCK_Q_TX);
+			break;
+		}
 		if (vs->n_rsts == VSOCK_MAX_RSTS) {
 			vs->tx_blocked = true;
 			break;

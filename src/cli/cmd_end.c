@@ -9,7 +9,9 @@
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "cli/joined.h"
+#include "cli/launch.h"
 #include "cli/lifecycle.h"
+#include "cli/restart.h"
 #include "cli/units.h"
 #include "image/image.h"
 
@@ -106,6 +108,7 @@ static int stop_one(struct container *c, const void *arg, struct error *err)
 	r = lifecycle_refresh(c, err);
 	if (r < 0)
 		return r;
+	restart_hold(c);
 	if (!is_live(c))
 		return 0;
 	r = lifecycle_connect(c, &t, err);
@@ -145,6 +148,31 @@ static int do_stop(void *options, int argc, char **argv)
 	return for_each(argc, argv, stop_one, o, true);
 }
 
+/* ---- restart ---- */
+
+static int restart_one(struct container *c, const void *arg, struct error *err)
+{
+	struct launch l = { 0 };
+	int r = stop_one(c, arg, err);
+
+	if (r == 0)
+		r = launch_again(c, &l, err);
+	if (r < 0)
+		return r;
+	return launch_run(&l) ? error_set(err, -EIO, "container %s could not be started again",
+					  container_str(c, "Name")) : 0;
+}
+
+static int do_restart(void *options, int argc, char **argv)
+{
+	const struct stop_options *o = options;
+	int64_t ns;
+
+	if (o->time && units_parse_duration(o->time, &ns) < 0)
+		return cli_fail(EXIT_CAISSON, "--time takes seconds, not '%s'", o->time);
+	return for_each(argc, argv, restart_one, o, true);
+}
+
 /* ---- kill ---- */
 
 struct kill_options {
@@ -161,6 +189,8 @@ static int kill_one(struct container *c, const void *arg, struct error *err)
 		r = lifecycle_connect(c, &t, err);
 	if (r < 0)
 		return r;
+	if (sig == SIGKILL || sig == SIGTERM)
+		restart_hold(c);
 	r = task_kill(t, NULL, sig, sig == SIGKILL, err);
 	task_close(t);
 	return r;
@@ -312,7 +342,11 @@ static int do_unpause(void *options, int argc, char **argv)
 
 static int settle_one(struct container *c, const void *arg, struct error *err)
 {
-	return lifecycle_settle(c, err);
+	int r = lifecycle_settle(c, err);
+
+	if (r == 0 && container_reload(c, err) == 0)
+		restart_by_policy(c);
+	return r;
 }
 
 static int do_settle(void *options, int argc, char **argv)
@@ -391,6 +425,19 @@ const struct command cmd_stop = {
 	.exit_status = "0; 1 when a container could not be stopped",
 	.complete = "container",
 	.run = do_stop,
+};
+
+const struct command cmd_restart = {
+	.name = "restart",
+	.synopsis = "CONTAINER...",
+	.summary = "Stop containers, if they run, and start them again",
+	OPTS(stop_opts),
+	.opts_size = sizeof(struct stop_options),
+	.min_args = 1,
+	.max_args = -1,
+	.exit_status = "0; 1 when a container could not be restarted",
+	.complete = "container",
+	.run = do_restart,
 };
 
 const struct command cmd_kill = {

@@ -7,6 +7,7 @@
 
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "base/fsutil.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "cli/connect.h"
@@ -18,6 +19,7 @@
 #include "cli/spec.h"
 #include "cli/units.h"
 #include "config/config.h"
+#include "sandbox/sandbox.h"
 
 #define AT(field) offsetof(struct run_options, field)
 
@@ -93,7 +95,8 @@
 	  "All capabilities and devices of the VM, nothing hidden; the host's stay out of reach", \
 	  NULL },                                                                                 \
 	{ 0, "security-opt", OPT_LIST, AT(security_opt), "OPTION",                                \
-	  "no-new-privileges or seccomp=unconfined", NULL },                                      \
+	  "seccomp=FILE (a profile in Docker's form), seccomp=unconfined, no-new-privileges or "   \
+	  "systempaths=unconfined", NULL },                                                       \
 	{ 'l', "label", OPT_LIST, AT(label), "KEY[=VALUE]", "Note something with the container",  \
 	  NULL },                                                                                 \
 	{ 0, "annotation", OPT_LIST, AT(annotation), "KEY=VALUE",                                 \
@@ -121,8 +124,9 @@
 	  "devices of the host cannot be given to a VM yet", NULL },                              \
 	{ 0, "volumes-from", OPT_UNSUPPORTED, 0, "CONTAINER",                                     \
 	  "containers do not share volumes yet", NULL },                                          \
-	{ 0, "restart", OPT_UNSUPPORTED, 0, "POLICY", "nothing watches over containers yet",      \
-	  NULL },                                                                                 \
+	{ 0, "restart", OPT_STRING, AT(restart), "POLICY",                                        \
+	  "Start it again when it ends in the background, while the host runs: no, always, "      \
+	  "unless-stopped or on-failure[:N]", NULL },                                             \
 	{ 0, "init", OPT_UNSUPPORTED, 0, NULL,                                                    \
 	  "the first process of the container is the command itself", NULL }
 
@@ -201,6 +205,7 @@ static void note_plan(struct making *m, const struct image *image, const struct 
 	container_set_bool(c, "Tty", m->o->tty);
 	container_set_bool(c, "OpenStdin", m->o->interactive);
 	container_set_bool(c, "AutoRemove", m->o->rm);
+	container_set_str(c, "RestartPolicy", m->o->restart ? m->o->restart : "");
 	container_set_int(c, "StopSignal", plan->stop_signal);
 	container_set_int(c, "StopTimeout", plan->stop_timeout_s);
 	container_set_str(c, "LogPath", log ? log : "");
@@ -269,6 +274,24 @@ static int plan_network(struct making *m, const struct image *image, Grpc__Spec 
 	return r;
 }
 
+/* What it writes to its root file system is kept until it is removed. */
+static int plan_scratch(struct making *m, Grpc__Spec *spec, struct error *err)
+{
+	auto_free char *root = cli_root_dir();
+	auto_free char *dir = root ? cli_format("%s/containers", root) : NULL;
+	auto_free char *path = dir ? cli_format("%s/%s.ext4", dir, m->c->id) : NULL;
+	int r;
+
+	if (m->o->rm || joined_is(m->c) || spec->root->readonly)
+		return 0;
+	r = path ? fsutil_mkdir_p(dir, 0700) : -ENOMEM;
+	if (r < 0)
+		return error_errno(err, r, "make '%s'", dir ? dir : "");
+	container_set_str(m->c, "Scratch", path);
+	return oci_annotation_set(spec, SANDBOX_SCRATCH, path) < 0 ?
+		       error_set(err, -ENOMEM, "out of memory") : 0;
+}
+
 static int build(struct making *m, int argc, char **argv, struct error *err)
 {
 	struct image *image = NULL;
@@ -289,6 +312,8 @@ static int build(struct making *m, int argc, char **argv, struct error *err)
 		r = mounts_apply(plan.spec, m->o, json_object_get(m->c->rec, "Mounts"), err);
 	if (r == 0)
 		r = plan_network(m, image, plan.spec, err);
+	if (r == 0)
+		r = plan_scratch(m, plan.spec, err);
 	if (r == 0)
 		r = write_bundle(m->c, &plan, err);
 	if (r == 0) {
@@ -401,17 +426,19 @@ static int do_start(void *options, int argc, char **argv)
 
 	if (r < 0)
 		return cli_fail_err(1, &err);
-	if (strcmp(container_str(c, "State"), "created")) {
-		code = cli_fail(1, "container %s was started before; its VM and what it wrote are gone: "
-				"make a new one with 'caisson run'", container_str(c, "Name"));
-		container_free(c);
-		return code;
-	}
 	launch_catch_signals();
-	struct launch l = { .c = c, .owner = -1, .attach = o->attach || o->interactive,
-			    .interactive = o->interactive, .detach_keys = o->detach_keys };
-	l.guardian = lifecycle_guardian(c, -1);
-	code = launch_run(&l);
+	struct launch l = { .attach = o->attach || o->interactive, .interactive = o->interactive,
+			    .detach_keys = o->detach_keys };
+	r = lifecycle_refresh(c, &err);
+	if (r == 0 && !strcmp(container_str(c, "State"), "running")) {
+		/* As Docker: there is nothing to do. */
+		puts(container_str(c, "Name"));
+		container_free(c);
+		return 0;
+	}
+	if (r == 0)
+		r = launch_again(c, &l, &err);
+	code = r < 0 ? cli_fail_err(1, &err) : launch_run(&l);
 	if (!code && !l.attach)
 		puts(container_str(c, "Name"));
 	container_free(c);
@@ -463,7 +490,8 @@ const struct command cmd_create = {
 const struct command cmd_start = {
 	.name = "start",
 	.synopsis = "CONTAINER",
-	.summary = "Start a container made by create",
+	.summary = "Start a container that was made by create, or has exited",
+	.description = "One that has exited runs in a new VM, with what it wrote to its root file system.",
 	OPTS(start_opts),
 	.opts_size = sizeof(struct start_options),
 	.min_args = 1,

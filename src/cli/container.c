@@ -444,6 +444,16 @@ static int empty_but_record(const char *dir)
 	return r;
 }
 
+static void remove_scratch(const char *path)
+{
+	auto_free char *part = *path ? str_printf("%s.new", path) : NULL;
+
+	if (*path)
+		(void)unlink(path);
+	if (part)
+		(void)unlink(part);
+}
+
 int container_forget(const struct container *c, struct error *err)
 {
 	const char *name = container_str(c, "Name");
@@ -454,6 +464,7 @@ int container_forget(const struct container *c, struct error *err)
 
 	if (all < 0)
 		return all;
+	remove_scratch(container_str(c, "Scratch"));
 	r = empty_but_record(c->dir);
 	if (r == 0) {
 		if (*name && link && !read_link(link, id) && !strcmp(id, c->id))

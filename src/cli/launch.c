@@ -4,12 +4,14 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 #include "cli/attach.h"
 #include "cli/cli.h"
 #include "cli/connect.h"
+#include "cli/joined.h"
 #include "cli/lifecycle.h"
 #include "cli/task.h"
 
@@ -97,16 +99,21 @@ static int start_task(struct launch *l, struct task *t, struct attach *a, struct
 	container_set_str(l->c, "State", "running");
 	container_set_int(l->c, "Pid", pid);
 	container_set_now(l->c, "StartedAt");
+	container_set_int(l->c, "StartTime", (int64_t)time(NULL));
 	return container_save(l->c, err);
 }
 
-static void give_up(struct launch *l)
+static void give_up(struct launch *l, int code, const char *text)
 {
 	struct error why = { 0 };
 	auto_close int lock = container_lock(l->c, true, &why);
 
-	if (lock >= 0 && lifecycle_remove(l->c, false, &why) < 0)
+	if (lock >= 0 && l->again) {
+		if (lifecycle_end(l->c, NULL, (uint32_t)code, text, &why) < 0)
+			cli_warn("container %.12s: %s", l->c->id, error_text(&why));
+	} else if (lock >= 0 && lifecycle_remove(l->c, false, &why) < 0) {
 		cli_warn("container %.12s could not be removed: %s", l->c->id, error_text(&why));
+	}
 	lifecycle_guardian_release(&l->guardian);
 }
 
@@ -130,7 +137,7 @@ static int foreground(struct launch *l, struct task *t, struct attach *a)
 
 	if (r < 0) {
 		cli_fail_err(EXIT_CAISSON, &err);
-		give_up(l);
+		give_up(l, EXIT_CAISSON, err.msg);
 		return EXIT_CAISSON;
 	}
 	if (end == ATTACH_DETACHED) {
@@ -150,6 +157,41 @@ static int foreground(struct launch *l, struct task *t, struct attach *a)
 		return cli_fail(EXIT_CAISSON, "the container's shim ended unexpectedly; the container "
 				"was stopped");
 	return (int)status;
+}
+
+int launch_again(struct container *c, struct launch *l, struct error *err)
+{
+	/* One whose end has not been noted yet still has its VM. */
+	int r = !strcmp(container_str(c, "State"), "exited") ? lifecycle_settle(c, err) : 0;
+	auto_close int lock = r < 0 ? -1 : container_lock(c, true, err);
+	const char *state;
+
+	if (lock < 0)
+		return r < 0 ? r : lock;
+	r = container_reload(c, err);
+	if (r < 0)
+		return r;
+	state = container_str(c, "State");
+	l->c = c;
+	l->owner = l->guardian = -1;
+	if (!strcmp(state, "exited")) {
+		if (joined_is(c) || container_bool(c, "Leaving"))
+			return error_set(err, -EBUSY, "container %s shares its virtual machine: it cannot "
+					 "be started again", container_str(c, "Name"));
+		l->again = true;
+		/* Not "exited": whoever takes over from a command that is killed notes that. */
+		container_set_str(c, "State", "created");
+		container_set_bool(c, "Stopped", false);
+		r = container_save(c, err);
+	} else if (strcmp(state, "created")) {
+		r = error_set(err, -EBUSY, "container %s is %s", container_str(c, "Name"), state);
+	}
+	if (r < 0)
+		return r;
+	l->guardian = lifecycle_guardian(c, -1);
+	if (l->again)
+		lifecycle_guardian_started(l->guardian);
+	return 0;
 }
 
 int launch_run(struct launch *l)
@@ -184,7 +226,7 @@ int launch_run(struct launch *l)
 			code = cli_fail_err(launch_exit_code(&err), &err);
 		attach_close(a);
 		task_close(t);
-		give_up(l);
+		give_up(l, code, err.msg);
 		return code;
 	}
 	lifecycle_guardian_started(l->guardian);

@@ -11,6 +11,7 @@ struct launch {
 	int guardian;
 	bool attach;  /* foreground */
 	bool interactive;
+	bool again;   /* it has run before: it is not removed when it cannot be started */
 	const char *detach_keys;
 };
 
@@ -20,6 +21,12 @@ struct launch {
  * started is gone, and the answer is 125, 126, 127 or 128+n.
  */
 int launch_run(struct launch *l);
+
+/*
+ * Starts one that has exited, or was made, in the background; a failure is reported. With the
+ * record's "RestartCount" counted up if it is the restart policy that does it.
+ */
+int launch_again(struct container *c, struct launch *l, struct error *err);
 
 /* Signals during what precedes: the number of the first one that came, or 0. */
 void launch_catch_signals(void);

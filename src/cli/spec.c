@@ -14,6 +14,7 @@
 #include "cli/cli.h"
 #include "cli/mounts.h"
 #include "cli/netopts.h"
+#include "cli/restart.h"
 #include "cli/runlimits.h"
 #include "cli/units.h"
 
@@ -271,30 +272,66 @@ static int build_caps(Grpc__Process *p, const struct run_options *o, struct erro
 	return r;
 }
 
-static int build_security(Grpc__Spec *spec, const struct run_options *o, struct error *err)
+/* The word's value behind "NAME=" or "NAME:", "" for the name alone; NULL: another word. */
+static const char *security_value(const char *word, const char *name)
 {
-	for (size_t i = 0; i < o->security_opt.n; i++) {
-		const char *w = o->security_opt.v[i];
+	size_t n = strlen(name);
 
-		if (!strcmp(w, "no-new-privileges") || !strcmp(w, "no-new-privileges=true") ||
-		    !strcmp(w, "no-new-privileges:true")) {
-			spec->process->nonewprivileges = true;
-		} else if (!strcmp(w, "seccomp=unconfined")) {
-			if (spec->linux->seccomp)
-				grpc__linux_seccomp__free_unpacked(spec->linux->seccomp, NULL);
-			spec->linux->seccomp = NULL;
+	if (strncmp(word, name, n) != 0)
+		return NULL;
+	return word[n] == '=' || word[n] == ':' ? word + n + 1 : word[n] ? NULL : "";
+}
+
+static int unmask_system_paths(Grpc__Linux *l)
+{
+	return oci_strv_set(&l->maskedpaths, &l->n_maskedpaths, NULL, 0) < 0 ||
+	       oci_strv_set(&l->readonlypaths, &l->n_readonlypaths, NULL, 0) < 0 ? -ENOMEM : 0;
+}
+
+/* @ret_profile: of system calls; "" the default one, "unconfined" none, otherwise a file. */
+static int security_words(Grpc__Spec *spec, const struct strlist *words, const char **ret_profile,
+			  struct error *err)
+{
+	for (size_t i = 0; i < words->n; i++) {
+		const char *w = words->v[i], *v;
+
+		if ((v = security_value(w, "no-new-privileges")) &&
+		    (!*v || !strcmp(v, "true") || !strcmp(v, "false"))) {
+			if (spec)
+				spec->process->nonewprivileges = strcmp(v, "false") != 0;
+		} else if ((v = security_value(w, "seccomp")) && *v) {
+			*ret_profile = strcmp(v, "builtin") ? v : "";
+		} else if ((v = security_value(w, "systempaths")) && !strcmp(v, "unconfined")) {
+			if (spec && unmask_system_paths(spec->linux) < 0)
+				return oom(err);
+		} else if (((v = security_value(w, "apparmor")) && !strcmp(v, "unconfined")) ||
+			   ((v = security_value(w, "label")) && !strcmp(v, "disable"))) {
+			/* The guest's kernel has neither. */
 		} else {
 			return error_set(err, -ENOTSUP, "--security-opt '%s' is not supported; there are "
-					 "no-new-privileges and seccomp=unconfined", w);
+					 "seccomp=FILE, seccomp=unconfined, no-new-privileges and "
+					 "systempaths=unconfined", w);
 		}
 	}
 	return 0;
+}
+
+static int build_security(Grpc__Spec *spec, const struct run_options *o, struct error *err)
+{
+	const char *profile = o->privileged ? "unconfined" : "";
+	int r = security_words(spec, &o->security_opt, &profile, err);
+
+	if (r < 0 || !strcmp(profile, "unconfined"))
+		return r;
+	r = oci_seccomp_set(spec, *profile ? profile : NULL, err);
+	return r < 0 ? error_prefix(err, r, "--security-opt seccomp") : 0;
 }
 
 /* ---- the whole ---- */
 
 int spec_check_options(const struct run_options *o, struct error *err)
 {
+	const char *profile = "";
 	struct limits ignored;
 	struct netopts net;
 	int sig;
@@ -303,6 +340,10 @@ int spec_check_options(const struct run_options *o, struct error *err)
 
 	if (o->detach && o->rm && o->attach.n)
 		return error_set(err, -EINVAL, "-d and -a exclude each other");
+	if (o->restart && restart_check(o->restart, err) < 0)
+		return err->code;
+	if (o->restart && o->rm && strcmp(o->restart, "no"))
+		return error_set(err, -EINVAL, "--restart and --rm exclude each other");
 	if (o->stop_signal && units_parse_signal(o->stop_signal, &sig) < 0)
 		return error_set(err, -EINVAL, "--stop-signal: there is no signal '%s'", o->stop_signal);
 	if (o->stop_timeout && units_parse_duration(o->stop_timeout, &v) < 0)
@@ -316,6 +357,9 @@ int spec_check_options(const struct run_options *o, struct error *err)
 	if (o->workdir && *o->workdir != '/')
 		return error_set(err, -EINVAL, "the working directory '%s' is not an absolute path",
 				 o->workdir);
+	r = security_words(NULL, &o->security_opt, &profile, err);
+	if (r < 0)
+		return r;
 	r = netopts_parse(o, NULL, &net, err);
 	if (r < 0)
 		return r;

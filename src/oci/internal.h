@@ -21,6 +21,9 @@ bool oci_json_is(const ProtobufCMessageDescriptor *d, const char *name);
 int oci_message_parse(const char *json, size_t len, const ProtobufCMessageDescriptor *d,
 		      const char *name, ProtobufCMessage **ret, struct error *err)
 	__attribute__((warn_unused_result));
+/* seccomp_default.c */
+extern const char oci_seccomp_default_profile[];
+
 /* format.c */
 int oci_message_format(const ProtobufCMessage *m, char **ret, struct error *err)
 	__attribute__((warn_unused_result));

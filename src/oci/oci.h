@@ -60,6 +60,13 @@ int oci_spec_default(bool terminal, bool privileged, Grpc__Spec **ret, struct er
 	__attribute__((warn_unused_result));
 
 /*
+ * Sets the spec's filter of system calls from a profile in Docker's form, by the capabilities that
+ * the process has so far. @path NULL: the default profile.
+ */
+int oci_seccomp_set(Grpc__Spec *spec, const char *path, struct error *err)
+	__attribute__((warn_unused_result));
+
+/*
  * For building specs: every string in a message from this folder is malloc'ed, and these keep it
  * so. All return 0 or -ENOMEM, and leave the message as it was on failure.
  */

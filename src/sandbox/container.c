@@ -240,7 +240,7 @@ int container_want_scratch(struct container *c, struct error *err)
 	if (s->scratch && scratch_failed(s->scratch))
 		scratch_free(take_ptr(&s->scratch));
 	if (!s->scratch) {
-		r = scratch_new(s, s->config->scratch_size, &s->scratch, err);
+		r = scratch_of_spec(s, c->spec, &s->scratch, err);
 		if (r < 0)
 			return r;
 	}

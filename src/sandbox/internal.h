@@ -329,6 +329,13 @@ struct scratch;
 /* Starts making a sparse ext4 image of @size bytes, and puts it on the shelf when it is made. */
 __must_check int scratch_new(struct sandbox *s, uint64_t size, struct scratch **ret,
 			     struct error *err);
+/*
+ * The same with a file that @spec names, if it does: one that is there is checked and used again.
+ * It stays.
+ */
+__must_check int scratch_of_spec(struct sandbox *s, const Grpc__Spec *spec, struct scratch **ret,
+				 struct error *err);
+bool scratch_is_kept(const struct scratch *sc);
 /* @done runs when the guest can mount it, perhaps from within the call. Once. */
 void scratch_when_ready(struct scratch *sc, sandbox_done_fn done, void *arg);
 bool scratch_failed(const struct scratch *sc);

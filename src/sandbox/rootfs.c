@@ -240,7 +240,8 @@ static int add_writable(struct container *c, struct storages *st, char **ret_at)
 	} else if (on_scratch) {
 		g = storages_add(st, "local", "local", "local", at);
 		r = storage_option(g, "mode=0700");
-		if (r == 0)
+		/* What the machine's own container wrote is there when it is started again. */
+		if (r == 0 && !(scratch_is_kept(c->s->scratch) && str_eq(c->id, c->s->id)))
 			r = storage_driver_option(g, "remove");
 	} else {
 		g = storages_add(st, "ephemeral", "tmpfs", "tmpfs", at);

@@ -411,7 +411,7 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 		struct error e = { 0 };
 
 		/* The container's creation tries again, and reports it. */
-		if (scratch_new(s, s->config->scratch_size, &s->scratch, &e) < 0)
+		if (scratch_of_spec(s, spec, &s->scratch, &e) < 0)
 			log_warn("%s", error_text(&e));
 	}
 	return 0;

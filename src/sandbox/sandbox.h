@@ -33,6 +33,8 @@
 #define SANDBOX_OCI_NAMESPACE "caisson-oci" /* of those of caisson-runtime */
 /* Annotation of those: the sandbox that the container joins. */
 #define SANDBOX_JOIN "io.caisson.join"
+/* Their sandbox's scratch disk is this file, which outlives the sandbox. */
+#define SANDBOX_SCRATCH "io.caisson.scratch"
 /* "true": directories of the host may be shared later, though the first container has none. */
 #define SANDBOX_SHARES "io.caisson.shares"
 

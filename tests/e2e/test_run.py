@@ -154,6 +154,33 @@ def test_ulimit_caps_privileges(caisson):
     assert int(words[3], 16) == 1 << 12 and words[5] == "1"
 
 
+def test_system_calls(caisson, tmp_path):
+    """The default profile, by capabilities; profiles from files; none."""
+    look = "grep Seccomp: /proc/self/status; hostname x; unshare -m true; mkdir /tmp/d; ls -d /tmp/d"
+    r = caisson.run("--network", "none", caisson.image, "sh", "-c", look).ok()
+    assert r.out == "Seccomp:\t2\n/tmp/d\n" and r.err.count("Operation not permitted") == 2, r
+    r = caisson.run("--network", "none", "--cap-add", "SYS_ADMIN", caisson.image, "sh", "-c", look).ok()
+    assert "Seccomp:\t2" in r.out and not r.err, r
+    profile = tmp_path / "profile.json"
+    profile.write_text(json.dumps({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "archMap": [{"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86"]}],
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28},
+                     {"name": "unlink", "action": "SCMP_ACT_ERRNO", "includes": {"caps": ["CAP_BPF"]}}],
+    }), encoding="ascii")
+    r = caisson.run("--network", "none", "--security-opt", f"seccomp={profile}", caisson.image, "sh",
+                    "-c", "mkdir /x; touch /y && rm /y && echo removed").ok()
+    assert r.out == "removed\n" and "No space left" in r.err, r
+    r = caisson.run("--network", "none", "--security-opt", "seccomp=unconfined", caisson.image, "grep",
+                    "Seccomp:", "/proc/self/status").ok()
+    assert r.out == "Seccomp:\t0\n"
+    r = caisson.run("--security-opt", "seccomp=/no/such", caisson.image, "true")
+    assert r.code == 125 and "/no/such" in r.err
+    profile.write_text('{"defaultAction": 7}', encoding="ascii")
+    r = caisson.run("--security-opt", f"seccomp={profile}", caisson.image, "true")
+    assert r.code == 125 and "defaultAction" in r.err, r
+
+
 def test_network_is_loopback_only(caisson):
     r = caisson.run("--network", "none", caisson.image, "sh", "-c", "for i in /sys/class/net/*; do "
                     "read f < $i/flags; [ $((f & 1)) = 1 ] && echo ${i##*/}; done; "

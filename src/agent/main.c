@@ -152,7 +152,7 @@ static int start_server(struct error *err)
 		if (r < 0)
 			return error_errno(err, r, "listen for forwarded connections");
 	}
-	fd = listen_on(AGENT_PORT_TTRPC, opt->listen);
+	fd = listen_on(opt->rpc_port, opt->listen);
 	r = fd < 0 ? fd : server_listen(fd);
 	if (r < 0)
 		return error_errno(err, r, "listen for calls");
@@ -161,24 +161,27 @@ static int start_server(struct error *err)
 	return 0;
 }
 
-static void on_log_connected(struct ev_watch *w, uint32_t events)
+/* The last that connects gets the lines; before the first they go to the console. */
+static void on_log_reader(struct ev_watch *w, uint32_t events)
 {
-	int fd = w->fd;
+	static int reader = -1;
+	uint32_t port;
+	int fd = vsock_accept(w->fd, &port);
 
-	ev_del(w);
-	if (events & (EPOLLERR | EPOLLHUP))
-		close(fd);
-	else
-		log_set_fd(fd);
+	(void)events;
+	if (fd < 0)
+		return;
+	log_set_fd(fd);
+	cleanup_close_(&reader);
+	reader = fd;
 }
 
-/* Lines go to the console until the host has answered. */
-static void connect_log(void)
+static void serve_log(void)
 {
 	static struct ev_watch watch;
-	int fd = agent.opt.log_vport ? vsock_connect(agent.opt.log_vport) : -1;
+	int fd = agent.opt.log_vport ? vsock_listen(agent.opt.log_vport) : -1;
 
-	if (fd >= 0 && ev_add(&watch, fd, EPOLLOUT, on_log_connected, NULL) < 0)
+	if (fd >= 0 && ev_add(&watch, fd, EPOLLIN, on_log_reader, NULL) < 0)
 		close(fd);
 }
 
@@ -216,7 +219,7 @@ static int setup(int argc, char **argv, struct error *err)
 		return error_errno(err, r, "start the event loop");
 	if (!agent.opt.native) {
 		init_kernel();
-		connect_log();
+		serve_log();
 	}
 	return start_server(err);
 }

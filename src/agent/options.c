@@ -9,6 +9,7 @@ void agent_options_init(struct agent_options *opt)
 {
 	memset(opt, 0, sizeof(*opt));
 	opt->log_level = LOG_WARN;
+	opt->rpc_port = AGENT_PORT_TTRPC;
 	opt->stdio_port = AGENT_PORT_STDIO;
 	opt->hello_port = AGENT_PORT_HELLO;
 	opt->hotplug_timeout_ms = 3000;
@@ -28,12 +29,23 @@ static int parse_number(const char *word, const char *value, uint32_t max, unsig
 
 static int parse_log(struct agent_options *opt, const char *value, struct error *err)
 {
-	enum log_level level;
+	enum log_level level = LOG_ERROR;
 
-	if (log_level_parse(value, &level) < 0)
+	/* Kata has two more that are quieter than errors. */
+	if (!str_eq(value, "critical") && !str_eq(value, "off") && log_level_parse(value, &level) < 0)
 		return error_set(err, -EINVAL, "agent.log: unknown level '%s'", value);
 	opt->log_level = (int)level;
 	return 0;
+}
+
+/* vsock://CID:PORT; the CID is the guest's own, or -1 for any. */
+static int parse_server(struct agent_options *opt, const char *value, struct error *err)
+{
+	const char *port = strrchr(value, ':');
+
+	if (!str_has_prefix(value, "vsock://") || !port)
+		return error_set(err, -EINVAL, "agent.server_addr: '%s' is not vsock://CID:PORT", value);
+	return parse_number("agent.server_addr", port + 1, UINT32_MAX - 1, &opt->rpc_port, err);
 }
 
 static int parse_word(struct agent_options *opt, char *word, struct error *err)
@@ -50,6 +62,8 @@ static int parse_word(struct agent_options *opt, char *word, struct error *err)
 		value = word + strlen(word);
 	if (str_eq(word, "agent.log"))
 		return parse_log(opt, value, err);
+	if (str_eq(word, "agent.server_addr"))
+		return parse_server(opt, value, err);
 	if (str_eq(word, "agent.log_vport"))
 		return parse_number(word, value, UINT32_MAX - 1, &opt->log_vport, err);
 	if (str_eq(word, "agent.passfd_listener_port"))
@@ -64,7 +78,7 @@ static int parse_word(struct agent_options *opt, char *word, struct error *err)
 			opt->hotplug_timeout_ms = seconds * 1000;
 		return r;
 	}
-	log_debug("kernel command line: %s has no effect", word);
+	log_info("kernel command line: %s has no effect", word);
 	return 0;
 }
 

@@ -14,7 +14,8 @@
 
 struct agent_options {
 	int log_level;                  /* enum log_level */
-	unsigned log_vport;             /* 0: no log connection */
+	unsigned log_vport;             /* the host reads the log there; 0: on the console only */
+	unsigned rpc_port;
 	unsigned stdio_port;
 	unsigned hello_port;            /* 0: don't connect out */
 	unsigned hotplug_timeout_ms;

@@ -470,6 +470,9 @@ int config_annotate(struct config *cfg, const char *name, const char *value, boo
 		{ "io.katacontainers.config.hypervisor.default_vcpus", "vm", "vcpus" },
 		{ "io.katacontainers.config.hypervisor.default_max_memory", "vm", "memory_max" },
 		{ "io.katacontainers.config.hypervisor.default_maxvcpus", "vm", "vcpus_max" },
+		{ "io.katacontainers.config.hypervisor.default_max_vcpus", "vm", "vcpus_max" },
+		{ "io.katacontainers.config.hypervisor.rx_rate_limiter_max_rate", "network", "rx_rate" },
+		{ "io.katacontainers.config.hypervisor.tx_rate_limiter_max_rate", "network", "tx_rate" },
 		{ "io.katacontainers.config.hypervisor.kernel", "vm", "kernel" },
 		{ "io.katacontainers.config.hypervisor.initrd", "vm", "initrd" },
 		{ "io.katacontainers.config.hypervisor.image", "vm", "root_image" },
@@ -477,6 +480,7 @@ int config_annotate(struct config *cfg, const char *name, const char *value, boo
 		{ "io.katacontainers.config.hypervisor.machine_type", "vm", "machine" },
 		{ "io.katacontainers.config.runtime.internetworking_model", "network", "model" },
 	};
+	uint64_t bits;
 	char mib[40];
 
 	*ret_denied = false;
@@ -494,6 +498,12 @@ int config_annotate(struct config *cfg, const char *name, const char *value, boo
 		if (strncmp(known[i].key, "memory", 6) == 0 && strncmp(name, "io.kata", 7) == 0 &&
 		    strlen(value) < 20 && strspn(value, "0123456789") == strlen(value)) {
 			(void)snprintf(mib, sizeof(mib), "%sMiB", value);
+			v = mib;
+		}
+		/* And rates in bits. */
+		if (str_has_suffix(name, "_rate_limiter_max_rate") &&
+		    str_parse_u64(value, &bits) == 0) {
+			(void)snprintf(mib, sizeof(mib), "%llu", (unsigned long long)bits / 8);
 			v = mib;
 		}
 		r = apply(cfg, known[i].section, known[i].key, v, &want);

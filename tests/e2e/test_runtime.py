@@ -242,7 +242,7 @@ def test_events_and_update(runtime, tmp_path):
 class Podman:
     """In namespaces and directories of its own."""
 
-    def __init__(self, runtime, folder):
+    def __init__(self, runtime, folder, backend):
         self.runtime, self.folder = runtime, str(folder)
         conf = os.path.join(self.folder, "containers.conf")
         with open(conf, "w", encoding="ascii") as f:
@@ -250,12 +250,14 @@ class Podman:
                     "runtime_supports_nocgroup = [\"caisson-runtime\"]\n"
                     "runtime_supports_json = [\"caisson-runtime\"]\n"
                     "[engine.runtimes]\n"
-                    f"caisson-runtime = [\"{runtime.program}\"]\n")
+                    f"caisson-runtime = [\"{runtime.program}\"]\n"
+                    f"[network]\nnetwork_backend = \"{backend}\"\n")
         self.env = dict(runtime.env, CONTAINERS_CONF=conf)
         ready = os.path.join(self.folder, "ready")
         script = ("mount --make-rprivate / && mkdir -p /run/containers /run/libpod /run/netns "
-                  "/var/lib/containers && for d in /run/containers /run/libpod /run/netns "
-                  f"/var/lib/containers; do mount -t tmpfs t $d; done && touch {ready} && "
+                  "/var/lib/containers /var/lib/cni && for d in /run/containers /run/libpod "
+                  "/run/netns /var/lib/containers /var/lib/cni; do mount -t tmpfs t $d; done && "
+                  f"ip link set lo up && touch {ready} && "
                   "exec sleep 100000")
         self.keeper = subprocess.Popen(["unshare", "--net", "--mount", "--", "sh", "-c", script],
                                        stdin=subprocess.DEVNULL)
@@ -265,7 +267,8 @@ class Podman:
         return subprocess.run(
             ["nsenter", "-t", str(self.keeper.pid), "-n", "-m", "--", "podman",
              "--root", f"{self.folder}/root", "--runroot", f"{self.folder}/runroot",
-             "--tmpdir", f"{self.folder}/tmp", "--cgroup-manager", "cgroupfs",
+             "--tmpdir", f"{self.folder}/tmp", "--network-config-dir", f"{self.folder}/net",
+             "--cgroup-manager", "cgroupfs",
              "--events-backend", "file", *map(str, args)],
             env=self.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True, timeout=120, check=False, **kw)
@@ -275,12 +278,14 @@ class Podman:
         self.keeper.wait()
 
 
-@pytest.fixture
-def podman(runtime, image):
+@pytest.fixture(params=["cni", "netavark"])
+def podman(runtime, image, request):
     if not shutil.which("podman"):
         pytest.skip("podman is not installed")
     folder = tempfile.mkdtemp(prefix="podman-")
-    p = Podman(runtime, folder)
+    if request.param == "netavark" and not os.path.exists("/usr/lib/podman/netavark"):
+        pytest.skip("netavark is not installed")
+    p = Podman(runtime, folder, request.param)
     try:
         r = p("pull", image("busybox"))
         if r.returncode:
@@ -293,21 +298,26 @@ def podman(runtime, image):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-FLAGS = ("--network", "none", "--cgroups", "disabled", "--security-opt", "seccomp=unconfined")
-
-
 def test_podman(podman):
-    r = podman("run", "--rm", *FLAGS, podman.image, "sh", "-c", "uname -r; echo e >&2; exit 6")
+    """With Podman's own network, profile of system calls and cgroups."""
+    r = podman("run", "--rm", podman.image, "sh", "-c", "uname -r; ip -o -4 addr show eth0; "
+               "grep Seccomp: /proc/self/status; echo e >&2; exit 6")
     assert r.returncode == 6, r.stderr
-    assert r.stdout.strip() != os.uname().release and "e" in r.stderr
+    kernel, address, filtered = r.stdout.splitlines()
+    assert kernel != os.uname().release and "10.88." in address and filtered.endswith("2")
+    assert "e" in r.stderr
 
-    r = podman("run", "-d", "--name", "stay", *FLAGS, podman.image, "sh", "-c",
+    r = podman("run", "-d", "--name", "stay", "-p", "8090:80", podman.image, "sh", "-c",
+               "mkdir /www; echo page >/www/index.html; httpd -p 80 -h /www; "
                "trap 'exit 4' TERM; echo up; while :; do sleep 0.1; done")
     assert r.returncode == 0, r.stderr
     wait_until(lambda: podman("logs", "stay").stdout == "up\n")
     assert "Up" in podman("ps").stdout
     r = podman("exec", "stay", "sh", "-c", "echo inside; exit 3")
     assert (r.returncode, r.stdout) == (3, "inside\n"), r.stderr
+    r = subprocess.run(["nsenter", "-t", str(podman.keeper.pid), "-n", "--", "curl", "-s", "-m", "10",
+                        "http://127.0.0.1:8090/"], stdout=subprocess.PIPE, text=True, check=True)
+    assert r.stdout == "page\n"
     assert podman("stop", "-t", "20", "stay").returncode == 0
     assert podman("inspect", "-f", "{{.State.ExitCode}}", "stay").stdout == "4\n"
     assert podman("rm", "stay").returncode == 0

@@ -177,6 +177,17 @@ static void test_annotations(void **state)
 					 "io.katacontainers.config.hypervisor.default_memory",
 					 "512", &denied, &f->err), 0);
 	assert_int_equal(f->cfg.memory, 512 << 20);
+	{
+		static char *rates[] = { (char *)"io.katacontainers.*" };
+		struct config all = f->cfg;
+
+		all.annotations = rates;
+		all.n_annotations = 1;
+		assert_int_equal(config_annotate(&all, "io.katacontainers.config.hypervisor."
+						 "rx_rate_limiter_max_rate", "8000", &denied,
+						 &f->err), 0);
+		assert_int_equal(all.network_rx_rate, 1000);
+	}
 	assert_int_equal(config_annotate(&f->cfg, "io.caisson.kernel", "/k", &denied, &f->err), 0);
 	assert_true(denied);
 	assert_null(f->cfg.kernel);

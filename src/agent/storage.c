@@ -14,6 +14,9 @@
 #include "base/log.h"
 #include "base/str.h"
 
+/* For a server of another machine to answer. */
+#define SLOW_MS 20000u
+
 struct mount_entry {
 	struct list node;
 	unsigned refs;
@@ -378,17 +381,21 @@ static int mount_one(const Grpc__Storage *st, const char *device, bool *ret_moun
 		return mount_subpath(st, subpath_of(st), err);
 	if (str_eq(st->driver, "bind") || str_eq(st->driver, "watchable-bind"))
 		return do_mount(st, st->source, NULL, MS_BIND, err);
-	if (str_eq(st->driver, "nfs"))
-		return do_mount(st, st->source, st->fstype, 0, err);
 	return error_set(err, -EOPNOTSUPP, "storage driver '%s' is not supported", st->driver);
 }
 
+static bool is_slow(const Grpc__Storage *st)
+{
+	return str_eq(st->driver, "nfs");
+}
+
+/* A slow one is mounted already. */
 static int mount_entry(struct storage_job *job, const Grpc__Storage *st, const char *device,
 		       struct error *err)
 {
 	struct mount_entry *m = entry_find(st->mount_point);
 	size_t n = strlen(st->mount_point) + 1;
-	int r;
+	int r = 0;
 
 	if (!m) {
 		m = calloc(1, sizeof(*m) + n);
@@ -403,8 +410,11 @@ static int mount_entry(struct storage_job *job, const Grpc__Storage *st, const c
 				return error_errno(err, -ENOMEM, "mount %s", st->mount_point);
 			}
 		}
-		r = make_target(st, &m->made, err);
-		if (r == 0)
+		m->made = job->made;
+		m->mounted = true;
+		if (!is_slow(st))
+			r = make_target(st, &m->made, err);
+		if (r == 0 && !is_slow(st))
 			r = mount_one(st, device, &m->mounted, err);
 		if (r < 0) {
 			if (m->made)
@@ -459,6 +469,46 @@ static void on_device(struct blockdev_wait *w, const char *path, const struct er
 	job_run(job);
 }
 
+static int mount_nfs(const void *arg, struct error *err)
+{
+	const Grpc__Storage *st = arg;
+
+	return do_mount(st, st->source, st->fstype, 0, err);
+}
+
+static void on_slow(struct slowmount *slow, const struct error *slow_err)
+{
+	struct storage_job *job = slow->data;
+	const Grpc__Storage *st = job->storages[job->i];
+	struct error err = { 0 };
+
+	if (slow_err) {
+		if (job->made)
+			(void)rmdir(st->mount_point);
+		/* The network's codes would be read as one of the connection to the host. */
+		err = *slow_err;
+		err.code = -EIO;
+		job_end(job, &err);
+		return;
+	}
+	if (mount_entry(job, st, NULL, &err) < 0) {
+		job_end(job, &err);
+		return;
+	}
+	job->i++;
+	job_run(job);
+}
+
+static int start_slow(struct storage_job *job, const Grpc__Storage *st, struct error *err)
+{
+	int r = make_target(st, &job->made, err);
+
+	if (r < 0)
+		return r;
+	r = slowmount_start(&job->slow, st->mount_point, SLOW_MS, mount_nfs, st, on_slow, job);
+	return r < 0 ? error_errno(err, r, "mount %s", st->mount_point) : 0;
+}
+
 static void job_run(struct storage_job *job)
 {
 	struct error err = { 0 };
@@ -472,6 +522,11 @@ static void job_run(struct storage_job *job)
 		}
 		if (is_block(st) && !entry_find(st->mount_point)) {
 			blockdev_wait(&job->wait, st->source, job->timeout_ms, on_device, job);
+			return;
+		}
+		if (is_slow(st) && !entry_find(st->mount_point)) {
+			if (start_slow(job, st, &err) < 0)
+				job_end(job, &err);
 			return;
 		}
 		if (mount_entry(job, st, NULL, &err) < 0) {
@@ -499,6 +554,7 @@ void storage_mount_all(struct storage_job *job, Grpc__Storage **storages, size_t
 void storage_job_cancel(struct storage_job *job)
 {
 	blockdev_cancel(&job->wait);
+	slowmount_cancel(&job->slow);
 	storage_release(take_ptr(&job->mounted));
 }
 

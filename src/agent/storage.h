@@ -3,13 +3,15 @@
  * point used by several containers is mounted once and counted.
  *
  * Drivers: blk (also virtio-blk, mmioblk, scsi, nvdimm: a block device), overlayfs, virtio-fs,
- * ephemeral (tmpfs or hugetlbfs), local (a directory), bind. With the driver option "remove" an
+ * ephemeral (tmpfs or hugetlbfs), local (a directory), bind, nfs (source is server:path, with the
+ * option addr=). With the driver option "remove" an
  * ephemeral or local storage is the container's own and goes with it.
  */
 #pragma once
 
 #include "agent.pb-c.h"
 #include "agent/blockdev.h"
+#include "agent/slowmount.h"
 #include "base/error.h"
 
 /* One list of storages being mounted, in order. */
@@ -19,6 +21,8 @@ struct storage_job {
 	unsigned timeout_ms;
 	char **mounted;          /* mount points this job holds; a NULL-terminated vector */
 	struct blockdev_wait wait;
+	struct slowmount slow;
+	bool made;               /* the directory that `slow` mounts on */
 	void (*cb)(struct storage_job *job, const struct error *err);
 	void *data;
 };

@@ -2,6 +2,7 @@
 /* See volsource.h. */
 #include "sandbox/volsource.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <jansson.h>
 #include <limits.h>
@@ -103,13 +104,51 @@ static int classify_disk(const Grpc__Mount *m, struct volsource *src, struct err
 	return copy_options(src, m, err);
 }
 
+static bool is_nfs(const char *fstype)
+{
+	return str_eq(fstype, "nfs") || str_eq(fstype, "nfs4");
+}
+
+/*
+ * The guest's kernel wants the server's address beside "server:path": taken from there if it is one. And no
+ * locks of NFS 3 with the server, for which the guest would need a daemon of its own.
+ */
+static int complete_nfs(struct volsource *src, const char *device, struct error *err)
+{
+	const char *end = *device == '[' ? strstr(device, "]:/") : strstr(device, ":/");
+	auto_free char *host = NULL, *option = NULL;
+	uint8_t raw[16];
+
+	if (!end || end == device)
+		return error_set(err, -EINVAL, "mount '%s': %s needs SERVER:/PATH", device, src->fstype);
+	if (src->read_only && strv_append(&src->options, "ro") < 0)
+		return oom(err);
+	if (str_eq(src->fstype, "nfs") && strv_append(&src->options, "nolock") < 0)
+		return oom(err);
+	for (size_t i = 0; src->options && src->options[i]; i++)
+		if (str_has_prefix(src->options[i], "addr="))
+			return 0;
+	device += *device == '[';
+	host = strndup(device, (size_t)(end - device));
+	option = host ? str_printf("addr=%s", host) : NULL;
+	if (!option)
+		return oom(err);
+	if (inet_pton(AF_INET, host, raw) != 1 && inet_pton(AF_INET6, host, raw) != 1)
+		return error_set(err, -EINVAL, "mount '%s': the server's address must be given, as the option "
+				 "addr=ADDRESS", device);
+	return strv_append(&src->options, option) < 0 ? oom(err) : 0;
+}
+
 static int classify_network(const Grpc__Mount *m, struct volsource *src, struct error *err)
 {
 	src->fstype = strdup(m->type);
 	src->read_only = is_read_only(m);
 	if (!src->fstype || set_source(src, VOLSOURCE_NETWORK, m->source, err) < 0)
 		return oom(err);
-	return copy_options(src, m, err);
+	src->device = strdup(m->source);
+	if (!src->device || copy_options(src, m, err) < 0)
+		return src->device ? err->code : oom(err);
+	return complete_nfs(src, src->device, err);
 }
 
 /* --- direct volumes --- */
@@ -149,10 +188,12 @@ static int parse_info(const char *text, const char *path, struct volsource *src,
 	uint32_t gid;
 	int r = 0;
 
-	if (!json_is_object(root) || !device || *device != '/' || str_empty(fstype)) {
+	bool nfs = fstype && is_nfs(fstype);
+
+	if (!json_is_object(root) || !device || (*device != '/' && !nfs) || str_empty(fstype)) {
 		r = error_set(err, -EINVAL, "'%s': device and fstype must be given", path);
 	} else if (type && !str_eq(type, "block") && !str_eq(type, "directvol") &&
-		   !str_eq(type, "blk")) {
+		   !str_eq(type, "blk") && !nfs) {
 		r = error_set(err, -EOPNOTSUPP, "'%s': volume-type '%s' is not supported", path, type);
 	} else {
 		src->device = strdup(device);
@@ -198,8 +239,11 @@ static int classify_direct(const Grpc__Mount *m, struct volsource *src, struct e
 		return error_errno(err, r, "read '%s'", path);
 	src->st = (struct stat){ 0 };
 	r = parse_info(text, path, src, err);
+	if (r == 0 && is_nfs(src->fstype))
+		r = complete_nfs(src, src->device, err);
 	if (r == 0)
-		r = set_source(src, VOLSOURCE_DISK, m->source, err);
+		r = set_source(src, is_nfs(src->fstype) ? VOLSOURCE_NETWORK : VOLSOURCE_DISK, m->source,
+			       err);
 	return r < 0 ? r : 1;
 }
 
@@ -321,7 +365,7 @@ int volsource_classify(const Grpc__Mount *m, struct volsource *src, struct error
 	if (!is_bind(m)) {
 		if (str_eq(m->type, "ext4") || str_eq(m->type, "xfs") || str_eq(m->type, "erofs"))
 			return classify_disk(m, src, err);
-		if (str_eq(m->type, "nfs") || str_eq(m->type, "nfs4"))
+		if (is_nfs(m->type))
 			return classify_network(m, src, err);
 		return 0;
 	}

@@ -27,7 +27,7 @@ struct volsource {
 	enum volsource_kind kind;
 	char *source;    /* names the volume: containers with the same one share it */
 	char *subpath;   /* beneath it, or NULL */
-	char *device;    /* DISK: file or block device */
+	char *device;    /* DISK: file or block device; NETWORK: server:path */
 	char *fstype;
 	char **options;
 	struct stat st;  /* of the source on the host */

@@ -407,7 +407,7 @@ static int add_volume(const struct volume *v, struct storages *st)
 		r = add_disk(v, st);
 		break;
 	case VOLSOURCE_NETWORK:
-		g = storages_add(st, "nfs", v->source, v->fstype, v->guest);
+		g = storages_add(st, "nfs", v->device, v->fstype, v->guest);
 		r = g ? add_options(g, v->options) : -ENOMEM;
 		break;
 	case VOLSOURCE_NONE:

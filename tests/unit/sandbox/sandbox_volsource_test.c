@@ -14,6 +14,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
 #include "base/fsutil.h"
 #include "oci/oci.h"
 #include "sandbox/mirror.h"
@@ -87,6 +88,33 @@ static void expect(const char *type, const char *source, const char *option,
 	if (src.kind != kind)
 		fail_msg("%s is of kind %d, not %d", source, src.kind, kind);
 	volsource_fini(&src);
+}
+
+static void network_file_systems(void **state)
+{
+	struct volsource src;
+	struct error err = { 0 };
+	static const char *const wrong[] = { "192.0.2.7", ":/srv", "[::1", "/srv" };
+
+	(void)state;
+	expect("nfs4", "192.0.2.7:/srv", "addr=192.0.2.7", VOLSOURCE_NETWORK);
+	/* The address that the kernel wants is that of the source, if it has one. */
+	assert_int_equal(classify("nfs4", "192.0.2.7:/srv", "ro", &src, &err), 0);
+	assert_string_equal(src.options[0], "ro");
+	assert_string_equal(src.options[1], "addr=192.0.2.7");
+	assert_string_equal(src.device, "192.0.2.7:/srv");
+	volsource_fini(&src);
+	assert_int_equal(classify("nfs", "[2001:db8::1]:/srv", NULL, &src, &err), 0);
+	assert_string_equal(src.options[0], "nolock");
+	assert_string_equal(src.options[1], "addr=2001:db8::1");
+	volsource_fini(&src);
+	assert_int_equal(classify("nfs4", "server:/srv", NULL, &src, &err), -EINVAL);
+	assert_non_null(strstr(err.msg, "addr="));
+	volsource_fini(&src);
+	for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
+		assert_int_equal(classify("nfs4", wrong[i], NULL, &src, &err), -EINVAL);
+		volsource_fini(&src);
+	}
 }
 
 static void what_is_what(void **state)
@@ -168,6 +196,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(what_is_what),
+		T(network_file_systems),
 		T(large_trees_are_shared),
 	};
 

@@ -1,6 +1,7 @@
 /* GetMetrics: the guest and the agent in Prometheus' text format, under Kata's names. */
 #include <ctype.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -48,13 +49,19 @@ static void lower(char *s)
 		*s = *s == '(' || *s == ')' ? '_' : (char)tolower((unsigned char)*s);
 }
 
+/* /proc's "kB" are 1024 bytes. */
+static unsigned long long kib(const char *text)
+{
+	return strtoull(text, NULL, 10) << 10;
+}
+
 static int meminfo(struct buf *b, char **w, unsigned n)
 {
 	if (n < 2)
 		return 0;
 	lower(w[0]);
-	return buf_printf(b, "kata_guest_meminfo{item=\"%s\"} %s%s\n", w[0], w[1],
-			  n > 2 ? "000" : "");
+	return buf_printf(b, "kata_guest_meminfo{item=\"%s\"} %llu\n", w[0],
+			  n > 2 ? kib(w[1]) : strtoull(w[1], NULL, 10));
 }
 
 static int cpu_time(struct buf *b, char **w, unsigned n)
@@ -107,9 +114,9 @@ static int agent_status(struct buf *b, char **w, unsigned n)
 	if (n < 2)
 		return 0;
 	if (strcmp(w[0], "VmRSS") == 0)
-		r = buf_printf(b, "kata_agent_total_rss %s000\n", w[1]);
+		r = buf_printf(b, "kata_agent_total_rss %llu\n", kib(w[1]));
 	else if (strcmp(w[0], "VmSize") == 0)
-		r = buf_printf(b, "kata_agent_total_vm %s000\n", w[1]);
+		r = buf_printf(b, "kata_agent_total_vm %llu\n", kib(w[1]));
 	else if (strcmp(w[0], "Threads") == 0)
 		r = buf_printf(b, "kata_agent_threads %s\n", w[1]);
 	return r;
@@ -125,7 +132,7 @@ static int agent_smaps(struct buf *b, char **w, unsigned n)
 	if (n != 3 || strcmp(w[2], "kB") != 0)
 		return 0;
 	lower(w[0]);
-	return buf_printf(b, "caisson_agent_smaps{item=\"%s\"} %s000\n", w[0], w[1]);
+	return buf_printf(b, "caisson_agent_smaps{item=\"%s\"} %llu\n", w[0], kib(w[1]));
 }
 
 static int netdev(const char *name, const uint64_t *c, void *arg)

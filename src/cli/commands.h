@@ -11,7 +11,7 @@ extern const struct command cmd_images, cmd_pull, cmd_load, cmd_rmi, cmd_prune;
 extern const struct command cmd_volume_create, cmd_volume_ls, cmd_volume_rm, cmd_volume_inspect;
 extern const struct command cmd_volume_prune;
 extern const struct command cmd_network_create, cmd_network_ls, cmd_network_rm, cmd_network_inspect;
-extern const struct command cmd_upgrade;
+extern const struct command cmd_metrics, cmd_upgrade;
 extern const struct command cmd_doctor, cmd_version, cmd_completion, cmd_help;
 
 /* All of them, in the order of the overview; ends with NULL. */

@@ -3,19 +3,25 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
 
 #include <jansson.h>
 
+#include "base/buf.h"
 #include "base/child.h"
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "cli/cli.h"
 #include "cli/container.h"
 #include "sandbox/record.h"
+#include "sandbox/sandbox.h"
 
-enum { RECORD_MAX = 65536 };
+enum { RECORD_MAX = 65536, ANSWER_MAX = 64 << 20, ANSWER_S = 30 };
 
 static char *copy(const json_t *rec, const char *key)
 {
@@ -142,4 +148,72 @@ int pod_find(const struct pod_list *list, const char *text, const struct pod **r
 		return error_set(err, -ENOENT, "no sandbox '%s' is running", text);
 	*ret = found;
 	return 0;
+}
+
+/* The path may be too long for a socket address: through the directory's descriptor it is not. */
+static int connect_monitor(const struct pod *p)
+{
+	auto_close int dir = open(p->dir, O_DIRECTORY | O_PATH | O_CLOEXEC);
+	const struct timeval limit = { .tv_sec = ANSWER_S };
+	char path[64];
+	int fd;
+
+	if (dir < 0)
+		return -errno;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d/%s", dir, SANDBOX_MONITOR_SOCKET);
+	fd = fd_unix_connect(path);
+	if (fd >= 0)
+		(void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	return fd;
+}
+
+static int read_all(int fd, struct buf *b)
+{
+	for (;;) {
+		uint8_t *room;
+		ssize_t n;
+		int r = buf_reserve(b, 65536, &room);
+
+		if (r < 0)
+			return r;
+		n = read(fd, room, 65536);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? (errno == EAGAIN ? -ETIMEDOUT : -errno) : 0;
+		buf_commit(b, (size_t)n);
+	}
+}
+
+int pod_ask(const struct pod *p, const char *method, const char *path, char **ret_body,
+	    struct error *err)
+{
+	auto_free char *request = cli_format("%s %s HTTP/1.1\r\nHost: localhost\r\n\r\n", method, path);
+	auto_free char *text = NULL;
+	auto_close int fd = connect_monitor(p);
+	struct buf b = BUF_INIT(ANSWER_MAX);
+	int r = request ? 0 : -ENOMEM, status = 0;
+	char *body;
+
+	if (fd < 0)
+		return error_errno(err, fd, "sandbox %s: its shim does not answer", p->id);
+	if (r == 0)
+		r = fd_write_full(fd, request, strlen(request));
+	if (r == 0)
+		r = read_all(fd, &b);
+	if (r == 0)
+		r = buf_take_str(&b, &text);
+	buf_fini(&b);
+	if (r < 0)
+		return error_errno(err, r, "sandbox %s: %s %s", p->id, method, path);
+	body = strstr(text, "\r\n\r\n");
+	if (sscanf(text, "HTTP/1.%*d %d", &status) != 1 || !body)
+		return error_set(err, -EPROTO, "sandbox %s: its shim's answer is malformed", p->id);
+	body += 4;
+	if (status != 200) {
+		body[strcspn(body, "\n")] = '\0';
+		return error_set(err, status == 404 ? -ENOENT : -EIO, "sandbox %s: %s", p->id, body);
+	}
+	*ret_body = strdup(body);
+	return *ret_body ? 0 : error_set(err, -ENOMEM, "out of memory");
 }

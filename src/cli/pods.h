@@ -29,3 +29,9 @@ void pod_list_fini(struct pod_list *list);
 /* By id, unique prefix of an id, or name of a container of the command line. Points into @list. */
 int pod_find(const struct pod_list *list, const char *text, const struct pod **ret,
 	     struct error *err);
+/*
+ * What its monitor socket answers to a request without a body: the caller frees *ret_body. An answer
+ * that is not 200 is an error with its text.
+ */
+int pod_ask(const struct pod *p, const char *method, const char *path, char **ret_body,
+	    struct error *err);

@@ -285,3 +285,59 @@ void sandbox_stats(struct sandbox *s, const char *id, sandbox_stats_fn done, voi
 	if (r < 0)
 		op_unsent(op, r);
 }
+
+/* --- monitoring --- */
+
+struct question {
+	sandbox_text_fn done;
+	void *arg;
+};
+
+static void on_metrics(void *arg, const struct error *err, const Grpc__Metrics *answer)
+{
+	struct question *q = arg;
+
+	q->done(q->arg, err, err ? NULL : answer->metrics);
+	free(q);
+}
+
+void sandbox_guest_metrics(struct sandbox *s, sandbox_text_fn done, void *arg)
+{
+	const Grpc__GetMetricsRequest req = GRPC__GET_METRICS_REQUEST__INIT;
+	struct error err = { 0 };
+	struct question *q = NULL;
+	int r = sandbox_check_alive(s, &err);
+
+	if (r == 0 && s->state != VM_READY)
+		r = error_set(&err, -EBUSY, "the agent is not ready yet");
+	if (r == 0 && !(q = malloc(sizeof(*q))))
+		r = error_set(&err, -ENOMEM, "out of memory");
+	if (r == 0) {
+		*q = (struct question){ done, arg };
+		r = agent_get_metrics(s->agent, &req, on_metrics, q);
+		if (r < 0)
+			(void)error_errno(&err, r, "ask the agent");
+	}
+	if (r < 0) {
+		free(q);
+		done(arg, &err, NULL);
+	}
+}
+
+void sandbox_each(struct sandbox *s, void (*fn)(void *arg, const char *id), void *arg)
+{
+	struct container *c, *tmp;
+
+	list_for_each_safe(c, tmp, &s->containers, node)
+		fn(arg, c->id);
+}
+
+const char *sandbox_vsock(const struct sandbox *s)
+{
+	return s->vsock;
+}
+
+int sandbox_listen(const char *dir, const char *name, struct error *err)
+{
+	return vmm_sock_listen(dir, name, 16, err);
+}

@@ -13,6 +13,7 @@
  *   state.json     what must be freed, see record.h
  *   vm/            the VM's, see vmm.h
  *   shim.log       the log where containerd offers none
+ *   monitor.sock   the shim's metrics and such, over HTTP
  */
 #pragma once
 
@@ -29,6 +30,7 @@
 
 #define SANDBOX_VM_DIR   "vm"
 #define SANDBOX_LOG_FILE "shim.log"
+#define SANDBOX_MONITOR_SOCKET "monitor.sock"
 #define SANDBOX_OWN_NAMESPACE "caisson" /* of the command line's containers */
 #define SANDBOX_OCI_NAMESPACE "caisson-oci" /* of those of caisson-runtime */
 /* Annotation of those: the sandbox that the container joins. */
@@ -219,6 +221,21 @@ typedef void (*sandbox_stats_fn)(void *arg, const struct error *err,
 				 const Grpc__StatsContainerResponse *stats);
 
 void sandbox_stats(struct sandbox *s, const char *id, sandbox_stats_fn done, void *arg);
+
+/* --- what monitoring asks --- */
+
+/*
+ * The guest's kernel and agent in Prometheus' text format. It is what a guest says: look at each line
+ * before passing it on. @text is NULL on failure.
+ */
+typedef void (*sandbox_text_fn)(void *arg, const struct error *err, const char *text);
+void sandbox_guest_metrics(struct sandbox *s, sandbox_text_fn done, void *arg);
+/* Runs @fn for each container; it must not delete any. */
+void sandbox_each(struct sandbox *s, void (*fn)(void *arg, const char *id), void *arg);
+/* Path of the socket through which the guest's vsock ports are reached. */
+const char *sandbox_vsock(const struct sandbox *s);
+/* A listening socket @name in a sandbox's directory @dir, however long the path; mode 0600. */
+__must_check int sandbox_listen(const char *dir, const char *name, struct error *err);
 
 /* --- volumes; @path names one as the containers' mounts do: what they have as their source --- */
 

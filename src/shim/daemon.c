@@ -16,6 +16,7 @@
 
 #include "base/base.h"
 #include "base/loop.h"
+#include "shim/http.h"
 #include "shim/shim.h"
 
 #define IDLE_MS 60000u /* without any container */
@@ -273,6 +274,7 @@ static void close_handle(uv_handle_t *handle, void *arg)
 static void shim_fini(struct shim *shim)
 {
 	loop_timer_cancel(take_ptr(&shim->idle));
+	http_server_free(shim->monitor);
 	events_free(shim->events);
 	ttrpc_listener_close(shim->listener);
 	ttrpc_server_free(shim->server);
@@ -328,6 +330,7 @@ int shim_set_up(struct shim *shim, const char *events_to, struct error *err)
 
 int shim_serve(struct shim *shim)
 {
+	monitor_open(shim);
 	shim_touch(shim);
 	(void)uv_run(&shim->loop, UV_RUN_DEFAULT);
 	shim_fini(shim);

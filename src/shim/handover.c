@@ -185,6 +185,7 @@ static int restore_shim(struct shim *shim, const Caisson__Handover__V1__Shim *m,
 	shim->is_pod = m->is_pod;
 	shim->own_mounts = m->own_mounts;
 	shim->lasting = m->lasting;
+	shim->scrapes = m->scrapes;
 	return load_config(&shim->config, m, err);
 }
 

@@ -40,6 +40,12 @@ int shim_info(void);
 int shim_check_handover(void);
 int shim_resume(const struct shim_flags *f);
 
+/* --- monitor.c --- */
+
+struct http_server;
+/* Opens the sandbox's monitor socket; a failure is logged, the pod does without it. */
+void monitor_open(struct shim *shim);
+
 /* --- upgrade.c --- */
 
 struct upgrade;
@@ -63,6 +69,8 @@ struct shim {
 	bool leaving;
 	char **annotations; /* name, value...: what changed the settings */
 	struct upgrade *upgrade; /* being handed over, or NULL */
+	struct http_server *monitor; /* NULL: could not be opened */
+	uint64_t scrapes;
 };
 
 struct shim_setup {

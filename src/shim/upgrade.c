@@ -96,6 +96,7 @@ static void save_shim(const struct shim *shim, Caisson__Handover__V1__Shim *m)
 	m->log_fd = shim->log_fd;
 	m->listen_fd = ttrpc_listener_fd(shim->listener);
 	m->log_level = (uint32_t)log_get_level();
+	m->scrapes = shim->scrapes;
 	m->annotations = shim->annotations;
 	m->n_annotations = strv_len((const char *const *)shim->annotations);
 }

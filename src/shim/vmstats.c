@@ -1,80 +1,49 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a VM costs the host, from /proc: the processes are ours, so nothing of it is hostile. */
-#include <fcntl.h>
-#include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "base/base.h"
 #include "metrics_v2.pb-c.h"
+#include "shim/proc.h"
 #include "shim/shim.h"
 
 #define DEPTH_MAX 4
-#define TEXT_MAX  ((size_t)64 << 10)
 
 struct cost {
 	uint64_t user_ticks, system_ticks, minor_faults, major_faults, processes;
 	uint64_t anon_kib, file_kib, shmem_kib;
+	int depth;
 };
-
-static char *read_proc(pid_t pid, const char *name)
-{
-	auto_free char *path = str_printf("/proc/%d/%s", (int)pid, name);
-	char *text = NULL;
-
-	if (!path || fd_read_file(AT_FDCWD, path, TEXT_MAX, &text, NULL) < 0)
-		return NULL;
-	return text;
-}
-
-static uint64_t status_kib(const char *status, const char *key)
-{
-	const char *at = strstr(status, key);
-
-	return at ? strtoull(at + strlen(key), NULL, 10) : 0;
-}
 
 static int add_process(struct cost *c, pid_t pid)
 {
-	auto_free char *stat = read_proc(pid, "stat");
-	auto_free char *status = read_proc(pid, "status");
-	const char *at = stat ? strrchr(stat, ')') : NULL;
-	uint64_t minor, major, user, system, shmem;
+	struct proc_usage u;
+	int r = proc_usage(pid, &u);
 
-	/* After the name: state ppid pgrp session tty tpgid flags minflt cminflt majflt ... */
-	if (!at || !status ||
-	    sscanf(at, ") %*c %*d %*d %*d %*d %*d %*u %" SCNu64 " %*u %" SCNu64 " %*u %" SCNu64
-		       " %" SCNu64, &minor, &major, &user, &system) != 4)
-		return -ESRCH;
-	c->minor_faults += minor;
-	c->major_faults += major;
-	c->user_ticks += user;
-	c->system_ticks += system;
+	if (r < 0)
+		return r;
+	c->minor_faults += u.minor_faults;
+	c->major_faults += u.major_faults;
+	c->user_ticks += u.user_ticks;
+	c->system_ticks += u.system_ticks;
 	c->processes++;
-	c->anon_kib += status_kib(status, "RssAnon:");
-	c->file_kib += status_kib(status, "RssFile:");
+	c->anon_kib += u.anon_kib;
+	c->file_kib += u.file_kib;
 	/* The guest's memory, which several of them have mapped. */
-	shmem = status_kib(status, "RssShmem:");
-	c->shmem_kib = MAX_OF(c->shmem_kib, shmem);
+	c->shmem_kib = MAX_OF(c->shmem_kib, u.shmem_kib);
 	return 0;
 }
 
-static void add_children(struct cost *c, pid_t pid, int depth)
+static void add_child(void *arg, pid_t pid)
 {
-	auto_free char *name = str_printf("task/%d/children", (int)pid);
-	auto_free char *list = name ? read_proc(pid, name) : NULL;
-	char *save = NULL;
+	struct cost *c = arg;
 
-	if (!list || depth == DEPTH_MAX)
+	if (c->depth == DEPTH_MAX || add_process(c, pid) < 0)
 		return;
-	for (char *p = strtok_r(list, " \n", &save); p; p = strtok_r(NULL, " \n", &save)) {
-		pid_t child = (pid_t)strtol(p, NULL, 10);
-
-		if (child > 0 && add_process(c, child) == 0)
-			add_children(c, child, depth + 1);
-	}
+	c->depth++;
+	proc_each_child(pid, add_child, c);
+	c->depth--;
 }
 
 int stats_pack_vm(pid_t pid, uint8_t **ret_data, size_t *ret_len)
@@ -91,7 +60,7 @@ int stats_pack_vm(pid_t pid, uint8_t **ret_data, size_t *ret_len)
 
 	if (r < 0)
 		return r;
-	add_children(&c, pid, 0);
+	proc_each_child(pid, add_child, &c);
 	if (pid != getpid())
 		(void)add_process(&c, getpid());
 	m.pids = &pids;

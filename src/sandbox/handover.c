@@ -108,8 +108,8 @@ static const char *busy_container(const struct container *c)
 {
 	const struct process *p;
 
-	if (c->creating || !c->init)
-		return "a container is being created";
+	if (c->creating || c->removal || !c->init)
+		return "a container is being created or removed";
 	list_for_each(p, &c->processes, node)
 		if (p->state == PROCESS_STARTING || (p->io && stdio_busy(p->io)))
 			return "a process is being started";
@@ -131,6 +131,8 @@ int sandbox_can_hand_over(const struct sandbox *s, struct error *err)
 		why = "a disk is being attached";
 	else if (volumes_busy(s) || (s->scratch && scratch_busy(s->scratch)))
 		why = "a volume is being made";
+	else if (s->size.resizing)
+		why = "the virtual machine is being resized";
 	else if (network_busy(s))
 		why = "the network is changing";
 	list_for_each(c, &s->containers, node)
@@ -153,6 +155,9 @@ static HandoverContainer *save_container(const struct container *c, struct arena
 	m->bundle = c->bundle;
 	m->spec = c->spec;
 	m->paused = c->paused;
+	m->limit_memory = c->limits.memory;
+	m->limit_cpu_quota = c->limits.cpu_quota;
+	m->limit_cpu_period = c->limits.cpu_period;
 	m->first = c->first;
 	m->root_kind = c->root.kind;
 	m->writable = c->root.writable ? (int)(c->root.writable - c->root.disks) : -1;
@@ -341,6 +346,7 @@ static int restore_container(struct sandbox *s, const HandoverContainer *m)
 	c->listed = c->asked = true;
 	c->first = m->first;
 	c->paused = m->paused;
+	c->limits = (struct limits){ m->limit_memory, m->limit_cpu_quota, m->limit_cpu_period };
 	c->wants_scratch = m->wants_scratch;
 	list_push_back(&s->containers, &c->node);
 	s->n_containers++;

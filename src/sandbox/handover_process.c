@@ -20,6 +20,7 @@ static HandoverProcess *save_process(const struct process *p, struct arena *a)
 	m->spec = p->state == PROCESS_CREATED ? p->spec : NULL;
 	m->exit = handover_exit(a, &p->exit);
 	m->wait_call = p->wait_call;
+	m->never_ran = p->never_ran;
 	if (p->io)
 		stdio_save(p->io, a, m);
 	return m;
@@ -58,6 +59,7 @@ static int restore_process(struct container *c, const HandoverProcess *m)
 		c->init = p;
 	p->state = (enum process_state)m->state;
 	p->exit = handover_get_exit(m->exit);
+	p->never_ran = m->never_ran;
 	if (m->spec) {
 		p->spec = oci_process_copy(m->spec);
 		if (!p->spec)

@@ -12,7 +12,8 @@
 
 #define CONNECTIONS_MAX 16u
 #define READ_SIZE       4096u
-#define LIMIT_MS        30000u /* for a whole connection */
+#define READ_MS         5000u  /* for the request to come */
+#define ANSWER_MS       30000u /* and to be answered and read */
 
 struct http_server {
 	uv_loop_t *loop;
@@ -21,6 +22,7 @@ struct http_server {
 	void *ctx;
 	struct list calls;
 	size_t n;
+	bool waiting; /* a connection waits until there is room */
 	bool dying;
 };
 
@@ -47,6 +49,8 @@ static void server_unref(struct http_server *s)
 		free(s);
 }
 
+static void accept_one(struct http_server *s);
+
 /* The call itself stays for whoever is to answer it. */
 static void on_pipe_closed(uv_handle_t *h)
 {
@@ -58,6 +62,8 @@ static void on_pipe_closed(uv_handle_t *h)
 	s->n--;
 	if (!c->asked || c->answered)
 		call_free(c);
+	if (s->waiting && !s->dying)
+		accept_one(s);
 	server_unref(s);
 }
 
@@ -168,31 +174,39 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *unused)
 		return;
 	(void)uv_read_stop(stream);
 	c->asked = true;
+	loop_timer_cancel(take_ptr(&c->timer));
+	(void)!loop_timer_start(c->server->loop, ANSWER_MS, on_limit, c, &c->timer);
 	if (r < 0)
 		http_reply_text(c, status, "this request is not understood");
 	else
 		c->server->fn(c->server->ctx, c, &q);
 }
 
-static void on_connection(uv_stream_t *listener, int status)
+static void accept_one(struct http_server *s)
 {
-	struct http_server *s = listener->data;
-	struct http_call *c = status < 0 ? NULL : calloc(1, sizeof(*c));
+	struct http_call *c = s->n < CONNECTIONS_MAX ? calloc(1, sizeof(*c)) : NULL;
 
+	/* Not taken now, it is the next one. */
+	s->waiting = !c;
 	if (!c)
 		return;
 	c->server = s;
-	c->pipe.data = c;
 	buf_init(&c->in, HTTP_HEAD_MAX + HTTP_BODY_MAX + READ_SIZE);
 	(void)uv_pipe_init(s->loop, &c->pipe, 0);
 	c->pipe.data = c;
 	list_init(&c->node);
 	list_push_back(&s->calls, &c->node);
 	s->n++;
-	if (uv_accept(listener, (uv_stream_t *)&c->pipe) < 0 || s->n > CONNECTIONS_MAX ||
-	    loop_timer_start(s->loop, LIMIT_MS, on_limit, c, &c->timer) < 0 ||
+	if (uv_accept((uv_stream_t *)&s->listener, (uv_stream_t *)&c->pipe) < 0 ||
+	    loop_timer_start(s->loop, READ_MS, on_limit, c, &c->timer) < 0 ||
 	    uv_read_start((uv_stream_t *)&c->pipe, on_alloc, on_read) < 0)
 		call_close(c);
+}
+
+static void on_connection(uv_stream_t *listener, int status)
+{
+	if (status == 0)
+		accept_one(listener->data);
 }
 
 int http_server_new(uv_loop_t *loop, int fd, http_handler_fn fn, void *ctx,

@@ -15,6 +15,7 @@
 #include "cli/attach.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "cli/foreign.h"
 #include "cli/launch.h"
 #include "cli/lifecycle.h"
 #include "cli/logs.h"
@@ -190,7 +191,7 @@ static int do_exec(void *options, int argc, char **argv)
 	struct error err = { 0 };
 	Grpc__Process *p = NULL;
 	struct container *c;
-	int code = 0, r = container_find(argv[0], &c, &err);
+	int code = 0, r = container_find_any(argv[0], &c, &err);
 
 	if (r < 0)
 		return cli_fail_err(1, &err);
@@ -284,9 +285,14 @@ static int do_logs(void *options, int argc, char **argv)
 
 	if (r < 0)
 		return cli_fail_err(EXIT_CAISSON, &err);
-	r = container_find(argv[0], &c, &err);
+	r = container_find_any(argv[0], &c, &err);
 	if (r < 0)
 		return cli_fail_err(1, &err);
+	if (container_is_foreign(c)) {
+		r = foreign_logs(c, &err);
+		container_free(c);
+		return cli_fail_err(1, &err);
+	}
 	if (o.follow && strcmp(container_str(c, "State"), "exited"))
 		alive = open_alive(c);
 	path = container_path(c, "log.json");

@@ -12,6 +12,7 @@
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "cli/connect.h"
+#include "cli/foreign.h"
 #include "cli/lifecycle.h"
 #include "cli/table.h"
 #include "cli/units.h"
@@ -20,7 +21,7 @@
 enum { COMMAND_SHOWN = 24 };
 
 struct ps_options {
-	bool all, quiet, no_trunc, json;
+	bool all, external, quiet, no_trunc, json;
 	const char *format;
 	struct strlist filter;
 };
@@ -49,6 +50,9 @@ static void status_text(const struct container *c, char *text, size_t size)
 		return;
 	}
 	units_format_age(age_of(container_str(c, "StartedAt")), age);
+	/* Other programs' containers do not say since when. */
+	if (container_is_foreign(c))
+		age[0] = '\0';
 	if (!strcmp(state, "running"))
 		snprintf(text, size, "Up %s", age);
 	else if (!strcmp(state, "paused"))
@@ -115,7 +119,8 @@ static json_t *ps_row(const struct container *c, bool whole)
 
 	status_text(c, status, sizeof(status));
 	units_format_age(age_of(container_str(c, "Created")), age);
-	snprintf(running_for, sizeof(running_for), "%s ago", age);
+	snprintf(running_for, sizeof(running_for), "%s%s", container_is_foreign(c) ? "" : age,
+		 container_is_foreign(c) ? "" : " ago");
 	row = json_pack("{s:s%, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "ID", c->id,
 			(size_t)(whole ? CONTAINER_ID_LEN : CONTAINER_SHORT_LEN), "Image",
 			container_str(c, "Image"), "Command", command ? command : "", "CreatedAt",
@@ -174,6 +179,8 @@ static int ps_rows(const struct ps_options *o, json_t *rows, struct error *err)
 	struct container_list list;
 	int r = container_list(&list, err);
 
+	if (r == 0 && o->external)
+		r = foreign_list(&list, err);
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < list.n; i++) {
@@ -221,6 +228,8 @@ static int do_ps(void *options, int argc, char **argv)
 static const struct opt ps_opts[] = {
 	{ 'a', "all", OPT_BOOL, offsetof(struct ps_options, all), NULL, "Also those that do not run",
 	  NULL },
+	{ 0, "external", OPT_BOOL, offsetof(struct ps_options, external), NULL,
+	  "Also those that containerd, Docker or Podman started", NULL },
 	{ 'q', "quiet", OPT_BOOL, offsetof(struct ps_options, quiet), NULL, "Only ids", NULL },
 	{ 'f', "filter", OPT_LIST, offsetof(struct ps_options, filter), "KEY=VALUE",
 	  "Only those that match; the keys are name, id, status, label", NULL },
@@ -242,7 +251,7 @@ static int inspect_container(const char *name, json_t *rows, struct error *err)
 {
 	struct container *c;
 	auto_free char *config = NULL;
-	int r = container_find(name, &c, err);
+	int r = container_find_any(name, &c, err);
 
 	if (r < 0)
 		return r;

@@ -12,6 +12,7 @@
 #include "base/cleanup.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "cli/foreign.h"
 #include "cli/launch.h"
 #include "cli/lifecycle.h"
 #include "cli/table.h"
@@ -153,7 +154,7 @@ static int choose(int argc, char **argv, struct container_list *ret, struct erro
 		list.v = calloc((size_t)argc, sizeof(*list.v));
 		r = list.v ? 0 : error_set(err, -ENOMEM, "out of memory");
 		for (int i = 0; i < argc && r == 0; i++) {
-			r = container_find(argv[i], &list.v[list.n], err);
+			r = container_find_any(argv[i], &list.v[list.n], err);
 			list.n += r == 0;
 		}
 	}

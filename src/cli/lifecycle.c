@@ -18,6 +18,7 @@
 #include "base/str.h"
 #include "cli/cli.h"
 #include "cli/connect.h"
+#include "cli/foreign.h"
 #include "cli/joined.h"
 
 #define SHIM "containerd-shim-caisson-v2"
@@ -158,7 +159,10 @@ int lifecycle_connect(const struct container *c, struct task **ret, struct error
 
 	if (!path)
 		return error_set(err, -ENOMEM, "out of memory");
-	r = fd_read_file(AT_FDCWD, path, 4096, &address, NULL);
+	if (container_is_foreign(c))
+		r = (address = strdup(container_str(c, FOREIGN_ADDRESS))) ? 0 : -ENOMEM;
+	else
+		r = fd_read_file(AT_FDCWD, path, 4096, &address, NULL);
 	if (r == 0) {
 		address[strcspn(address, "\r\n")] = '\0';
 		r = task_open(address, c->id, ret, &why);
@@ -510,6 +514,9 @@ int lifecycle_refresh(struct container *c, struct error *err)
 	struct task *t;
 	int r;
 
+	/* Made up a moment ago of what its shim tells. */
+	if (container_is_foreign(c))
+		return 0;
 	if (!strcmp(state, "creating"))
 		return refresh_abandoned(c, err);
 	if (container_bool(c, "Leaving"))

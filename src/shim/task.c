@@ -504,7 +504,9 @@ static void on_stats(void *arg, const struct error *err, const Grpc__StatsContai
 	auto_free uint8_t *data = NULL;
 	struct reply *r = arg;
 	/* The command lines know what the guest has; others what their host has. */
-	bool v1 = !str_eq(r->shim->ns, SANDBOX_OWN_NAMESPACE) &&
+	bool v1 = !str_eq(ttrpc_call_metadata(r->call, "containerd-namespace-ttrpc"),
+			  SANDBOX_OWN_NAMESPACE) &&
+		  !str_eq(r->shim->ns, SANDBOX_OWN_NAMESPACE) &&
 		  !str_eq(r->shim->ns, SANDBOX_OCI_NAMESPACE) && stats_host_is_v1();
 	size_t len;
 

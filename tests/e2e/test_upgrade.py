@@ -1,5 +1,6 @@
 """A running shim goes on in another program, and nobody notices: `caisson upgrade`."""
 
+import json
 import os
 import pathlib
 import re
@@ -167,6 +168,30 @@ def mount(source, target, readonly=False):
     return dict(host_path=str(source), container_path=target, readonly=readonly)
 
 
+def caisson(daemon, *args, code=0):
+    r = subprocess.run(daemon.inside(daemon.stage / "bin/caisson", *args), env=daemon.env,
+                       capture_output=True, text=True, timeout=60, check=False)
+    assert r.returncode == code, (args, r.stdout, r.stderr)
+    return r.stdout + r.stderr
+
+
+def look_from_the_command_line(daemon, pod, main):
+    """What containerd started is there for `caisson`, too."""
+    name = f"{pod.name}/main"
+    assert main.id not in caisson(daemon, "ps", "-a", "--no-trunc")
+    listed = json.loads(caisson(daemon, "ps", "--external", "--json", "--no-trunc"))
+    assert {(x["ID"], x["Names"], x["State"]) for x in listed} >= {
+        (main.id, name, "running"), (pod.id, f"{pod.name}/(pod)", "running")}
+    assert caisson(daemon, "exec", name, "sh", "-c", "echo in; echo err >&2") == "in\nerr\n"
+    assert caisson(daemon, "exec", main.id[:20], "sh", "-c", "exit 4", code=4) == ""
+    told = json.loads(caisson(daemon, "inspect", name))[0]
+    assert told["Id"] == main.id and told["Spec"]["ociVersion"] and told["Namespace"] == "k8s.io"
+    stats = json.loads(caisson(daemon, "stats", "--json", name))[0]
+    assert stats["MemBytes"] > 100000 and stats["Name"] == name
+    assert "kubelet" in caisson(daemon, "logs", name, code=1)
+    assert f'container="{main.id}"' in caisson(daemon, "metrics", pod.id)
+
+
 @needs_containerd
 def test_pod(daemon, tmp_path):
     """A pod: its network, volumes that are shared and followed, containers that come later."""
@@ -180,6 +205,7 @@ def test_pod(daemon, tmp_path):
     mounts = [mount(config, "/config", True), mount(shared, "/data")]
     main = pod.run("main", *LOOP, mounts=mounts)
     address = pod.status().network.ip
+    look_from_the_command_line(daemon, pod, main)
     assert pod.id in upgrade(daemon, pod.id)
 
     assert main.sh("cat /config/key; echo two >/data/new") == "one"
@@ -190,8 +216,6 @@ def test_pod(daemon, tmp_path):
     assert later.wait() == 0
     assert "three" in later.log() and "two" in later.log() and address in later.log()
     later.remove()
-    # Both ends of a port forward, later changes of the network: see what the namespace does.
-    daemon.enter(lambda: None)
     upgrade(daemon, "--all")
     before = time.monotonic()
     main.stop(10)

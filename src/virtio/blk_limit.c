@@ -54,9 +54,16 @@ static void bucket_fill(struct bucket *b, uint64_t now)
 	b->tokens = MIN_OF(b->tokens + (int64_t)add, (int64_t)b->per_s);
 }
 
-static uint64_t bucket_wait_ns(const struct bucket *b)
+/* Of a bucket that has been filled as of @now: until there is a token in it. */
+static uint64_t bucket_wait_ns(const struct bucket *b, uint64_t now)
 {
-	return b->per_s && b->tokens <= 0 ? ((uint64_t)-b->tokens + 1) * SECOND_NS / b->per_s : 0;
+	uint64_t missing, since = now - b->filled_ns, ns;
+
+	if (!b->per_s || b->tokens > 0)
+		return 0;
+	missing = (uint64_t)-b->tokens + 1;
+	ns = (missing * SECOND_NS + b->per_s - 1) / b->per_s;
+	return ns > since ? ns - since : 1;
 }
 
 static bool may_start(struct blk_limiter *l, uint64_t *ret_wait_ns)
@@ -65,8 +72,8 @@ static bool may_start(struct blk_limiter *l, uint64_t *ret_wait_ns)
 
 	bucket_fill(&l->bytes, now);
 	bucket_fill(&l->ops, now);
-	a = bucket_wait_ns(&l->bytes);
-	b = bucket_wait_ns(&l->ops);
+	a = bucket_wait_ns(&l->bytes, now);
+	b = bucket_wait_ns(&l->ops, now);
 	*ret_wait_ns = MAX_OF(a, b);
 	return a == 0 && b == 0;
 }

@@ -2,6 +2,7 @@
  * A device behind its registers: the input is the guest's memory and a list of accesses of all
  * sizes, any order. The first byte picks the device.
  */
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,10 +13,13 @@
 
 #include "base/bytes.h"
 #include "virtio/balloon.h"
+#include "virtio/blk.h"
 #include "virtio/console.h"
+#include "virtio/fs.h"
 #include "virtio/mmio.h"
 #include "virtio/net.h"
 #include "virtio/rng.h"
+#include "virtio/vsock.h"
 
 #define RAM     16384u
 #define OP      8u /* kind and size, queue, offset (2), value (4) */
@@ -38,12 +42,58 @@ static int make_net(const uint8_t *data, size_t size, struct virtio_dev **ret_de
 	return net_dev_new(&config, ret_dev, NULL);
 }
 
+/* A disk in memory, or a shelf with it on one place. */
+static int make_blk(bool shelf, struct virtio_dev **ret_dev)
+{
+	const struct blk_file_options options = { 0 };
+	struct blk_config config = { .serial = "fuzz", .no_uring = true };
+	int fd = memfd_create("disk", MFD_CLOEXEC);
+	int r;
+
+	if (fd < 0 || ftruncate(fd, 65536) < 0)
+		abort();
+	r = shelf ? blk_shelf_new(&config.source, NULL)
+		  : blk_source_new_fd(fd, &options, &config.source, NULL);
+	if (shelf)
+		close(fd);
+	return r < 0 ? r : blk_dev_new(&config, ret_dev, NULL);
+}
+
+/* Nobody connects to it, and where the guest connects to nobody listens. */
+static int make_vsock(struct virtio_dev **ret_dev)
+{
+	struct vsock_config config = { .path = "/nonexistent/vsock", .guest_cid = 3 };
+
+	config.listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	/* An address that the kernel picks, in no file system. */
+	if (config.listen_fd < 0 ||
+	    bind(config.listen_fd, &(struct sockaddr){ .sa_family = AF_UNIX },
+		 sizeof(sa_family_t)) < 0 ||
+	    listen(config.listen_fd, 1) < 0)
+		abort();
+	return vsock_dev_new(&config, ret_dev, NULL);
+}
+
+/* A directory that holds nothing and takes nothing: whatever the guest asks for stays in memory. */
+static int make_fs(struct virtio_dev **ret_dev)
+{
+	struct fs_config config = { .read_only = true, .max_fds = 64 };
+	struct fs_export *fs = NULL;
+	int r;
+
+	config.root_fd = open("/proc/self/task", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (config.root_fd < 0)
+		abort();
+	r = fs_export_new(&config, &fs, NULL);
+	return r < 0 ? r : fs_dev_new(fs, 1, "fuzz", ret_dev, NULL);
+}
+
 static struct virtio_dev *make(uint8_t kind, const uint8_t *data, size_t size)
 {
 	struct virtio_dev *dev = NULL;
 	int fds[2], r;
 
-	switch (kind % 4) {
+	switch (kind % 8) {
 	case 0:
 		r = rng_dev_new(&dev, NULL);
 		break;
@@ -52,6 +102,16 @@ static struct virtio_dev *make(uint8_t kind, const uint8_t *data, size_t size)
 		break;
 	case 2:
 		r = make_net(data, size, &dev);
+		break;
+	case 4:
+	case 5:
+		r = make_blk(kind % 8 == 5, &dev);
+		break;
+	case 6:
+		r = make_vsock(&dev);
+		break;
+	case 7:
+		r = make_fs(&dev);
 		break;
 	default:
 		if (pipe(fds) < 0)

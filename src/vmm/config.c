@@ -325,10 +325,8 @@ static int pack(const struct vmm_config *cfg, enum vmm_machine machine, enum vmm
 	msg.vcpus = cfg->vcpus ? cfg->vcpus : 1;
 	msg.memory_max_mib = MAX_OF(cfg->memory_max_mib, msg.memory_mib);
 	msg.vcpus_max = MAX_OF(cfg->vcpus_max, msg.vcpus);
-	if (machine == VMM_MACHINE_BUILTIN) {
-		msg.memory_max_mib = msg.memory_mib;
-		msg.vcpus_max = msg.vcpus;
-	}
+	if (machine == VMM_MACHINE_BUILTIN)
+		msg.vcpus_max = MIN_OF(msg.vcpus_max, MONITOR_MAX_VCPUS);
 	msg.machine = (uint32_t)machine;
 	msg.accel = (uint32_t)accel;
 	msg.qemu = text_or_empty(qemu);

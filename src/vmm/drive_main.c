@@ -139,6 +139,11 @@ static void command(struct drive *d, char *line)
 		r = vmm_disk_detach(d->vmm, one, on_done, d);
 	} else if (str_eq(word, "save") && one && two) {
 		r = save(d, one, two);
+	} else if (str_eq(word, "resize") && one && two) {
+		const struct vmm_size size = { .vcpus = (uint32_t)atoi(one),
+					       .memory_mib = (uint32_t)atoi(two) };
+
+		r = vmm_resize(d->vmm, &size, on_done, d);
 	} else if (str_eq(word, "close")) {
 		leave(d);
 	} else {
@@ -214,7 +219,8 @@ int main(int argc, char **argv)
 		{ "accel", 1, NULL, 'A' },  { "console", 1, NULL, 'C' }, { "program", 1, NULL, 'p' },
 		{ "debug", 0, NULL, 'v' },  { "attach", 0, NULL, 't' },  { "reclaim", 0, NULL, 'r' },
 		{ "root", 1, NULL, 'R' },   { "share", 1, NULL, 'S' },   { "qemu", 1, NULL, 'q' },
-		{ "probe", 0, NULL, 'P' },  { "will-save", 0, NULL, 'w' }, { "load-ram", 1, NULL, 'l' },
+		{ "probe", 0, NULL, 'P' },  { "vcpus-max", 1, NULL, 'X' }, { "memory-max", 1, NULL, 'Y' },
+		{ "will-save", 0, NULL, 'w' }, { "load-ram", 1, NULL, 'l' },
 		{ "load-state", 1, NULL, 'L' }, { NULL, 0, NULL, 0 },
 	};
 	const struct vmm_events events = { .started = on_started, .exited = on_exited };
@@ -251,6 +257,8 @@ int main(int argc, char **argv)
 		case 't': attach = true; break;
 		case 'r': reclaim = true; break;
 		case 'P': probe = true; break;
+		case 'X': cfg.vcpus_max = (uint32_t)atoi(optarg); break;
+		case 'Y': cfg.memory_max_mib = (uint32_t)atoi(optarg); break;
 		case 'w': cfg.will_save = true; break;
 		case 'l': cfg.template_ram_fd = open(optarg, O_RDONLY | O_CLOEXEC); break;
 		case 'L': cfg.template_state_fd = open(optarg, O_RDONLY | O_CLOEXEC); break;

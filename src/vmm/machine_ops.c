@@ -67,6 +67,14 @@ int machine_resize(struct machine *m, const Caisson__Vmm__V1__ResizeRequest *to,
 		if (memmap_find_spare(&m->map, &range, &at) < 0)
 			return error_set(err, -EINVAL, "there is no spare memory at %#llx",
 					 (unsigned long long)range.start);
+		if (m->monitor) {
+			int r = monitor_take_memory(m->monitor, at, range.size);
+
+			if (r < 0)
+				return error_errno(err, r, "free the memory at %#llx",
+						   (unsigned long long)range.start);
+			continue;
+		}
 		if (fallocate(m->ram_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at,
 			      (off_t)range.size) < 0)
 			return error_errno(err, -errno, "free the memory at %#llx",

@@ -6,7 +6,8 @@
  *   serve    on that connection: "ping" -> "pong"; "disks" -> "<serial>:<sectors> ..." ;
  *            "read SERIAL" -> first line of the disk; "write SERIAL TEXT" -> "ok";
  *            "part N START SIZE" -> makes it a partition of the shelf, "ok"; "read part:N" etc.;
- *            "list TAG" -> mounts the share, names in it; "end" -> the next word
+ *            "list TAG" -> mounts the share, names in it; "put FILE TEXT" -> "ok"; "size" ->
+ *            "<processors> <MiB>"; "end" -> the next word
  *   feign    writes on the console what a kernel that panics would
  *   flood    writes to the console without end
  *   hang     sleeps for ever
@@ -151,6 +152,16 @@ static void list_share(FILE *out, const char *tag)
 	umount("/mnt");
 }
 
+static void put(FILE *out, const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : write(fd, text, strlen(text));
+
+	fprintf(out, n < 0 ? "error %s\n" : "ok\n", strerror(errno));
+	if (fd >= 0)
+		close(fd);
+}
+
 static void serve(FILE *out, FILE *in)
 {
 	char line[1024], all[128];
@@ -179,6 +190,11 @@ static void serve(FILE *out, FILE *in)
 			part_disk(out, BLKPG_ADD_PARTITION, all);
 		} else if (strcmp(word, "unpart") == 0 && one)
 			part_disk(out, BLKPG_DEL_PARTITION, one);
+		else if (strcmp(word, "put") == 0 && one && two)
+			put(out, one, two);
+		else if (strcmp(word, "size") == 0)
+			fprintf(out, "%ld %ld\n", sysconf(_SC_NPROCESSORS_ONLN),
+				sysconf(_SC_PHYS_PAGES) / 256);
 		else if (strcmp(word, "list") == 0 && one)
 			list_share(out, one);
 		else

@@ -164,6 +164,27 @@ class TestMachine:
         assert woken.pop("rng") + woken.pop("balloon") <= 6, woken
         assert not any(woken.values()), woken
 
+    def test_grows_while_it_runs(self, vm):
+        """Processors and memory that the guest boots without are there when it wants them."""
+        vm.listen()
+        vm.start("hello,serve,off", "--vcpus-max", 3, "--memory-max", 384, wait=False)
+        vm.hello()
+        before = vm.ask("size").split()
+        assert before[0] == "1" and int(before[1]) < 128
+        vm.expect("started")
+        vm.tell("resize 3 256")
+        vm.expect("done")
+        for cpu in (1, 2):
+            assert vm.ask(f"put /sys/devices/system/cpu/cpu{cpu}/online 1") == "ok"
+        assert vm.ask(f"put /sys/devices/system/memory/probe {128 << 20:#x}") == "ok"
+        assert vm.ask("put /sys/devices/system/memory/memory1/state online").startswith(("ok", "error"))
+        after = vm.ask("size").split()
+        assert after[0] == "3" and 128 <= int(after[1]) - int(before[1]) + 8 <= 136, after
+        vm.tell("resize 4 256")
+        assert "at most 3" in vm.expect("failed")
+        assert vm.ask("put /sys/devices/system/cpu/cpu1/online 0") == "ok"
+        assert vm.ask("size").split()[0] == "2"
+
     def test_panic(self, vm):
         test_vmm.test_panic(vm)
 

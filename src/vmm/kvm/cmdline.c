@@ -27,6 +27,9 @@ int cmdline_make(const struct cmdline_plan *plan, char **ret, struct error *err)
 	fputs(cmdline_common, f);
 	fprintf(f, " pvpanic_mmio.port=%#x", LAYOUT_PANIC_PORT);
 	fputs(plan->debug ? " loglevel=7" : " quiet", f);
+	/* The others the agent starts when they are wanted. */
+	if (plan->vcpus)
+		fprintf(f, " maxcpus=%u", plan->vcpus);
 	/* The kernel would size these for a machine that runs more than one small pod. */
 	if (plan->memory_mib <= SMALL_MIB)
 		fputs(" dhash_entries=4096 ihash_entries=2048 thash_entries=1024 "

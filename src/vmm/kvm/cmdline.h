@@ -10,6 +10,7 @@
 struct cmdline_plan {
 	const char *extra; /* or NULL */
 	uint32_t memory_mib;
+	uint32_t vcpus;   /* what the kernel starts by itself; 0: all */
 	size_t n_devices; /* all, the monitor's own included */
 	bool debug;
 };

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -287,7 +288,7 @@ int monitor_new(uv_loop_t *loop, const struct monitor_config *config, const stru
 			      MONITOR_MAX_VCPUS);
 	if (r == 0)
 		r = vm_init(&m->vm, config->kvm_fd, take_fd(&m->config.mem_fd),
-			    (uint64_t)config->memory_mib << 20, config->state_fd >= 0, err);
+			    config->memory_size, config->state_fd >= 0, err);
 	m->vm_open = r == 0;
 	if (r < 0) {
 		m->config.vcpus = 0;
@@ -334,23 +335,25 @@ int monitor_add_device(struct monitor *m, struct virtio_dev **dev,
 static int load(struct monitor *m, struct kernel_image *kernel, struct error *err)
 {
 	auto_free char *cmdline = NULL;
+	const uint64_t end = m->config.memory_boot_end;
 	struct boot_config boot = {
-		.low_size = m->vm.low_size,
-		.high_size = m->vm.high_size,
+		.low_size = MIN_OF(m->vm.low_size, end),
+		.high_size = end > LAYOUT_HOLE_END ? end - LAYOUT_HOLE_END : 0,
 		.n_cpus = m->config.vcpus,
 		.n_lines = MIN_OF((unsigned)m->n_devices, LAYOUT_N_LINES),
 		.initrd_fd = m->config.initrd_fd,
 	};
 	const struct cmdline_plan plan = {
 		.extra = m->config.cmdline_extra,
-		.memory_mib = m->config.memory_mib,
+		.memory_mib = (uint32_t)((boot.low_size + boot.high_size) >> 20),
+		.vcpus = m->config.vcpus_boot < m->config.vcpus ? m->config.vcpus_boot : 0,
 		.n_devices = m->n_devices,
 		.debug = m->config.debug,
 	};
 	int r = cmdline_make(&plan, &cmdline, err);
 
 	if (r == 0)
-		r = kernel_load(&m->vm.gmem, m->vm.low_size, m->config.kernel_fd, kernel, err);
+		r = kernel_load(&m->vm.gmem, boot.low_size, m->config.kernel_fd, kernel, err);
 	boot.cmdline = cmdline;
 	return r < 0 ? r : boot_prepare(&m->vm.gmem, &boot, kernel, err);
 }
@@ -479,6 +482,17 @@ void monitor_resume(struct monitor *m)
 {
 	for (unsigned i = 0; i < m->config.vcpus; i++)
 		vcpu_resume(&m->vcpus[i]);
+}
+
+int monitor_take_memory(struct monitor *m, uint64_t offset, uint64_t size)
+{
+	if (offset > m->vm.mem_size || size > m->vm.mem_size - offset)
+		return -EINVAL;
+	/* Of memory that is shared with a template only what was changed can be given back. */
+	if (madvise(m->vm.mem + offset, size, MADV_REMOVE) == 0 ||
+	    madvise(m->vm.mem + offset, size, MADV_DONTNEED) == 0)
+		return 0;
+	return -errno;
 }
 
 void monitor_stop(struct monitor *m)

@@ -1,11 +1,13 @@
 /*
- * The built-in monitor: a virtual machine that this process holds itself, on caisson-vmm's loop. It
- *is made in steps, so that each thread can start with what the jail leaves it:
+ * kvm - the built-in monitor: a virtual machine that this process holds itself, on caisson-vmm's
+ * loop. Only src/vmm/machine*.c calls it, in the jail; nothing here knows about containers, the agent
+ * or the control service. It is made in steps, so that each thread starts with what the jail leaves it:
  *
  *	monitor_new();  monitor_add_device() for each;  monitor_start();  ...  monitor_free();
  *
  * All of it is called on the loop's thread. Console, random numbers and balloon are the monitor's
- *own devices; all others are the caller's.
+ * own devices; all others are the caller's. x86_64: what is of that processor alone is in boot, cpuid,
+ * kernel, mptable and vcpu.
  */
 #pragma once
 
@@ -41,8 +43,10 @@ struct monitor_config {
 	int state_fd;
 	int kernel_fd;
 	int initrd_fd; /* or -1 */
-	uint32_t memory_mib;
+	uint64_t memory_size;
+	uint64_t memory_boot_end; /* address at which the memory ends that the guest is told of */
 	uint32_t vcpus;
+	uint32_t vcpus_boot;      /* of those, what the guest starts by itself */
 	const char *cmdline_extra; /* or NULL */
 	bool debug;
 };
@@ -70,5 +74,7 @@ void monitor_freeze(struct monitor *m);
 void monitor_thaw(struct monitor *m);
 /* While it is frozen: writes all but the memory to @fd, a new file. */
 __must_check int monitor_save(struct monitor *m, int fd, struct error *err);
+/* The guest has given up [@offset, @offset + @size) of the memory's file. */
+__must_check int monitor_take_memory(struct monitor *m, uint64_t offset, uint64_t size);
 /* ended() follows. */
 void monitor_stop(struct monitor *m);

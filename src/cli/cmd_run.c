@@ -35,6 +35,8 @@
 	  "Set the environment variables listed in a file, one a line", "file" },                 \
 	{ 'v', "volume", OPT_LIST, AT(volume), "[/HOST|VOLUME:]/DIR[:ro]",                        \
 	  "Mount a directory or file of the host, or a volume, in the container", "dir" },        \
+	{ 0, "image-volume", OPT_STRING, AT(image_volume), "HOW",                                 \
+	  "The image's VOLUMEs: anonymous volumes (the default), tmpfs, or ignore", NULL },       \
 	{ 0, "mount", OPT_LIST, AT(mount), "type=TYPE,src=SOURCE,dst=/DIR[,readonly]",            \
 	  "Mount something in the container; the types are bind, volume, tmpfs and block",        \
 	  NULL },                                                                                 \
@@ -307,7 +309,7 @@ static int build(struct making *m, int argc, char **argv, struct error *err)
 	if (r == 0)
 		r = spec_build(&o, image, argc - 1, argv + 1, m->c->id, &plan, err);
 	if (r == 0)
-		r = mounts_resolve(m->o, m->c, err);
+		r = mounts_resolve(m->o, image->config.volumes, m->c, err);
 	if (r == 0)
 		r = mounts_apply(plan.spec, m->o, json_object_get(m->c->rec, "Mounts"), err);
 	if (r == 0)

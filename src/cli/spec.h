@@ -14,7 +14,7 @@ struct run_options {
 	const char *ip, *ip6, *mac;
 	const char *entrypoint, *kernel, *stop_signal, *stop_timeout, *pids_limit, *shm_size;
 	const char *detach_keys, *pull, *platform, *cidfile, *boot_timeout, *memory_swap, *cpu_shares;
-	const char *cpuset_cpus, *oom_score_adj, *umask, *restart;
+	const char *cpuset_cpus, *oom_score_adj, *umask, *restart, *image_volume;
 	struct strlist env, env_file, volume, mount, cap_add, cap_drop, security_opt, ulimit, tmpfs;
 	struct strlist label, annotation, sysctl, group_add, attach, device, storage_opt;
 	struct strlist network, network_alias, publish, dns, dns_search, dns_option, add_host;

@@ -1,11 +1,15 @@
 """Root file systems and volumes of pods and containers, as containerd and the kubelet give them."""
 
+import http.client
+import json
 import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import time
+import urllib.parse
 
 import pytest
 
@@ -370,6 +374,61 @@ def test_direct_volume(host, pod, where):
         assert not os.listdir(source)
     finally:
         shutil.rmtree(info)
+
+
+def test_volumes_grow_while_in_use(host, pod, where):
+    """ext4, and xfs where the guest's kernel has it, through the shim's socket."""
+    disks = {"ext4": ext4(where / "grow.ext4", 64 * MIB)}
+    if shutil.which("mkfs.xfs") and "xfs" in pod.run("cat /proc/filesystems").split():
+        disks["xfs"] = str(where / "grow.xfs")
+        with open(disks["xfs"], "wb") as f:
+            f.truncate(320 * MIB)
+        subprocess.run(["mkfs.xfs", "-q", disks["xfs"]], check=True)
+    mounts = [{"destination": f"/{t}", "type": t, "source": d, "options": []} for t, d in disks.items()]
+    places = " ".join(f"/{fs}" for fs in disks)
+    t = pod.start(f"for d in {places}; do echo before > $d/file; done; echo up; sleep 1000", mounts=mounts)
+    t.fifos["out"].wait_for(b"up")
+    directory, = pathlib.Path(host.run, "sandboxes").iterdir()
+
+    def get(method, path, body=None):
+        c = http.client.HTTPConnection("localhost")
+        at = os.open(directory, os.O_PATH)
+        c.sock = socket.socket(socket.AF_UNIX)
+        c.sock.settimeout(60)
+        c.sock.connect(f"/proc/self/fd/{at}/monitor.sock")
+        os.close(at)
+        c.request(method, path, body)
+        r = c.getresponse()
+        text = r.read().decode()
+        c.close()
+        return r.status, text
+
+    def total(disk):
+        status, text = get("GET", "/direct-volume/stats?path=" + urllib.parse.quote(disk))
+        assert status == 200, text
+        return next(u["total"] for u in json.loads(text)["usage"] if u["unit"] == 1)
+
+    def resize(disk, size):
+        return get("POST", "/direct-volume/resize", json.dumps({"VolumePath": disk, "Size": size}))
+
+    for disk in disks.values():
+        old, now = os.path.getsize(disk), total(disk)
+        assert old * 3 // 4 < now <= old
+        status, text = resize(disk, 3 * old)
+        assert status == 400 and "enlarge it first" in text
+        os.truncate(disk, 3 * old)
+        assert resize(disk, 2 * old)[0] == 200
+        assert old < total(disk) <= 2 * old
+        assert resize(disk, 0)[0] == 200
+        assert 2 * old < total(disk) <= 3 * old
+        status, text = resize(disk, old)
+        assert status == 400 and "cannot become smaller" in text
+    t.exec("fill", ["sh", "-c", f"for d in {places}; do dd if=/dev/zero of=$d/big bs=1M count=120 conv=fsync && "
+                    "cat $d/file; done"], stdout=t.fifo("f.out"), stderr=t.fifo("f.err"))
+    t.start("fill")
+    assert t.wait("fill") == 0
+    t.kill(signal.SIGKILL)
+    pod.end(t, 137)
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """Shared directories: our virtio-fs device with a real guest kernel at the other end."""
 
+import hashlib
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import tempfile
 import time
@@ -182,6 +184,54 @@ def test_named_volumes(caisson):
     caisson("volume", "rm", "made").fails(1, "no volume 'made'")
     caisson("volume", "rm", "-f", "made").ok()
     assert names(caisson) == []
+
+
+def with_volumes(image, where, paths):
+    """The image again, with VOLUMEs."""
+    where.mkdir()
+    shutil.copytree(image.split(":")[1], where, dirs_exist_ok=True)
+    blobs = where / "blobs/sha256"
+
+    def blob(digest):
+        return json.loads((blobs / digest.split(":")[1]).read_text())
+
+    def put(what):
+        data = json.dumps(what).encode()
+        digest = hashlib.sha256(data).hexdigest()
+        (blobs / digest).write_bytes(data)
+        return {"digest": f"sha256:{digest}", "size": len(data)}
+
+    index = json.loads((where / "index.json").read_text())
+    manifest = blob(index["manifests"][0]["digest"])
+    config = blob(manifest["config"]["digest"])
+    config["config"]["Volumes"] = {path: {} for path in paths}
+    manifest["config"].update(put(config))
+    index["manifests"][0].update(put(manifest))
+    (where / "index.json").write_text(json.dumps(index))
+    return f"oci:{where}:latest"
+
+
+def test_volumes_of_the_image(caisson, tmp_path):
+    image = with_volumes(caisson.image, tmp_path / "image", ["/etc", "/data/", "/mine"])
+    look = ["sh", "-c", "cut -d ' ' -f 2,3 /proc/mounts | grep -E '^/(etc|data|mine) '; ls /etc/passwd;"
+            "echo kept > /data/x; true"]
+    (tmp_path / "mine").mkdir()
+    caisson("run", "--name", "one", "-v", f"{tmp_path}/mine:/mine", image, *look).ok()
+    mounts = {m["Destination"]: m for m in json.loads(caisson("inspect", "one").ok().out)[0]["Mounts"]}
+    assert {d: m["Type"] for d, m in mounts.items()} == {"/etc": "volume", "/data": "volume", "/mine": "bind"}
+    assert caisson("logs", "one").ok().out.splitlines()[-1] == "/etc/passwd"
+    assert pathlib.Path(mounts["/data"]["Source"], "x").read_text() == "kept\n"
+    assert len(names(caisson)) == 2
+    caisson("rm", "-v", "one").ok()
+    caisson.run(image, "true").ok()
+    assert names(caisson) == []
+    r = caisson.run("--image-volume", "tmpfs", image, *look).ok()
+    assert sorted(r.out.split()) == ["/data", "/etc", "/etc/passwd", "/mine", "tmpfs", "tmpfs", "tmpfs"]
+    r = caisson.run("--image-volume", "ignore", image, *look)
+    assert r.out == "/etc/passwd\n" and names(caisson) == []
+    caisson("run", "--image-volume", "some", image, "true").fails(125, "--image-volume", "some")
+    wrong = with_volumes(caisson.image, tmp_path / "wrong", ["relative"])
+    caisson("run", wrong, "true").fails(125, "VOLUME 'relative'")
 
 
 def test_disk_tmpfs_and_size(caisson, tmp_path):

@@ -10,13 +10,6 @@
 /* Longer ones are not kept, and not handed over. */
 #define REQUEST_MAX  4096u
 
-struct server_entry {
-	const char *service;
-	const struct ttrpc_method *method; /* NULL: free, or (with service) the service itself */
-	void *ctx;
-	uint32_t hash;
-};
-
 struct ttrpc_call {
 	struct strm s;
 	const struct ttrpc_method *method;
@@ -34,110 +27,10 @@ struct ttrpc_call {
 	char text[];           /* their bytes */
 };
 
-/* ---- registry ---- */
-
-static uint32_t hash_add(uint32_t h, const void *data, size_t len)
-{
-	const uint8_t *p = data;
-
-	for (size_t i = 0; i < len; i++)
-		h = (h ^ p[i]) * 16777619u;
-	return h;
-}
-
-/* The separator can't be in a method's name. An empty method stands for the service itself. */
-static uint32_t hash_of(const void *service, size_t slen, const void *method, size_t mlen)
-{
-	uint32_t h = hash_add(hash_add(2166136261u, service, slen), "/", 1);
-
-	return hash_add(h, method, mlen);
-}
-
-static bool text_is(const char *s, const uint8_t *p, size_t len)
-{
-	return (len == 0 || strncmp(s, (const char *)p, len) == 0) && s[len] == '\0';
-}
-
-static struct server_entry *lookup(const struct ttrpc_server *s, struct span service,
-				   struct span method)
-{
-	uint32_t h = hash_of(service.p, service.len, method.p, method.len);
-
-	if (!s->table)
-		return NULL;
-	if ((service.len && memchr(service.p, 0, service.len)) ||
-	    (method.len && memchr(method.p, 0, method.len)))
-		return NULL;
-	for (size_t i = h & s->mask; s->table[i].service; i = (i + 1) & s->mask) {
-		struct server_entry *e = &s->table[i];
-
-		if (e->hash == h && text_is(e->service, service.p, service.len) &&
-		    text_is(e->method ? e->method->name : "", method.p, method.len))
-			return e;
-	}
-	return NULL;
-}
-
-static void entry_put(struct server_entry *table, size_t mask, struct server_entry e)
-{
-	size_t i = e.hash & mask;
-
-	while (table[i].service)
-		i = (i + 1) & mask;
-	table[i] = e;
-}
-
-static int table_reserve(struct ttrpc_server *s, size_t more)
-{
-	size_t old = s->table ? s->mask + 1 : 0, n = old ? old : 16;
-	struct server_entry *table;
-
-	while (n < (s->used + more) * 2)
-		n *= 2;
-	if (n == old)
-		return 0;
-	table = calloc(n, sizeof(*table));
-	if (!table)
-		return -ENOMEM;
-	for (size_t i = 0; i < old; i++)
-		if (s->table[i].service)
-			entry_put(table, n - 1, s->table[i]);
-	free(s->table);
-	s->table = table;
-	s->mask = n - 1;
-	return 0;
-}
-
-static struct span span_of(const char *s)
-{
-	return (struct span){ (const uint8_t *)s, strlen(s) };
-}
-
 int ttrpc_server_register(struct ttrpc_server *s, const char *service,
 			  const struct ttrpc_method *methods, size_t n_methods, void *ctx)
 {
-	struct span name = span_of(service), none = span_of("");
-	int r;
-
-	for (size_t i = 0; i < n_methods; i++)
-		if (lookup(s, name, span_of(methods[i].name)))
-			return -EEXIST;
-	r = table_reserve(s, n_methods + 1);
-	if (r < 0)
-		return r;
-	if (!lookup(s, name, none)) {
-		entry_put(s->table, s->mask,
-			  (struct server_entry){ service, NULL, ctx,
-						 hash_of(service, name.len, "", 0) });
-		s->used++;
-	}
-	for (size_t i = 0; i < n_methods; i++) {
-		uint32_t h = hash_of(service, name.len, methods[i].name, strlen(methods[i].name));
-
-		entry_put(s->table, s->mask, (struct server_entry){ service, &methods[i], ctx, h });
-		s->used++;
-	}
-	return 0;
+	return methods_add(&s->methods, service, methods, n_methods, ctx);
 }
 
 int ttrpc_server_new(struct ttrpc_server **ret_server)
@@ -173,7 +66,7 @@ void ttrpc_server_free(struct ttrpc_server *s)
 			c->io->destroy(c->io_arg);
 		conn_unref(c);
 	}
-	free(s->table);
+	methods_fini(&s->methods);
 	free(s);
 }
 
@@ -435,7 +328,7 @@ void ttrpc_call_on_drain(struct ttrpc_call *call, void (*fn)(void *arg, struct t
 
 /* ---- requests ---- */
 
-static int call_new(const struct server_entry *e, const struct wire_request *req, struct span raw,
+static int call_new(const struct methods_entry *e, const struct wire_request *req, struct span raw,
 		    struct ttrpc_call **ret)
 {
 	size_t text = req->metadata_bytes + 2 * req->n_metadata;
@@ -479,7 +372,7 @@ static void unknown(struct conn *c, uint32_t id, const struct wire_request *req)
 	int slen = (int)MIN_OF(req->service.len, (size_t)128);
 	int mlen = (int)MIN_OF(req->method.len, (size_t)128);
 
-	if (lookup(s, req->service, span_of("")))
+	if (methods_find(&s->methods, req->service, (struct span){ NULL, 0 }))
 		(void)error_set(&err, -ENOSYS, "method %.*s of service %.*s is not implemented",
 				mlen, req->method.p ? (const char *)req->method.p : "", slen,
 				req->service.p ? (const char *)req->service.p : "");
@@ -514,7 +407,7 @@ static void handle_request(struct conn *c, struct wire_header h, const uint8_t *
 	struct ttrpc_server *s = c->owner;
 	struct span raw = { data, h.len };
 	struct wire_request req;
-	struct server_entry *e;
+	struct methods_entry *e;
 	struct ttrpc_call *call;
 	uint64_t deadline = 0;
 	bool stream;
@@ -535,7 +428,7 @@ static void handle_request(struct conn *c, struct wire_header h, const uint8_t *
 		send_status(c, h.id, TTRPC_INVALID_ARGUMENT, "malformed request");
 		return;
 	}
-	e = lookup(s, req.service, req.method);
+	e = methods_find(&s->methods, req.service, req.method);
 	if (!e || !e->method || !e->method->fn) {
 		unknown(c, h.id, &req);
 		return;

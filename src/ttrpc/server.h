@@ -2,12 +2,12 @@
 #pragma once
 
 #include "ttrpc/conn.h"
+#include "ttrpc/methods.h"
 
 struct ttrpc_server {
 	struct list conns;
 	struct list listeners; /* struct server_listener */
-	struct server_entry *table; /* open addressing by hash of service and method */
-	size_t mask, used;
+	struct methods methods;
 	bool held;
 };
 

@@ -33,6 +33,8 @@ __must_check int agent_client_new(uv_loop_t *loop, int fd, struct agent_client *
 void agent_client_close(struct agent_client *c);
 /* @fn runs once when the connection ended by itself, after the outstanding calls' callbacks. */
 void agent_client_on_closed(struct agent_client *c, void (*fn)(void *arg, int err), void *arg);
+/* The connection stands. */
+bool agent_client_alive(const struct agent_client *c);
 /* Limit for calls that do not wait for the container; 0: none. 60 s unless set. */
 void agent_client_set_timeout(struct agent_client *c, uint64_t timeout_ns);
 

@@ -51,6 +51,11 @@ void agent_client_on_closed(struct agent_client *c, void (*fn)(void *arg, int er
 	ttrpc_client_on_closed(c->ttrpc, fn, arg);
 }
 
+bool agent_client_alive(const struct agent_client *c)
+{
+	return ttrpc_client_alive(c->ttrpc);
+}
+
 void agent_client_set_timeout(struct agent_client *c, uint64_t timeout_ns)
 {
 	c->timeout_ns = timeout_ns;

@@ -129,6 +129,8 @@ int sandbox_can_hand_over(const struct sandbox *s, struct error *err)
 		why = "the agent has not answered yet";
 	else if (s->state == VM_READY && (!s->vmm || vmm_busy(s->vmm)))
 		why = "a disk is being attached";
+	else if (s->size.resizing)
+		why = "the virtual machine is being resized";
 	else if (volumes_busy(s) || (s->scratch && scratch_busy(s->scratch)))
 		why = "a volume is being made";
 	else if (s->size.resizing)

@@ -12,6 +12,7 @@ struct op {
 	sandbox_stats_fn stats;
 	void *arg;
 	int pause; /* what `paused` becomes; -1: no change */
+	bool kill; /* nothing is left to do when the VM is gone */
 };
 
 static struct op *op_new(struct container *c, sandbox_done_fn done, void *arg)
@@ -30,15 +31,56 @@ static void op_free(struct op *op)
 	free(op);
 }
 
+static void op_failed(struct op *op, const struct error *err)
+{
+	struct error room;
+
+	err = sandbox_blame(op->c->s, err, &room);
+	if (op->kill && op->c->s->state == VM_GONE) {
+		(void)error_set(&room, -ENOENT, "process already finished");
+		err = &room;
+	}
+	if (op->stats)
+		op->stats(op->arg, err, NULL);
+	else
+		op->done(op->arg, err);
+	op_free(op);
+}
+
+static void on_vm_gone(void *arg, const struct error *err, const struct sandbox_exit *exit)
+{
+	struct op *op = arg;
+
+	(void)exit;
+	op_failed(op, err ? err : &op->c->s->failure);
+}
+
+/*
+ * The connection to the agent ends a moment before the VM is known to be gone. The caller learns of
+ * the end, not of the moment.
+ */
+static void op_error(struct op *op, const struct error *err)
+{
+	struct sandbox *s = op->c->s;
+
+	if (s->state == VM_READY && !agent_client_alive(s->agent))
+		sandbox_when_gone(s, on_vm_gone, op);
+	else
+		op_failed(op, err);
+}
+
 static void on_answer(void *arg, const struct error *err, const Google__Protobuf__Empty *answer)
 {
 	struct op *op = arg;
-	struct error room;
 
 	(void)answer;
-	if (!err && op->pause >= 0)
+	if (err) {
+		op_error(op, err);
+		return;
+	}
+	if (op->pause >= 0)
 		op->c->paused = op->pause;
-	op->done(op->arg, sandbox_blame(op->c->s, err, &room));
+	op->done(op->arg, NULL);
 	op_free(op);
 }
 
@@ -48,11 +90,7 @@ static void op_unsent(struct op *op, int code)
 	struct error err = { 0 };
 
 	(void)error_errno(&err, code, "ask the agent");
-	if (op->stats)
-		op->stats(op->arg, &err, NULL);
-	else
-		op->done(op->arg, &err);
-	op_free(op);
+	op_error(op, &err);
 }
 
 /* The container if the agent can be asked about it now; else @err says why not. */
@@ -114,6 +152,7 @@ void sandbox_kill(struct sandbox *s, const char *id, const char *exec_id, uint32
 	req.container_id = p->container->id;
 	req.exec_id = (char *)process_agent_id(p);
 	req.signal = signal;
+	op->kill = true;
 	r = agent_signal_process(s->agent, &req, on_answer, op);
 	if (r < 0)
 		op_unsent(op, r);
@@ -259,9 +298,12 @@ void sandbox_update(struct sandbox *s, const char *id, Grpc__LinuxResources *res
 static void on_stats(void *arg, const struct error *err, const Grpc__StatsContainerResponse *answer)
 {
 	struct op *op = arg;
-	struct error room;
 
-	op->stats(op->arg, sandbox_blame(op->c->s, err, &room), answer);
+	if (err) {
+		op_error(op, err);
+		return;
+	}
+	op->stats(op->arg, NULL, answer);
 	op_free(op);
 }
 

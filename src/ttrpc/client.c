@@ -352,6 +352,11 @@ int client_new(struct ttrpc_client **ret)
 	return 0;
 }
 
+bool ttrpc_client_alive(const struct ttrpc_client *c)
+{
+	return !c->conn->closed && !c->conn->broken;
+}
+
 void ttrpc_client_on_closed(struct ttrpc_client *c, void (*fn)(void *arg, int err), void *arg)
 {
 	c->on_closed = fn;

@@ -208,6 +208,8 @@ void ttrpc_stream_hold(struct ttrpc_pending *p, bool hold);
 /* @fn runs once when the peer or an error ended the connection (not for ttrpc_client_close()). */
 void ttrpc_client_on_closed(struct ttrpc_client *c, void (*fn)(void *arg, int err), void *arg);
 size_t ttrpc_client_in_flight(const struct ttrpc_client *c);
+/* False once its connection has ended, also before and while that is being told. */
+bool ttrpc_client_alive(const struct ttrpc_client *c);
 /*
  * Ends the connection and frees the client: outstanding calls end with UNAVAILABLE, from within
  * this function. Takes NULL. @c is invalid afterwards.

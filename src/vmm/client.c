@@ -215,8 +215,8 @@ static void wait_started_done(void *arg, const struct ttrpc_result *res)
 			msg->spare[info.n_spare]->start, msg->spare[info.n_spare]->size
 		};
 	protobuf_c_message_free_unpacked(&msg->base, NULL);
-	/* The boot itself was not limited. */
-	if (info.vcpus_max > info.vcpus)
+	/* The boot itself was not limited. One that was attached to may have been resized since. */
+	if (v->is_child && info.vcpus_max > info.vcpus)
 		limit_cpu(v, info.vcpus);
 	if (v->events.started)
 		v->events.started(v, &info, v->ctx);

@@ -29,7 +29,7 @@ static enum vmm_exit judge(const struct machine *m, const struct qemu_end *end, 
 	if (m->stopping)
 		return VMM_EXIT_STOPPED;
 	if (end->guest_ended && end->wait_status == 0)
-		return panic ? VMM_EXIT_PANIC : VMM_EXIT_GUEST;
+		return panic || end->panicked ? VMM_EXIT_PANIC : VMM_EXIT_GUEST;
 	return end->ran ? VMM_EXIT_CRASH : VMM_EXIT_START;
 }
 
@@ -53,7 +53,8 @@ static char *describe(const struct machine *m, const struct qemu_end *end, enum 
 	case VMM_EXIT_STOPPED:
 		return strdup("stopped");
 	case VMM_EXIT_PANIC:
-		return str_printf("the guest's kernel panicked: %s", panic ? panic : "");
+		return str_printf("the guest's kernel panicked: %s",
+				  panic ? panic : "its console does not tell why");
 	case VMM_EXIT_START:
 	case VMM_EXIT_CRASH:
 	case VMM_EXIT_LOST:

@@ -239,7 +239,9 @@ def test_kill_of_a_part(ctrd, detached, victim):
     os.kill(pids[-1], signal.SIGKILL)
     events.wait("victim", "exit")
     assert "delete" not in events.of("victim")[:3]
-    ctrd.try_ctr("task", "rm", "-f", "victim")
+    # A shim that died is not there to answer; the end of a VM is no error for its removal.
+    r = ctrd.try_ctr("task", "rm", "-f", "victim")
+    assert r.returncode == 0 or victim == "caisson-shim", r.stderr
     exits = [b for t, b in events.seen if t == "/tasks/exit"]
     events.close()
     assert [b["exit_status"] for b in exits] == [137], exits

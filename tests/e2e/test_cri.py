@@ -430,6 +430,18 @@ def test_kill_of_a_part(cri, daemon, pod, victim):
     p.remove()
 
 
+def test_kernel_of_a_guest_panics(cri, daemon, pod):
+    p = cri.pod("panics", linux=dict(security_context=dict(privileged=True)))
+    k = p.run("main", *LOOP, security=dict(privileged=True))
+    k.exec("sh", "-c", "echo c > /proc/sysrq-trigger; sleep 20")
+    wait_until(lambda: k.status().state == c.EXITED)
+    assert k.status().exit_code == 255
+    assert not p.ready()
+    assert "reason=panic text=\"the guest's kernel panicked: sysrq triggered crash" in daemon.log()
+    p.remove()
+    assert pod.main.status().state == c.RUNNING
+
+
 def test_containerd_is_restarted(cri, daemon, pod):
     daemon.kill(signal.SIGKILL)
     daemon.start()

@@ -157,6 +157,7 @@ int qemu_cmdline(const struct qemu_plan *plan, char **ret, struct error *err)
 	if (plan->machine == VMM_MACHINE_MICROVM) {
 		size_t n = qemu_mmio_slots(plan->n_devices + plan->n_nics);
 
+		fprintf(f, " pvpanic_mmio.port=%#x", QEMU_PANIC_PORT);
 		/* QEMU offers 1024 entries for each queue here, and drivers fill them with pages. */
 		fputs(" pci=off virtio_mmio.queue_max=64", f);
 		for (unsigned i = 0; i < n; i++)
@@ -242,6 +243,9 @@ static int add_devices(struct argv *a, const struct qemu_plan *plan)
 
 	if (mmio)
 		snprintf(bus, sizeof(bus), ",bus=virtio-mmio-bus.0");
+	/* A panic is told as such, also when the console does not work. */
+	if (mmio)
+		r |= argv_opt(a, "-device", "pvpanic");
 	r |= argv_opt(a, "-chardev", "socket,id=con,fd=%d", plan->console_fd);
 	r |= argv_opt(a, "-device", "virtio-serial-%s,id=vser,max_ports=1%s", suffix, bus);
 	r |= argv_opt(a, "-device", "virtconsole,chardev=con,bus=vser.0");

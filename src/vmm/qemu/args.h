@@ -11,6 +11,7 @@
 #define QEMU_MICROVM_BASE  0xfeb00000u
 #define QEMU_MICROVM_STEP  512u
 #define QEMU_MICROVM_IRQ   5u
+#define QEMU_PANIC_PORT    0x505u /* of its device pvpanic, unless told otherwise */
 
 #define QEMU_MAX_DEVICES   (2 + VMM_MAX_DISKS + VMM_MAX_SHARES)
 

@@ -46,6 +46,7 @@ struct qemu {
 	int pass_fd;            /* goes with the next command; else -1 */
 	bool ran;
 	bool guest_ended;
+	bool panicked;
 	qmp_reply_fn save_done; /* of the save under way, or NULL */
 	void *save_ctx;
 	char reason[40];
@@ -303,6 +304,8 @@ static void qmp_event(void *ctx, const char *name, const char *reason)
 		migration_event(q, reason);
 	if (strcmp(name, "RESUME") == 0 && q->incoming && !q->ran)
 		set_running(q);
+	if (strcmp(name, "GUEST_PANICKED") == 0)
+		q->panicked = true;
 	if (strcmp(name, "SHUTDOWN") == 0) {
 		(void)snprintf(q->reason, sizeof(q->reason), "%s", reason);
 		q->guest_ended = strncmp(reason, "guest-", 6) == 0;
@@ -339,6 +342,7 @@ static void process_ended(void *arg)
 	}
 	end.ran = q->ran;
 	end.guest_ended = q->guest_ended;
+	end.panicked = q->panicked;
 	end.reason = q->reason;
 	end.words = q->text ? q->text : "";
 	q->ops->ended(q->ctx, &end);

@@ -14,7 +14,8 @@ struct qemu;
 struct qemu_end {
 	int wait_status;
 	bool ran;               /* QMP was ready before the end */
-	bool guest_ended;       /* the guest powered off or reset the machine */
+	bool guest_ended;       /* the guest powered off or reset the machine, or panicked */
+	bool panicked;          /* its kernel said so by the panic device */
 	const char *reason;     /* of QMP's SHUTDOWN event, or "" */
 	const char *words;      /* the last lines of stderr, or "" */
 };

@@ -166,6 +166,11 @@ int ctr_mount_detached(const char *type);
 /* proc of our own pid namespace, attached nowhere: a descriptor or -errno. */
 int ctr_mount_private_proc(void);
 
+/* lifecycle.c */
+#define CTR_KILL_TIMEOUT_MS 5000
+/* What the agent holds of it; its processes and its cgroup are the caller's matter. NULL is fine. */
+void ctr_free(struct container *c);
+
 /* copytree.c: contents of one directory into another, never following links */
 int ctr_copy_tree(int from, int to);
 

@@ -5,7 +5,7 @@
 # Whatever opens a socket runs in a network namespace of its own: no test reaches the network of
 # the machine, and none can break it.
 set -u
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 part=${1:-all}
 [ $# -gt 0 ] && shift
 out=build/test-results
@@ -85,6 +85,9 @@ e2e() {
     # Made here because the tests themselves have no network.
     step "images from Debian's packages" \
         tests/images/build busybox debian nginx python3 postgresql || finish
+    # Tests that need one that cannot be had are skipped.
+    say "peers from newer Debian suites"
+    tests/peers/get >"$out/peers.log" 2>&1 || tail -n 1 "$out/peers.log"
     tests/testbed/run --prepare >"$out/testbed.log" 2>&1 || tail -n 1 "$out/testbed.log"
     say "end-to-end tests"
     CAISSON_STAGE=$PWD/build/release/stage

@@ -34,7 +34,8 @@ JOBS = {
 
 
 def libraries(path):
-    out = subprocess.run(["ldd", path], stdout=subprocess.PIPE, text=True, check=True).stdout
+    out = subprocess.run(["ldd", path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                         check=False).stdout
     return {w for line in out.splitlines() for w in line.split() if w.startswith("/")}
 
 

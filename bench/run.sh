@@ -30,5 +30,6 @@ CAISSON_VHOST_DEVICE=$build/src/virtio/caisson-vhost-device
 export CAISSON_VHOST_DEVICE
 section "virtio-fs beside virtiofsd" /usr/bin/python3 bench/fs.py
 section "Disks beside QEMU's own" /usr/bin/python3 bench/blk.py
+section "A root file system beside runc's" /usr/bin/python3 bench/rootfs.py
 section "Network of a pod" /usr/bin/python3 bench/network.py
 section "The built-in monitor beside QEMU with KVM, in the testbed" bench/monitor.py

@@ -25,6 +25,14 @@ int fs_lookup_at(struct fs_export *fs, const struct fs_node *parent, const char 
 	return 0;
 }
 
+/* Most requests name an entry of the directory they are sent to. */
+static int take_entry(struct fs_req *req, const struct fs_node **ret_dir, const char **ret_name)
+{
+	int r = fs_take_name(req, ret_name);
+
+	return r < 0 ? r : fs_req_dir(req, ret_dir);
+}
+
 /* The usual answer of what makes a name. */
 static ssize_t reply_entry(struct fs_req *req, const struct fs_node *parent, const char *name)
 {
@@ -44,11 +52,9 @@ ssize_t fs_op_lookup(struct fs_req *req)
 {
 	const struct fs_node *dir;
 	const char *name;
-	int r = fs_take_name(req, &name);
+	int r = take_entry(req, &dir, &name);
 	ssize_t n;
 
-	if (r == 0)
-		r = fs_req_dir(req, &dir);
 	if (r < 0)
 		return r;
 	n = reply_entry(req, dir, name);
@@ -102,9 +108,7 @@ ssize_t fs_op_mknod(struct fs_req *req)
 	int r = fs_take_args(req, &in, sizeof(in));
 
 	if (r == 0)
-		r = fs_take_name(req, &name);
-	if (r == 0)
-		r = fs_req_dir(req, &dir);
+		r = take_entry(req, &dir, &name);
 	if (r < 0)
 		return r;
 	if (S_ISBLK(in.mode) || (S_ISCHR(in.mode) && in.rdev != 0))
@@ -123,9 +127,7 @@ ssize_t fs_op_mkdir(struct fs_req *req)
 	int r = fs_take_args(req, &in, sizeof(in));
 
 	if (r == 0)
-		r = fs_take_name(req, &name);
-	if (r == 0)
-		r = fs_req_dir(req, &dir);
+		r = take_entry(req, &dir, &name);
 	if (r < 0)
 		return r;
 	fs_as_caller(req, in.umask);
@@ -138,10 +140,8 @@ static ssize_t remove_name(struct fs_req *req, int flags)
 {
 	const struct fs_node *dir;
 	const char *name;
-	int r = fs_take_name(req, &name);
+	int r = take_entry(req, &dir, &name);
 
-	if (r == 0)
-		r = fs_req_dir(req, &dir);
 	if (r < 0)
 		return r;
 	return unlinkat(dir->fd, name, flags) < 0 ? -errno : 0;
@@ -208,9 +208,7 @@ ssize_t fs_op_link(struct fs_req *req)
 	int r = fs_take_args(req, &in, sizeof(in));
 
 	if (r == 0)
-		r = fs_take_name(req, &name);
-	if (r == 0)
-		r = fs_req_dir(req, &dir);
+		r = take_entry(req, &dir, &name);
 	if (r == 0)
 		r = fs_req_node(req, in.oldnodeid, &old);
 	if (r < 0)

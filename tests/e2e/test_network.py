@@ -167,6 +167,8 @@ def test_tcfilter(host, pod):
     ping(t, "fd09::1", 2)
     upload(t, "10.9.0.1")
     upload(t, "fd09::1")
+    # A card needs longer queues than other devices.
+    assert int(sh(t, "sed -n 's/.*queue_max=[0-9,]*,//;s/ .*//p' /proc/cmdline").strip()) == 256
     # The namespace's own stack hears nothing of it, and keeps what CNI gave it.
     assert "10.9.0.2/24" in pod.do("ip addr show eth0")
     record = json.load(open(os.path.join(host.sandbox("net"), "state.json"), encoding="ascii"))

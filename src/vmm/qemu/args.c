@@ -18,6 +18,9 @@
 /* Devices besides the vhost-user ones: the console and the balloon. */
 #define QEMU_OWN_DEVICES 2u
 
+#define QUEUE_MAX     64u
+#define NIC_QUEUE_MAX 256u
+
 /*
  * Sorted by effect. No probing for hardware a machine of ours never has, the TSC taken as it is,
  * and the end of the guest (also a panic) is a triple fault, which ends QEMU at once.
@@ -121,6 +124,19 @@ static void put_types(FILE *f, const struct qemu_plan *plan)
 		fprintf(f, ",%u", true_type(plan, &plan->devices[i]));
 }
 
+/*
+ * QEMU offers 1024 entries for each queue here, and drivers fill them with pages. Network cards, the
+ * last of the devices, are slow with as few as do for the others.
+ */
+static void put_queue_bounds(FILE *f, const struct qemu_plan *plan)
+{
+	fprintf(f, " virtio_mmio.queue_max=%u", QUEUE_MAX);
+	for (size_t i = 1; plan->n_nics && i < QEMU_OWN_DEVICES + plan->n_devices; i++)
+		fprintf(f, ",%u", QUEUE_MAX);
+	if (plan->n_nics)
+		fprintf(f, ",%u", NIC_QUEUE_MAX);
+}
+
 int qemu_cmdline(const struct qemu_plan *plan, char **ret, struct error *err)
 {
 	auto_free char *text = NULL;
@@ -158,8 +174,8 @@ int qemu_cmdline(const struct qemu_plan *plan, char **ret, struct error *err)
 		size_t n = qemu_mmio_slots(plan->n_devices + plan->n_nics);
 
 		fprintf(f, " pvpanic_mmio.port=%#x", QEMU_PANIC_PORT);
-		/* QEMU offers 1024 entries for each queue here, and drivers fill them with pages. */
-		fputs(" pci=off virtio_mmio.queue_max=64", f);
+		fputs(" pci=off", f);
+		put_queue_bounds(f, plan);
 		for (unsigned i = 0; i < n; i++)
 			fprintf(f, " virtio_mmio.device=%u@%#x:%u", QEMU_MICROVM_STEP,
 				QEMU_MICROVM_BASE + i * QEMU_MICROVM_STEP, QEMU_MICROVM_IRQ + i);

@@ -154,7 +154,7 @@ static int apply(struct config *cfg, const char *section, const char *key, const
 {
 	static const char *const machines[] = { "auto", "builtin", "microvm", "q35", NULL };
 	static const char *const levels[] = { "debug", "info", "warn", "error", NULL };
-	static const char *const models[] = { "tcfilter", "macvtap", "none", NULL };
+	static const char *const models[] = { "tcfilter", "macvtap", "vfio", "none", NULL };
 	static const char *const caches[] = { "auto", "never", "always", NULL };
 	uint64_t bytes;
 	bool *flag;
@@ -259,7 +259,7 @@ static int apply(struct config *cfg, const char *section, const char *key, const
 		return one_of(value, caches) ? replace_text(&cfg->share_cache, value) : -EINVAL;
 	}
 	if (IS("network", "model")) {
-		*ret_want = "tcfilter, macvtap or none";
+		*ret_want = "tcfilter, macvtap, vfio or none";
 		return one_of(value, models) ? replace_text(&cfg->network_model, value) : -EINVAL;
 	}
 	if (IS("network", "slots")) {

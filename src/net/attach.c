@@ -118,6 +118,16 @@ static int add_filters(struct net *n, const struct net_link *l, const struct net
 	return r < 0 ? error_errno(err, r, "redirect the packets of '%s' to the VM", l->name) : 0;
 }
 
+/* The device first: its link comes back with its driver. @rt NULL: its namespace has gone. */
+static int release_pci(struct rtnl *rt, int netns, const struct net_hold *h, struct error *err)
+{
+	int r = h->pci.address[0] ? pci_give_back(&h->pci, err) : 0;
+
+	if (r < 0 || !h->pci.address[0] || !rt || link_index(rt, h->link))
+		return r;
+	return pci_return_link(h->pci.address, h->link, netns, err);
+}
+
 static void release_hold(struct rtnl *rt, const struct net_hold *h)
 {
 	int index = h->link[0] ? link_index(rt, h->link) : 0;
@@ -161,6 +171,8 @@ static int attach(struct net *n, struct net_link *l, const struct net_hold *h, s
 		return open_fds(n, l, index, err);
 	case NET_BRIDGE_DIRECT:
 		return open_fds(n, l, index, err);
+	case NET_BRIDGE_VFIO:
+		return pci_take(l->pci.address, err);
 	case NET_BRIDGE_TCFILTER:
 	default:
 		return attach_tap(n, l, h, err);
@@ -177,6 +189,7 @@ static void close_fds(struct net_link *l)
 int net_attach(struct net *n, struct error *err)
 {
 	bool now[NET_MAX_LINKS] = { false };
+	struct error why = { 0 };
 
 	for (size_t i = 0; i < n->state.n_links; i++) {
 		struct net_link *l = &n->state.links[i];
@@ -195,6 +208,8 @@ int net_attach(struct net *n, struct error *err)
 				n->state.links[k].attached = n->state.links[k].made = false;
 				close_fds(&n->state.links[k]);
 				release_hold(&n->rt, &n->hold[k]);
+				if (release_pci(&n->rt, n->ns.fd, &n->hold[k], &why) < 0)
+					log_warn("%s", error_text(&why));
 			}
 		return error_prefix(err, r, "network '%s'", n->path);
 	}
@@ -207,38 +222,55 @@ void net_close_taps(struct net *n)
 		close_fds(&n->state.links[i]);
 }
 
-int net_release(const struct net_holds *holds, struct error *err)
+/* A socket in the namespace that was held things in, or NULL if that has gone. */
+static int open_held(const struct net_holds *holds, struct ns *ns, struct rtnl **ret, struct error *err)
 {
-	auto_free struct rtnl *rt = NULL;
-	struct ns ns = { .fd = -1 };
 	struct error why = { 0 };
+	struct rtnl *rt;
 	int back = -1, r;
 
-	if (!holds->n || !holds->netns[0])
-		return 0;
+	*ret = NULL;
 	/* Whatever the path means now, what was held went with the namespace. */
-	if (ns_open(holds->netns, &ns, &why) < 0)
+	if (ns_open(holds->netns, ns, &why) < 0 || ns->dev != holds->dev || ns->ino != holds->ino ||
+	    net_is_host(holds->netns) != 0)
 		return 0;
-	if (ns.dev != holds->dev || ns.ino != holds->ino || net_is_host(holds->netns) != 0) {
-		(void)close(ns.fd);
-		return 0;
-	}
 	rt = calloc(1, sizeof(*rt));
-	if (!rt) {
-		(void)close(ns.fd);
+	if (!rt)
 		return error_set(err, -ENOMEM, "out of memory");
-	}
-	r = ns_enter(ns.fd, &back);
-	(void)close(ns.fd);
+	r = ns_enter(ns->fd, &back);
 	if (r == 0) {
 		r = rtnl_open(rt, 0);
 		ns_leave(back);
 	}
-	if (r < 0)
+	if (r < 0) {
+		free(rt);
 		return error_errno(err, r, "free what is held in the network namespace '%s'",
 				   holds->netns);
-	for (size_t i = 0; i < holds->n && i < NET_MAX_LINKS; i++)
-		release_hold(rt, &holds->hold[i]);
-	rtnl_close(rt);
+	}
+	*ret = rt;
 	return 0;
+}
+
+int net_release(const struct net_holds *holds, struct error *err)
+{
+	auto_free struct rtnl *rt = NULL;
+	struct ns ns = { .fd = -1 };
+	int r, first = 0;
+
+	if (!holds->n || !holds->netns[0])
+		return 0;
+	first = open_held(holds, &ns, &rt, err);
+	for (size_t i = 0; i < holds->n && i < NET_MAX_LINKS; i++) {
+		struct error why = { 0 };
+
+		if (rt)
+			release_hold(rt, &holds->hold[i]);
+		r = release_pci(rt, ns.fd, &holds->hold[i], &why);
+		if (r < 0 && !first)
+			first = error_set(err, r, "%s", error_text(&why));
+	}
+	if (rt)
+		rtnl_close(rt);
+	cleanup_close_(&ns.fd);
+	return first;
 }

@@ -33,6 +33,7 @@ struct net {
 /* Facts about a link that only the attaching needs. */
 struct scan_link {
 	struct net_link link;
+	uint8_t own_mac[6];   /* the device's, whatever the link was given */
 	bool tun_multi_queue; /* an existing tap takes several queues */
 	bool has_ingress;     /* an ingress or clsact qdisc is there */
 	bool has_root;        /* a root qdisc that somebody put there */

@@ -24,6 +24,8 @@ static enum net_bridge choose_bridge(const struct net *n, const struct net_link 
 {
 	if (str_eq(l->kind, "tun") || str_eq(l->kind, "macvtap"))
 		return NET_BRIDGE_DIRECT;
+	if (l->pci.address[0])
+		return NET_BRIDGE_VFIO;
 	/* A macvtap above those would sit beside them, on the link they share. */
 	if (n->o.model == NET_MODEL_MACVTAP && !str_eq(l->kind, "macvlan") &&
 	    !str_eq(l->kind, "ipvlan") && !n->o.rx_rate && !n->o.tx_rate)
@@ -52,7 +54,8 @@ void net_plan_hold(const struct net *n, const struct scan_link *sl, const struct
 {
 	*h = (struct net_hold){ 0 };
 	(void)!str_format(h->link, sizeof(h->link), "%s", l->name);
-	if (l->bridge == NET_BRIDGE_DIRECT)
+	h->pci = l->pci;
+	if (l->bridge == NET_BRIDGE_DIRECT || l->bridge == NET_BRIDGE_VFIO)
 		return;
 	(void)!str_format(h->tap, sizeof(h->tap), "%s", l->tap);
 	h->macvtap = l->bridge == NET_BRIDGE_MACVTAP;
@@ -70,11 +73,32 @@ static struct net_link *new_slot(struct net *n)
 	return l;
 }
 
+/* A physical device that isn't on the PCI bus is used as any other link. */
+static int find_pci(struct net *n, struct net_link *l, struct error *err)
+{
+	int back = -1, r = ns_enter(n->ns.fd, &back);
+
+	if (r == 0) {
+		r = pci_of_link(l->name, &l->pci);
+		ns_leave(back);
+	}
+	if (r == 0)
+		return pci_check(l->pci.address, err);
+	l->pci = (struct pci_device){ 0 };
+	return r == -ENODEV || r == -EOPNOTSUPP ? 0 :
+						  error_errno(err, r, "find the device of '%s'", l->name);
+}
+
 static int plan_link(struct net *n, struct scan_link *sl, struct error *err)
 {
 	struct net_link *l;
 	int r;
 
+	if (n->o.model == NET_MODEL_VFIO && !sl->link.kind[0]) {
+		r = find_pci(n, &sl->link, err);
+		if (r < 0)
+			return r;
+	}
 	sl->link.bridge = choose_bridge(n, &sl->link);
 	r = plan_rates(n, sl, err);
 	if (r < 0)
@@ -82,10 +106,15 @@ static int plan_link(struct net *n, struct scan_link *sl, struct error *err)
 	l = new_slot(n);
 	*l = sl->link;
 	sl->link.addrs = NULL;
-	l->n_fds = l->bridge == NET_BRIDGE_DIRECT && !sl->tun_multi_queue ? 1 : n->o.queues;
+	if (l->bridge == NET_BRIDGE_VFIO)
+		l->n_fds = 0;
+	else
+		l->n_fds = l->bridge == NET_BRIDGE_DIRECT && !sl->tun_multi_queue ? 1 : n->o.queues;
 	memset(l->fds, 0xff, sizeof(l->fds));
 	card_mac(n->state.n_links, l->card_mac);
-	if (l->bridge == NET_BRIDGE_DIRECT)
+	if (l->bridge == NET_BRIDGE_VFIO)
+		memcpy(l->card_mac, sl->own_mac, sizeof(l->card_mac));
+	else if (l->bridge == NET_BRIDGE_DIRECT)
 		(void)!str_format(l->tap, sizeof(l->tap), "%s", l->name);
 	else
 		(void)!str_format(l->tap, sizeof(l->tap), TAP_NAME, l->index);

@@ -9,6 +9,7 @@
  *             both directions, without a copy. Works with every kind of link.
  *   macvtap   a macvtap above the link. Not above a macvlan or ipvlan: those get a tcfilter.
  *   direct    the link is a tap or macvtap itself.
+ *   vfio      no tap: the link's PCI device is given to vfio-pci, for the VM to have it.
  * Addresses, routes and neighbours stay in the namespace too; they are read here, for the guest.
  * The namespace of this process is never touched: naming it is an error.
  *
@@ -29,6 +30,7 @@
 #include <sys/types.h>
 
 #include "base/error.h"
+#include "net/pci.h"
 
 #define NET_MAX_LINKS  8u
 #define NET_MAX_QUEUES 8u  /* of one link */
@@ -39,6 +41,7 @@
 enum net_model {
 	NET_MODEL_TCFILTER = 0,
 	NET_MODEL_MACVTAP,
+	NET_MODEL_VFIO, /* cards are given to the VM as they are; other links get a tcfilter */
 	NET_MODEL_NONE, /* links are left alone, the guest has its loopback only */
 };
 
@@ -70,6 +73,7 @@ enum net_bridge {
 	NET_BRIDGE_TCFILTER = 0,
 	NET_BRIDGE_MACVTAP,
 	NET_BRIDGE_DIRECT,
+	NET_BRIDGE_VFIO, /* the link goes away, its PCI device is the VM's */
 };
 
 struct net_link {
@@ -77,13 +81,14 @@ struct net_link {
 	char kind[IFNAMSIZ]; /* "veth", "macvlan"...; "" of a physical device */
 	int index;           /* in the namespace; 0 of a spare tap */
 	uint8_t mac[6];      /* the guest must give its card this one */
-	uint8_t card_mac[6]; /* what the card is made with: by its place among the VM's cards */
+	uint8_t card_mac[6]; /* what the card is made with: by its place among the VM's cards, or its own */
 	uint32_t mtu;
 	uint32_t flags; /* IFF_* */
 	struct net_addr *addrs;
 	size_t n_addrs;
 
 	enum net_bridge bridge;
+	struct pci_device pci;   /* VFIO */
 	char tap[IFNAMSIZ];      /* the tap's own name in the namespace */
 	int fds[NET_MAX_QUEUES]; /* one a queue, once attached */
 	unsigned n_fds;
@@ -126,6 +131,7 @@ struct net_hold {
 	bool ingress; /* its ingress qdisc is ours as well */
 	bool rate;    /* its root qdisc is ours */
 	bool macvtap; /* the tap is a macvtap that stays until it is removed */
+	struct pci_device pci; /* of the link, given to vfio-pci */
 };
 
 struct net_holds {

@@ -55,7 +55,7 @@ static int position(struct scan *s, int index)
 /* What isn't Ethernet, belongs to another link, or is ours, is no link for the guest. */
 static int on_link(const struct nlmsghdr *h, void *arg)
 {
-	const struct nlattr *tb[IFLA_LINKINFO + 1], *info[IFLA_INFO_DATA + 1];
+	const struct nlattr *tb[IFLA_PERM_ADDRESS + 1], *info[IFLA_INFO_DATA + 1];
 	const struct nlattr *tun[IFLA_TUN_MULTI_QUEUE + 1];
 	const struct ifinfomsg *m = mnl_nlmsg_get_payload(h);
 	struct scan_link l = { 0 };
@@ -63,7 +63,7 @@ static int on_link(const struct nlmsghdr *h, void *arg)
 
 	if (h->nlmsg_type != RTM_NEWLINK || mnl_nlmsg_get_payload_len(h) < sizeof(*m))
 		return 0;
-	rtnl_attrs(h, sizeof(*m), tb, IFLA_LINKINFO);
+	rtnl_attrs(h, sizeof(*m), tb, IFLA_PERM_ADDRESS);
 	rtnl_string(tb[IFLA_IFNAME], l.link.name, sizeof(l.link.name));
 	if (m->ifi_type != ARPHRD_ETHER || (m->ifi_flags & IFF_LOOPBACK) || tb[IFLA_MASTER] ||
 	    is_our_name(l.link.name) || !tb[IFLA_ADDRESS] ||
@@ -73,6 +73,9 @@ static int on_link(const struct nlmsghdr *h, void *arg)
 	l.link.flags = m->ifi_flags;
 	l.link.mtu = rtnl_u32(tb[IFLA_MTU]);
 	memcpy(l.link.mac, mnl_attr_get_payload(tb[IFLA_ADDRESS]), sizeof(l.link.mac));
+	memcpy(l.own_mac, l.link.mac, sizeof(l.own_mac));
+	if (tb[IFLA_PERM_ADDRESS] && mnl_attr_get_payload_len(tb[IFLA_PERM_ADDRESS]) == sizeof(l.own_mac))
+		memcpy(l.own_mac, mnl_attr_get_payload(tb[IFLA_PERM_ADDRESS]), sizeof(l.own_mac));
 	rtnl_nested(tb[IFLA_LINKINFO], info, IFLA_INFO_DATA);
 	rtnl_string(info[IFLA_INFO_KIND], l.link.kind, sizeof(l.link.kind));
 	if (str_eq(l.link.kind, "ifb"))

@@ -8,6 +8,7 @@
 static const char *const models[] = {
 	[NET_MODEL_TCFILTER] = "tcfilter",
 	[NET_MODEL_MACVTAP] = "macvtap",
+	[NET_MODEL_VFIO] = "vfio",
 	[NET_MODEL_NONE] = "none",
 };
 

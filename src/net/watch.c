@@ -98,7 +98,8 @@ static bool match_links(struct net *n, struct scan *s, int *ret_slots, unsigned 
 
 	for (size_t i = 0; i < n->state.n_links; i++) {
 		struct net_link *l = &n->state.links[i];
-		bool found = !l->index;
+		/* One that the VM has as it is has left no link. */
+		bool found = !l->index || l->bridge == NET_BRIDGE_VFIO;
 
 		for (size_t k = 0; k < s->n_links && !found; k++)
 			found = s->links[k].link.index == l->index;
@@ -134,8 +135,15 @@ static bool match_links(struct net *n, struct scan *s, int *ret_slots, unsigned 
 	return changed;
 }
 
+static bool is_vfio(const struct net_state *st, int link)
+{
+	return st->links[link].bridge == NET_BRIDGE_VFIO;
+}
+
+/* Those of links that the VM has as they are went with the links: they stay as they were. */
 static bool take_routes(struct net_state *st, struct scan *s, const int *slots)
 {
+	struct net_route *more;
 	size_t n = 0;
 	bool same;
 
@@ -144,6 +152,13 @@ static bool take_routes(struct net_state *st, struct scan *s, const int *slots)
 		if (s->routes[i].link >= 0)
 			s->routes[n++] = s->routes[i];
 	}
+	more = reallocarray(s->routes, n + st->n_routes + 1, sizeof(*more));
+	if (!more)
+		return false;
+	s->routes = more;
+	for (size_t i = 0; i < st->n_routes; i++)
+		if (is_vfio(st, st->routes[i].link))
+			s->routes[n++] = st->routes[i];
 	same = n == st->n_routes &&
 	       (!n || memcmp(s->routes, st->routes, n * sizeof(*st->routes)) == 0);
 	free(st->routes);
@@ -155,6 +170,7 @@ static bool take_routes(struct net_state *st, struct scan *s, const int *slots)
 
 static bool take_neighs(struct net_state *st, struct scan *s, const int *slots)
 {
+	struct net_neigh *more;
 	size_t n = 0;
 	bool same;
 
@@ -163,6 +179,13 @@ static bool take_neighs(struct net_state *st, struct scan *s, const int *slots)
 		if (s->neighs[i].link >= 0)
 			s->neighs[n++] = s->neighs[i];
 	}
+	more = reallocarray(s->neighs, n + st->n_neighs + 1, sizeof(*more));
+	if (!more)
+		return false;
+	s->neighs = more;
+	for (size_t i = 0; i < st->n_neighs; i++)
+		if (is_vfio(st, st->neighs[i].link))
+			s->neighs[n++] = st->neighs[i];
 	same = n == st->n_neighs &&
 	       (!n || memcmp(s->neighs, st->neighs, n * sizeof(*st->neighs)) == 0);
 	free(st->neighs);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Devices of the host that a container's specification names: a block device becomes a disk of the
- * VM, a character device the guest's own of the same name.
+ * VM, a character device the guest's own of the same name. The node of a VFIO group stands for the
+ * PCI devices in it, which the VM has from its boot on.
  */
 #include <fcntl.h>
 #include <stdlib.h>
@@ -94,6 +95,39 @@ static bool is_own_name(const struct device_use *u)
 	return str_has_prefix(u->path, "/dev/") && str_eq(u->path + strlen("/dev/"), u->name);
 }
 
+#define VFIO_DIR "/dev/vfio/"
+
+/* The group's number if the node is one of VFIO's, else NULL. */
+static const char *vfio_group(const Grpc__LinuxDevice *d)
+{
+	const char *group = str_has_prefix(d->path, VFIO_DIR) ? d->path + strlen(VFIO_DIR) : "";
+
+	return *group && !group[strspn(group, "0123456789")] ? group : NULL;
+}
+
+int hostdev_find_pci(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
+{
+	const Grpc__Linux *l = spec ? spec->linux : NULL;
+	size_t n = 0;
+	int r = 0;
+
+	for (size_t i = 0; l && i < l->n_devices && r == 0; i++) {
+		const char *group = vfio_group(l->devices[i]);
+
+		if (!group)
+			continue;
+		r = pci_of_group(group, s->pci + s->n_pci, VMM_MAX_PCI - s->n_pci, &n, err);
+		if (r == 0 && n == 0)
+			r = error_set(err, -ENODEV, "vfio-pci drives no device of the group");
+		if (r == 0 && n > VMM_MAX_PCI - s->n_pci)
+			r = error_set(err, -E2BIG, "more than %u PCI devices", VMM_MAX_PCI);
+		if (r < 0)
+			return error_prefix(err, r, "device '%s'", l->devices[i]->path);
+		s->n_pci += n;
+	}
+	return r;
+}
+
 int hostdev_prepare(struct container *c, struct error *err)
 {
 	const Grpc__Linux *l = c->spec->linux;
@@ -115,6 +149,14 @@ int hostdev_prepare(struct container *c, struct error *err)
 		if (!u->path)
 			return error_set(err, -ENOMEM, "out of memory");
 		c->n_devices++;
+		if (str_has_prefix(d->path, VFIO_DIR)) {
+			u->skipped = true;
+			if (vfio_group(d) && !c->first)
+				return error_set(err, -EOPNOTSUPP,
+						 "device '%s': a running virtual machine gets no PCI "
+						 "device, only its first container can bring it", d->path);
+			continue;
+		}
 		u->is_block = str_eq(d->type, "b");
 		device_name(d, u->name, sizeof(u->name));
 		/*

@@ -104,6 +104,8 @@ struct sandbox {
 	struct scratch *scratch; /* the disk for what all containers write, NULL until wanted */
 	struct shares shares;
 	struct network *network; /* NULL: none */
+	char pci[VMM_MAX_PCI][PCI_ADDRESS]; /* devices of the host, given by their groups' nodes */
+	size_t n_pci;
 	struct list volumes;   /* see volumes.c */
 	struct usernet *usernet; /* NULL: none */
 	int vmm_fd;            /* after a handover, until the VM is attached to; or -1 */
@@ -346,6 +348,8 @@ void scratch_free(struct scratch *sc);
 
 /* --- hostdev.c --- */
 
+/* Before the boot: finds the PCI devices behind nodes of VFIO groups (/dev/vfio/7). */
+__must_check int hostdev_find_pci(struct sandbox *s, const Grpc__Spec *spec, struct error *err);
 /* Attaches the block devices, as parts of the container's creation. */
 __must_check int hostdev_prepare(struct container *c, struct error *err);
 /* What CreateContainer is told of them; the caller frees. */

@@ -170,9 +170,11 @@ size_t network_nics(const struct sandbox *s, struct vmm_nic nics[static VMM_MAX_
 
 	if (s->usernet)
 		usernet_nic(s->usernet, &nics[n++]);
-	for (; st && n < st->n_links && n < VMM_MAX_NICS; n++) {
-		const struct net_link *l = &st->links[n];
+	for (size_t i = 0; st && i < st->n_links && n < VMM_MAX_NICS; i++) {
+		const struct net_link *l = &st->links[i];
 
+		if (l->bridge == NET_BRIDGE_VFIO)
+			continue;
 		nics[n] = (struct vmm_nic){
 			/* The agent sets the MTU: the card's own would be a bound for later ones.
 			 */
@@ -181,7 +183,24 @@ size_t network_nics(const struct sandbox *s, struct vmm_nic nics[static VMM_MAX_
 			.n_fds = l->n_fds,
 		};
 		memcpy(nics[n].mac, l->card_mac, sizeof(nics[n].mac));
+		n++;
 	}
+	return n;
+}
+
+size_t network_pci(const struct sandbox *s, const char *addresses[static VMM_MAX_PCI])
+{
+	const struct net_state *st = s->network ? net_state(s->network->net) : NULL;
+	size_t n = 0;
+
+	while (n < s->n_pci) {
+		addresses[n] = s->pci[n];
+		n++;
+	}
+
+	for (size_t i = 0; st && i < st->n_links && n < VMM_MAX_PCI; i++)
+		if (st->links[i].bridge == NET_BRIDGE_VFIO)
+			addresses[n++] = st->links[i].pci.address;
 	return n;
 }
 

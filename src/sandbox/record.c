@@ -50,9 +50,10 @@ static json_t *net_json(const struct net_holds *n)
 		const struct net_hold *h = &n->hold[i];
 
 		(void)json_array_append_new(
-			links, json_pack("{s:s, s:s, s:b, s:b, s:b, s:b}", "link", h->link, "tap",
-					 h->tap, "filter", h->filter, "ingress", h->ingress, "rate",
-					 h->rate, "macvtap", h->macvtap));
+			links, json_pack("{s:s, s:s, s:b, s:b, s:b, s:b, s:s, s:s}", "link", h->link,
+					 "tap", h->tap, "filter", h->filter, "ingress", h->ingress,
+					 "rate", h->rate, "macvtap", h->macvtap, "pci",
+					 h->pci.address, "driver", h->pci.driver));
 	}
 	return json_pack("{s:s, s:I, s:I, s:o}", "netns", n->netns, "dev", (json_int_t)n->dev,
 			 "ino", (json_int_t)n->ino, "links", links);
@@ -85,6 +86,10 @@ static int net_parse(const json_t *j, struct net_holds **ret)
 		r = copy_name(one, "link", h->link, sizeof(h->link));
 		if (r == 0)
 			r = copy_name(one, "tap", h->tap, sizeof(h->tap));
+		if (r == 0 && json_object_get(one, "pci"))
+			r = copy_name(one, "pci", h->pci.address, sizeof(h->pci.address));
+		if (r == 0 && json_object_get(one, "driver"))
+			r = copy_name(one, "driver", h->pci.driver, sizeof(h->pci.driver));
 		h->filter = json_is_true(json_object_get(one, "filter"));
 		h->ingress = json_is_true(json_object_get(one, "ingress"));
 		h->rate = json_is_true(json_object_get(one, "rate"));

@@ -326,6 +326,7 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 {
 	auto_free char *extra = NULL, *name = NULL, *cgroup = pod_cgroup(s, spec);
 	struct vmm_nic nics[VMM_MAX_NICS];
+	const char *pci[VMM_MAX_PCI];
 	struct vmm_share shares[2];
 	struct vmm_config cfg;
 	bool ro, rw;
@@ -354,7 +355,9 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 	r = shares_init(&s->shares, s->dir, ro, rw, err);
 	if (r < 0)
 		return r;
-	r = network_open(s, spec, pod_vcpus(s, spec), err);
+	r = hostdev_find_pci(s, spec, err);
+	if (r == 0)
+		r = network_open(s, spec, pod_vcpus(s, spec), err);
 	if (r < 0)
 		return r;
 	r = agent_vsock_accept(s->loop, s->vsock, AGENT_PORT_HELLO, 0, guest_hello, s, &s->hello, err);
@@ -385,6 +388,8 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 	cfg.n_shares = shares_for_vmm(&s->shares, s->config, shares);
 	cfg.nics = nics;
 	cfg.n_nics = network_nics(s, nics);
+	cfg.pci = pci;
+	cfg.n_pci = network_pci(s, pci);
 	cfg.netns_fd = network_netns(s);
 	cfg.console_fd = s->config->log_console ? s->log_fd : -1;
 	cfg.log_fd = s->log_fd;

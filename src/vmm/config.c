@@ -216,6 +216,12 @@ static int check(const struct vmm_config *cfg, uint32_t *ret_features, struct er
 		r = check_nics(cfg, err);
 	if (r < 0)
 		return r;
+	if (cfg->n_pci > VMM_MAX_PCI)
+		return error_set(err, -EINVAL, "%zu PCI devices: more than %u", cfg->n_pci, VMM_MAX_PCI);
+	for (size_t i = 0; i < cfg->n_pci; i++)
+		if (!cfg->pci[i][0] || cfg->pci[i][strspn(cfg->pci[i], "0123456789abcdef:.")] ||
+		    cfg->pci[i][0] == '.')
+			return error_set(err, -EINVAL, "'%s' is no PCI device's address", cfg->pci[i]);
 	if (cfg->memory_mib && (cfg->memory_mib < MIN_MEMORY_MIB ||
 				cfg->memory_mib > MAX_MEMORY_MIB))
 		return error_set(err, -EINVAL, "%u MiB of memory: %u to %u can be given",
@@ -239,6 +245,8 @@ static const char *not_builtin(const struct vmm_config *cfg, enum vmm_accel acce
 		return "it needs KVM";
 	if (cfg->root_image)
 		return "it has no pmem device for a root image";
+	if (cfg->n_pci)
+		return "it has no PCI bus for devices of the host";
 	if (n > MONITOR_MAX_DEVICES || cfg->vcpus > MONITOR_MAX_VCPUS)
 		return "it does not hold that many devices or vCPUs";
 	return NULL;
@@ -249,7 +257,7 @@ static int settle_machine(const struct vmm_config *cfg, enum vmm_accel accel,
 {
 	size_t n = qemu_mmio_slots(1 + cfg->n_disks + cfg->shelf + cfg->n_shares +
 				   cfg->n_nics);
-	bool fits = n <= QEMU_MICROVM_SLOTS && !cfg->root_image;
+	bool fits = n <= QEMU_MICROVM_SLOTS && !cfg->root_image && !cfg->n_pci;
 	const char *why = not_builtin(cfg, accel);
 
 	switch (cfg->machine) {
@@ -267,6 +275,8 @@ static int settle_machine(const struct vmm_config *cfg, enum vmm_accel accel,
 			return error_set(err, -EINVAL,
 					 cfg->root_image ?
 						 "a root image on pmem needs the q35 machine" :
+					 cfg->n_pci ?
+						 "PCI devices of the host need the q35 machine" :
 						 "too many disks, shares and network cards for a microvm");
 		*ret = VMM_MACHINE_MICROVM;
 		return 0;
@@ -375,6 +385,8 @@ static int pack(const struct vmm_config *cfg, enum vmm_machine machine, enum vmm
 	}
 	msg.n_nics = cfg->n_nics;
 	msg.nics = nic_at;
+	msg.n_pci = cfg->n_pci;
+	msg.pci = (char **)cfg->pci;
 
 	len = caisson__vmm__v1__vm_config__get_packed_size(&msg);
 	if (len > SPAWN_CONFIG_MAX)

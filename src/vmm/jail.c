@@ -101,6 +101,56 @@ static int copy_tree(const char *path, struct error *err)
 	return 0;
 }
 
+/*
+ * A device and its group's node. Of its folder in sysfs QEMU reads two links, by their last part:
+ * the group's number, and that it is no mediated device.
+ */
+static int add_pci(const char *address, struct error *err)
+{
+	char path[PATH_MAX], group[PATH_MAX], node[PATH_MAX];
+	const char *number;
+	ssize_t n;
+	int r;
+
+	r = str_format(path, sizeof(path), "/sys/bus/pci/devices/%s/iommu_group", address);
+	n = r < 0 ? r : readlink(path, group, sizeof(group) - 1);
+	if (n < 0)
+		return error_errno(err, -errno, "PCI device %s has no IOMMU group", address);
+	group[n] = '\0';
+	number = strrchr(group, '/') ? strrchr(group, '/') + 1 : group;
+	r = str_format(node, sizeof(node), "/dev/vfio/%s", number);
+	if (r == 0)
+		r = bind_ro(node, node, MS_NOEXEC, err);
+	if (r < 0)
+		return r;
+	r = str_format(path, sizeof(path), JAIL_PCI "/%s/iommu_group", address);
+	if (r == 0)
+		r = make_parents(path);
+	if (r == 0 && symlink(group, path + 1) < 0)
+		r = -errno;
+	if (r == 0)
+		r = str_format(path, sizeof(path), JAIL_PCI "/%s/subsystem", address);
+	if (r == 0 && symlink("/sys/bus/pci", path + 1) < 0)
+		r = -errno;
+	return r < 0 ? error_errno(err, r, "jail: make room for PCI device %s", address) : 0;
+}
+
+/* What they reach of the guest's memory cannot be swapped: all of it is locked. */
+static int add_all_pci(const struct jail *jail, struct error *err)
+{
+	const struct rlimit all = { RLIM_INFINITY, RLIM_INFINITY };
+	int r;
+
+	if (!jail->n_pci)
+		return 0;
+	if (setrlimit(RLIMIT_MEMLOCK, &all) < 0)
+		return error_errno(err, -errno, "allow QEMU to lock the guest's memory");
+	r = bind_ro("/dev/vfio/vfio", "/dev/vfio/vfio", MS_NOEXEC, err);
+	for (size_t i = 0; i < jail->n_pci && r == 0; i++)
+		r = add_pci(jail->pci[i], err);
+	return r;
+}
+
 static int fill_root(const struct jail *jail, struct error *err)
 {
 	int r = 0;
@@ -129,7 +179,7 @@ static int fill_root(const struct jail *jail, struct error *err)
 		r = bind_ro(jail->root_image, JAIL_ROOT, MS_NODEV | MS_NOEXEC, err);
 	if (r == 0)
 		r = bind_ro(jail->dir, JAIL_VM, MS_NODEV | MS_NOEXEC, err);
-	return r;
+	return r == 0 ? add_all_pci(jail, err) : r;
 }
 
 /*

@@ -9,6 +9,7 @@
  *          /ram/memory  the guest's memory, the one file that can be written to
  *          /dev/null, /dev/urandom, and /dev/kvm if wanted
  *          /share0, ...  shared directories, in which nothing can be executed or opened as a device
+ *          /dev/vfio    devices for passing through, /vfio what QEMU wants to see of their sysfs
  *          QEMU's binary, the system's libraries, QEMU's firmware, all read-only
  */
 #pragma once
@@ -24,6 +25,7 @@
 #define JAIL_INITRD "/initrd"
 #define JAIL_ROOT   "/root.image"
 #define JAIL_RAM    "/ram/memory"
+#define JAIL_PCI    "/vfio"
 
 /* What is mounted at @path later appears in the jail too, if its mount is a shared one. */
 struct jail_share {
@@ -44,6 +46,8 @@ struct jail {
 	const struct jail_share *shares;
 	int *share_fds;         /* of n_shares: opened by jail_enter(), for the caller to close */
 	size_t n_shares;
+	const char *const *pci; /* addresses of devices that QEMU takes by VFIO */
+	size_t n_pci;
 };
 
 /*

@@ -376,6 +376,8 @@ static int launch(uv_loop_t *loop, struct machine *m, const Caisson__Vmm__V1__Vm
 		.debug = config->debug,
 		.n_devices = p->n,
 		.n_nics = config->n_nics,
+		.pci = (const char *const *)config->pci,
+		.n_pci = config->n_pci,
 	};
 	struct qemu_nic nics[VMM_MAX_NICS] = { 0 };
 	int r = take_nics(config, nics, err);
@@ -514,6 +516,8 @@ int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
 		.shares = jail_shares,
 		.share_fds = shares,
 		.n_shares = config->n_shares,
+		.pci = (const char *const *)config->pci,
+		.n_pci = config->n_pci,
 	};
 	uint64_t root_size = file_size(config->root_image);
 	int r;

@@ -39,6 +39,7 @@
 #define VMM_MAX_SHARES 4u
 #define VMM_MAX_NICS   8u
 #define VMM_MAX_QUEUES 8u          /* of one NIC */
+#define VMM_MAX_PCI    8u
 #define VMM_SERIAL_MAX 20u
 #define VMM_TAG_MAX    36u
 #define VMM_ID_MAX     128u
@@ -147,6 +148,12 @@ struct vmm_config {
 	size_t n_shares;
 	const struct vmm_nic *nics;
 	size_t n_nics;
+	/*
+	 * Addresses ("0000:01:00.0") of PCI devices of the host that vfio-pci drives, and which the
+	 * guest gets as they are. Takes q35; all of the guest's memory is the host's then.
+	 */
+	const char *const *pci;
+	size_t n_pci;
 
 	/*
 	 * Where the guest's console goes besides the ring of the last VMM_CONSOLE_RING bytes: a

@@ -81,6 +81,8 @@ class Pod(Netns):
         caps = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_KILL", "CAP_NET_RAW", "CAP_NET_BIND_SERVICE"]
         process = {"capabilities": {k: caps for k in ("bounding", "effective", "permitted")}}
         spec = sc.default_spec(args, process=process, **more)
+        spec["mounts"].append({"destination": "/sys", "type": "sysfs", "source": "sysfs",
+                               "options": ["nosuid", "noexec", "nodev", "ro"]})
         for n in spec["linux"]["namespaces"]:
             if n["type"] == "network":
                 n["path"] = self.path

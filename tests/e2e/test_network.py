@@ -168,13 +168,53 @@ def test_tcfilter(host, pod):
     upload(t, "10.9.0.1")
     upload(t, "fd09::1")
     # A card needs longer queues than other devices.
-    assert int(sh(t, "sed -n 's/.*queue_max=[0-9,]*,//;s/ .*//p' /proc/cmdline").strip()) == 256
+    assert int(sh(t, "busybox sed -n 's/.*queue_max=[0-9,]*,//;s/ .*//p' /proc/cmdline").strip()) == 256
     # The namespace's own stack hears nothing of it, and keeps what CNI gave it.
     assert "10.9.0.2/24" in pod.do("ip addr show eth0")
     record = json.load(open(os.path.join(host.sandbox("net"), "state.json"), encoding="ascii"))
     assert record["network"]["links"][0]["link"] == "eth0"
     stop(t)
     clean(pod, "eth0")
+
+
+def packets(pod, tap, way):
+    return json.loads(pod.do(f"ip -s -j link show {tap}"))[0]["stats64"][way]["packets"]
+
+
+def test_offloads_and_queues(host, pod):
+    """Checksums and segmentation are nobody's work from end to end; each vCPU has its queues."""
+    configure(host, "  vcpus: 2\n")
+    pod.veth("eth0", ["10.9.0.2/24"], "h0", ["10.9.0.1/24"])
+    t = start(host, pod)
+    bits, *queues = sh(t, "cat /sys/class/net/eth0/device/features; busybox ls /sys/class/net/eth0/queues").split()
+    agreed = {n for n, bit in enumerate(bits) if bit == "1"}
+    # CSUM, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HOST_TSO4, HOST_TSO6, MRG_RXBUF, MQ
+    assert agreed >= {0, 1, 7, 8, 11, 12, 15, 22}, bits
+    assert queues == ["rx-0", "rx-1", "tx-0", "tx-1"]
+    (tap,) = [x for x in pod.links() if x.endswith("_csn")]
+    size = 3 << 20
+    before = packets(pod, tap, "rx")
+    upload(t, "10.9.0.1", size)
+    assert packets(pod, tap, "rx") - before < size / 1460 / 2
+    # The other way round, to a listener of the guest's.
+    before = packets(pod, tap, "tx")
+    out = t.fifo("big.out")
+    t.exec("big", ["sh", "-c", "busybox nc -l -p 7 | busybox wc -c"], stdout=out, stderr=out)
+    t.start("big")
+    assert eventually(lambda: send("10.9.0.2", 7, size))
+    t.wait("big")
+    assert int(t.fifos["big.out"].finish()) == size
+    assert packets(pod, tap, "tx") - before < size / 1460 / 2
+    stop(t)
+
+
+def send(address, port, size):
+    try:
+        with socket.create_connection((address, port), timeout=10) as s:
+            s.sendall(bytes(size))
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 def test_macvtap(host, pod):

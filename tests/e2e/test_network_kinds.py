@@ -1,10 +1,13 @@
-"""Kinds of links that this host's kernel may lack, in the testbed: ipvlan, and vhost-net.
+"""Kinds of links that this host may lack, in the testbed: ipvlan, cards by VFIO, and vhost-net.
 
 Guests of guests under emulation are slow: few tests, and one testbed for them all.
 """
 
+import json
 import os
 import pathlib
+import signal
+import subprocess
 
 import pytest
 
@@ -14,7 +17,8 @@ from conftest import build_image
 from netpod import Pod, ip
 from test_network import host, image, pod, templates  # noqa: F401  pylint: disable=unused-import
 
-OPTIONS = {"memory": 2048, "timeout": 500, "load": ("kvm_amd", "ipvlan", "macvtap", "vhost_net")}
+OPTIONS = {"memory": 2048, "timeout": 600, "vfio": True,
+           "load": ("kvm_amd", "ipvlan", "vhost_net")}
 
 
 def prepare_testbed():
@@ -54,7 +58,6 @@ def test_ipvlan(host, pod, wire, mode):  # noqa: F811  pylint: disable=redefined
         if mode == "l2":
             net.ping(t, "10.9.0.1")
             net.upload(t, "10.9.0.1", 1 << 18)
-        neighbour.do("ping -c 1 -W 10 10.9.0.2")
         net.stop(t)
         net.clean(pod, "eth0")
     finally:
@@ -85,3 +88,71 @@ def test_vhost_net(host, pod):  # noqa: F811  pylint: disable=redefined-outer-na
         net.stop(t)
     finally:
         os.rename("/dev/vhost-net.off", "/dev/vhost-net")
+
+
+def card(n):
+    """The name of one of the testbed's two cards, which are here: in the first process's namespace."""
+    for link in json.loads(ip("ip", "-j", "link")):
+        if link["address"] == f"02:00:00:00:77:0{n}":
+            return link["ifname"]
+    return None
+
+
+@pytest.fixture
+def cards(pod):  # noqa: F811  pylint: disable=redefined-outer-name
+    """One of two cards on a wire is the pod's, the other is here."""
+    subprocess.run(["modprobe", "virtio_net"], check=True)
+    assert net.eventually(lambda: card(0) and card(1))
+    ip("ip", "link", "set", card(0), "netns", pod.pid(), "name", "eth0")
+    ip("ip", "link", "set", card(1), "name", "h0")
+    ip("ip", "addr", "add", "10.9.0.1/24", "dev", "h0")
+    ip("ip", "link", "set", "h0", "up")
+    pod.do("ip addr add 10.9.0.2/24 dev eth0", "ip link set eth0 up", "ip route add default via 10.9.0.1")
+    yield
+
+
+@pytest.mark.testbed(**OPTIONS)
+def test_a_card_of_the_host(host, pod, cards):  # noqa: F811  pylint: disable=redefined-outer-name
+    """By VFIO: the guest has the card itself; at the end, however that comes, the pod has it again."""
+    pathlib.Path(host.config).write_text("vm:\n  boot_timeout: 150s\nnetwork:\n  model: vfio\n", encoding="ascii")
+    with pytest.raises(RuntimeError, match="vfio-pci is not loaded"):
+        net.start(host, pod, "none")
+    subprocess.run(["modprobe", "vfio-pci"], check=True)
+    # The testbed's IOMMU does not remap interrupts.
+    pathlib.Path("/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts").write_text(
+        "1", encoding="ascii")
+    t = net.start(host, pod)
+    assert "eth0" not in pod.links()
+    record = json.loads(pathlib.Path(host.sandbox("net"), "state.json").read_text(encoding="ascii"))
+    (link,) = record["network"]["links"]
+    device = pathlib.Path("/sys/bus/pci/devices", link["pci"])
+    assert link["link"] == "eth0" and (device / "driver").resolve().name == "vfio-pci"
+    text = net.sh(t, "busybox ip addr show eth0; busybox ip route; busybox readlink -f /sys/class/net/eth0/device")
+    for want in ("02:00:00:00:77:00", "inet 10.9.0.2/24", "default via 10.9.0.1 dev eth0", "/pci0000:00/"):
+        assert want in text, text
+    net.ping(t, "10.9.0.1", 2)
+    net.upload(t, "10.9.0.1", 1 << 18)
+    net.stop(t)
+    assert net.eventually(lambda: "eth0" in pod.links()) and (device / "driver").resolve().name == "virtio-pci"
+    t = net.start(host, pod, "again")
+    assert "eth0" not in pod.links()
+    for p in host.processes():
+        os.kill(p, signal.SIGKILL)
+    host.shim(t.id, t.dir, "delete", ns=t.ns)
+    assert "eth0" in pod.links() and (device / "driver").resolve().name == "virtio-pci"
+    # A card that somebody else has bound, by the node of its group.
+    group = (device / "iommu_group").resolve().name
+    spec = pod.spec(net.IDLE)
+    spec["linux"]["devices"] = [{"path": f"/dev/vfio/{group}", "type": "c", "major": 511, "minor": 0}]
+    pathlib.Path(host.config).write_text("vm:\n  boot_timeout: 150s\nnetwork:\n  model: none\n", encoding="ascii")
+    with pytest.raises(RuntimeError, match=f"group {group}: a virtual machine gets whole groups"):
+        net.Task(host, "used", spec=spec).create()
+    (device / "driver_override").write_text("vfio-pci", encoding="ascii")
+    (device / "driver/unbind").write_text(device.name, encoding="ascii")
+    pathlib.Path("/sys/bus/pci/drivers_probe").write_text(device.name, encoding="ascii")
+    t = net.Task(host, "group", spec=spec)
+    t.create()
+    t.start()
+    assert "02:00:00:00:77:00" in net.sh(t, "busybox ip link; ls /dev")
+    net.stop(t)
+    assert (device / "driver").resolve().name == "vfio-pci"

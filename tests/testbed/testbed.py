@@ -133,6 +133,11 @@ class Testbed:
         args += ["-device", "virtio-serial-pci"]
         if o.vfio:
             args += ["-device", "intel-iommu,intremap=off,caching-mode=on", "-device", "e1000e"]
+            # Two cards on one wire, behind the IOMMU: one to be given away, the other to talk to it.
+            for i in range(2):
+                args += ["-netdev", f"hubport,id=card{i},hubid=7", "-device",
+                         f"virtio-net-pci,netdev=card{i},mac=02:00:00:00:77:0{i},disable-legacy=on,"
+                         "iommu_platform=on,romfile="]
             append += " intel_iommu=on"
         if o.sriov:
             known = subprocess.run([program, "-device", "help"], stdout=subprocess.PIPE, text=True,

@@ -10,6 +10,7 @@
 #include <linux/virtio_ids.h>
 
 #include "base/cleanup.h"
+#include "vmm/jail.h"
 
 #define CMDLINE_MAX 2047u               /* COMMAND_LINE_SIZE of x86 less the final zero */
 
@@ -389,6 +390,8 @@ int qemu_args(const struct qemu_plan *plan, struct argv *ret, struct error *err)
 	r |= add_devices(&a, plan);
 	for (size_t i = 0; i < plan->n_nics; i++)
 		r |= add_nic(&a, plan, i);
+	for (size_t i = 0; i < plan->n_pci; i++)
+		r |= argv_opt(&a, "-device", "vfio-pci,sysfsdev=" JAIL_PCI "/%s,rombar=0", plan->pci[i]);
 	if (plan->root_image)
 		r |= add_root(&a, plan);
 	if (r < 0)

@@ -66,6 +66,8 @@ struct qemu_plan {
 	size_t n_devices;
 	const struct qemu_nic *nics;    /* after the devices in the guest's order */
 	size_t n_nics;
+	const char *const *pci;         /* addresses of the host's devices; q35 only */
+	size_t n_pci;
 };
 
 /* A NULL-terminated vector of strings on the heap. */

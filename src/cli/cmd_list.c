@@ -14,7 +14,7 @@
 #include "cli/connect.h"
 #include "cli/foreign.h"
 #include "cli/lifecycle.h"
-#include "cli/table.h"
+#include "cli/listing.h"
 #include "cli/units.h"
 #include "image/image.h"
 
@@ -149,16 +149,10 @@ static int passes(const struct container *c, const struct strlist *filters, stru
 			ok = !strncmp(c->id, eq + 1, strlen(eq + 1));
 		else if (!strncmp(f, "status=", 7))
 			ok = !strcmp(container_str(c, "State"), eq + 1);
-		else if (!strncmp(f, "label=", 6)) {
-			const json_t *labels = json_object_get(c->rec, "Labels");
-			const char *value = strchr(eq + 1, '=');
-			size_t len = value ? (size_t)(value - eq - 1) : strlen(eq + 1);
-			const char *have = json_string_value(json_object_getn(labels, eq + 1, len));
-
-			ok = have && (!value || !strcmp(have, value + 1));
-		} else {
+		else if (!strncmp(f, "label=", 6))
+			ok = listing_has_label(json_object_get(c->rec, "Labels"), eq + 1);
+		else
 			return error_set(err, -EINVAL, "--filter knows name, id, status and label, not '%s'", f);
-		}
 		if (!ok)
 			return 0;
 	}

@@ -12,8 +12,8 @@
 #include "cli/commands.h"
 #include "cli/connect.h"
 #include "cli/container.h"
+#include "cli/listing.h"
 #include "cli/netdef.h"
-#include "cli/table.h"
 
 #define AT(field) offsetof(struct netdef_options, field)
 
@@ -46,19 +46,8 @@ static int do_create(void *options, int argc, char **argv)
 
 /* ---- ls ---- */
 
-struct ls_options {
-	bool quiet, json;
-	const char *format;
-	struct strlist filter;
-};
-
 static const struct opt ls_opts[] = {
-	{ 'q', "quiet", OPT_BOOL, offsetof(struct ls_options, quiet), NULL, "Names only", NULL },
-	{ 0, "json", OPT_BOOL, offsetof(struct ls_options, json), NULL, "Print JSON", NULL },
-	{ 0, "format", OPT_STRING, offsetof(struct ls_options, format), "FORMAT",
-	  "json, table, or a template as in '{{.Name}}'", NULL },
-	{ 'f', "filter", OPT_LIST, offsetof(struct ls_options, filter), "KEY=VALUE",
-	  "Only networks that match: name or driver", NULL },
+	LISTING_LS_OPTS("Only networks that match: name, driver or label"),
 };
 
 static char *subnets_text(const json_t *row)
@@ -91,9 +80,12 @@ static int passes(const json_t *row, const struct strlist *filters, struct error
 		} else if (str_has_prefix(f, "driver=")) {
 			if (!str_eq(driver, f + 7))
 				return 0;
+		} else if (str_has_prefix(f, "label=")) {
+			if (!listing_has_label(json_object_get(row, "Labels"), f + 6))
+				return 0;
 		} else {
-			return error_set(err, -EINVAL, "--filter '%s' is not known; there are name= and "
-					 "driver=", f);
+			return error_set(err, -EINVAL, "--filter '%s' is not known; there are name=, driver= "
+					 "and label=", f);
 		}
 	}
 	return 1;
@@ -121,7 +113,7 @@ static int do_ls(void *options, int argc, char **argv)
 {
 	static const struct column columns[] = { { "NAME", "Name" }, { "DRIVER", "Driver" },
 						 { "SCOPE", "Scope" }, { "SUBNET", "Subnet" } };
-	const struct ls_options *o = options;
+	const struct listing_ls *o = options;
 	struct cni_networks ours, hosts;
 	struct error err = { 0 };
 	json_t *rows = json_array();
@@ -134,11 +126,7 @@ static int do_ls(void *options, int argc, char **argv)
 		cni_networks_fini(&ours);
 		cni_networks_fini(&hosts);
 	}
-	if (r == 0)
-		r = table_print(rows, columns, ARRAY_LEN(columns), o->quiet ? "{{.Name}}" : o->format,
-				o->json, &err);
-	json_decref(rows);
-	return r < 0 ? cli_fail_err(EXIT_CAISSON, &err) : 0;
+	return listing_print(o, rows, columns, ARRAY_LEN(columns), r, &err);
 }
 
 /* ---- who uses a network ---- */
@@ -179,24 +167,17 @@ static int users_of(const char *name, json_t **ret, struct error *err)
 
 /* ---- rm ---- */
 
-struct rm_options {
-	bool force;
-};
-
 static const struct opt rm_opts[] = {
-	{ 'f', "force", OPT_BOOL, offsetof(struct rm_options, force), NULL,
-	  "No error if there is no such network", NULL },
+	LISTING_RM_OPTS("No error if there is no such network"),
 };
 
-static int rm_one(const char *name, const struct rm_options *o, struct error *err)
+static int rm_one(const char *name, struct error *err)
 {
 	auto_cni_network struct cni_network *net = NULL;
 	json_t *users = NULL, *use;
 	const char *id;
 	int r = netdef_find(name, &net, err);
 
-	if (r == -ENOENT && o->force)
-		return 0;
 	if (r == 0)
 		r = users_of(name, &users, err);
 	if (r < 0)
@@ -212,31 +193,13 @@ static int rm_one(const char *name, const struct rm_options *o, struct error *er
 
 static int do_rm(void *options, int argc, char **argv)
 {
-	int code = 0;
-
-	for (int i = 0; i < argc; i++) {
-		struct error err = { 0 };
-
-		if (rm_one(argv[i], options, &err) < 0)
-			code = cli_fail_err(1, &err);
-		else
-			puts(argv[i]);
-	}
-	return code;
+	return listing_remove(options, argc, argv, rm_one);
 }
 
 /* ---- inspect ---- */
 
-struct inspect_options {
-	const char *format;
-	bool json;
-};
-
 static const struct opt inspect_opts[] = {
-	{ 'f', "format", OPT_STRING, offsetof(struct inspect_options, format), "FORMAT",
-	  "A template as in '{{.Driver}}'", NULL },
-	{ 0, "json", OPT_BOOL, offsetof(struct inspect_options, json), NULL,
-	  "Print JSON, as it does without", NULL },
+	LISTING_INSPECT_OPTS("{{.Driver}}"),
 };
 
 static int inspect_one(const char *name, json_t *rows, struct error *err)
@@ -258,24 +221,7 @@ static int inspect_one(const char *name, json_t *rows, struct error *err)
 
 static int do_inspect(void *options, int argc, char **argv)
 {
-	const struct inspect_options *o = options;
-	struct error err = { 0 };
-	json_t *rows = json_array();
-	int code = 0;
-
-	for (int i = 0; i < argc; i++) {
-		if (inspect_one(argv[i], rows, &err) < 0)
-			code = cli_fail_err(1, &err);
-	}
-	if (o->format && table_print(rows, NULL, 0, o->format, false, &err) < 0)
-		code = cli_fail_err(EXIT_CAISSON, &err);
-	if (!o->format) {
-		auto_free char *text = json_dumps(rows, JSON_INDENT(2));
-
-		puts(text ? text : "[]");
-	}
-	json_decref(rows);
-	return code;
+	return listing_show(options, argc, argv, inspect_one);
 }
 
 const struct command cmd_network_create = {
@@ -302,7 +248,7 @@ const struct command cmd_network_ls = {
 	.description = "Lists the networks of 'caisson network create' (scope local) and those that "
 		       "/etc/cni/net.d defines for the whole host (scope host).",
 	OPTS(ls_opts),
-	.opts_size = sizeof(struct ls_options),
+	.opts_size = sizeof(struct listing_ls),
 	.run = do_ls,
 };
 
@@ -311,7 +257,7 @@ const struct command cmd_network_rm = {
 	.synopsis = "NETWORK...",
 	.summary = "Remove networks",
 	OPTS(rm_opts),
-	.opts_size = sizeof(struct rm_options),
+	.opts_size = sizeof(struct listing_rm),
 	.min_args = 1,
 	.max_args = -1,
 	.exit_status = "0; 1 when a network could not be removed",
@@ -324,7 +270,7 @@ const struct command cmd_network_inspect = {
 	.synopsis = "NETWORK...",
 	.summary = "Show all about networks, and who is on them, as JSON",
 	OPTS(inspect_opts),
-	.opts_size = sizeof(struct inspect_options),
+	.opts_size = sizeof(struct listing_inspect),
 	.min_args = 1,
 	.max_args = -1,
 	.exit_status = "0; 1 when there is no such network",

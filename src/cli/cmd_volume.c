@@ -11,7 +11,7 @@
 #include "base/str.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
-#include "cli/table.h"
+#include "cli/listing.h"
 #include "cli/volstore.h"
 
 static const char *text_of(const json_t *v, const char *key)
@@ -64,19 +64,8 @@ static int do_create(void *options, int argc, char **argv)
 
 /* ---- ls ---- */
 
-struct ls_options {
-	bool quiet, json;
-	const char *format;
-	struct strlist filter;
-};
-
 static const struct opt ls_opts[] = {
-	{ 'q', "quiet", OPT_BOOL, offsetof(struct ls_options, quiet), NULL, "Names only", NULL },
-	{ 0, "json", OPT_BOOL, offsetof(struct ls_options, json), NULL, "Print JSON", NULL },
-	{ 0, "format", OPT_STRING, offsetof(struct ls_options, format), "FORMAT",
-	  "json, table, or a template as in '{{.Name}}'", NULL },
-	{ 'f', "filter", OPT_LIST, offsetof(struct ls_options, filter), "KEY=VALUE",
-	  "Only volumes that match: name, label or dangling", NULL },
+	LISTING_LS_OPTS("Only volumes that match: name, label or dangling"),
 };
 
 static int is_used(const char *name, bool *ret, struct error *err)
@@ -99,11 +88,7 @@ static int passes(const json_t *v, const struct strlist *filters, struct error *
 			if (!strstr(text_of(v, "Name"), f + 5))
 				return 0;
 		} else if (str_has_prefix(f, "label=")) {
-			const char *eq = strchr(f + 6, '=');
-			size_t len = eq ? (size_t)(eq - f - 6) : strlen(f + 6);
-			const json_t *l = json_object_getn(json_object_get(v, "Labels"), f + 6, len);
-
-			if (!l || (eq && !str_eq(json_string_value(l), eq + 1)))
+			if (!listing_has_label(json_object_get(v, "Labels"), f + 6))
 				return 0;
 		} else if (str_eq(f, "dangling=true") || str_eq(f, "dangling=false")) {
 			bool used;
@@ -124,7 +109,7 @@ static int passes(const json_t *v, const struct strlist *filters, struct error *
 static int do_ls(void *options, int argc, char **argv)
 {
 	static const struct column columns[] = { { "DRIVER", "Driver" }, { "VOLUME NAME", "Name" } };
-	const struct ls_options *o = options;
+	const struct listing_ls *o = options;
 	struct error err = { 0 };
 	json_t *all = NULL, *rows = json_array(), *v;
 	size_t i;
@@ -138,57 +123,29 @@ static int do_ls(void *options, int argc, char **argv)
 		else if (pass < 0)
 			r = pass;
 	}
-	if (r == 0)
-		r = table_print(rows, columns, ARRAY_LEN(columns), o->quiet ? "{{.Name}}" : o->format,
-				o->json, &err);
 	json_decref(all);
-	json_decref(rows);
-	return r < 0 ? cli_fail_err(EXIT_CAISSON, &err) : 0;
+	return listing_print(o, rows, columns, ARRAY_LEN(columns), r, &err);
 }
 
 /* ---- rm ---- */
 
-struct rm_options {
-	bool force;
-};
-
 static const struct opt rm_opts[] = {
-	{ 'f', "force", OPT_BOOL, offsetof(struct rm_options, force), NULL,
-	  "No error if there is no such volume", NULL },
+	LISTING_RM_OPTS("No error if there is no such volume"),
 };
 
 static int do_rm(void *options, int argc, char **argv)
 {
-	const struct rm_options *o = options;
 	struct error err = { 0 };
 	auto_close int lock = volstore_lock(&err);
-	int code = 0;
 
-	if (lock < 0)
-		return cli_fail_err(EXIT_CAISSON, &err);
-	for (int i = 0; i < argc; i++) {
-		int r = volstore_remove(argv[i], &err);
-
-		if (r < 0 && !(r == -ENOENT && o->force))
-			code = cli_fail_err(1, &err);
-		else
-			puts(argv[i]);
-	}
-	return code;
+	return lock < 0 ? cli_fail_err(EXIT_CAISSON, &err) :
+			  listing_remove(options, argc, argv, volstore_remove);
 }
 
 /* ---- inspect ---- */
 
-struct inspect_options {
-	const char *format;
-	bool json;
-};
-
 static const struct opt inspect_opts[] = {
-	{ 'f', "format", OPT_STRING, offsetof(struct inspect_options, format), "FORMAT",
-	  "A template as in '{{.Mountpoint}}'", NULL },
-	{ 0, "json", OPT_BOOL, offsetof(struct inspect_options, json), NULL,
-	  "Print JSON, as it does without", NULL },
+	LISTING_INSPECT_OPTS("{{.Mountpoint}}"),
 };
 
 static int inspect_one(const char *name, json_t *rows, struct error *err)
@@ -208,24 +165,7 @@ static int inspect_one(const char *name, json_t *rows, struct error *err)
 
 static int do_inspect(void *options, int argc, char **argv)
 {
-	const struct inspect_options *o = options;
-	struct error err = { 0 };
-	json_t *rows = json_array();
-	int code = 0;
-
-	for (int i = 0; i < argc; i++) {
-		if (inspect_one(argv[i], rows, &err) < 0)
-			code = cli_fail_err(1, &err);
-	}
-	if (o->format && table_print(rows, NULL, 0, o->format, false, &err) < 0)
-		code = cli_fail_err(EXIT_CAISSON, &err);
-	if (!o->format) {
-		auto_free char *text = json_dumps(rows, JSON_INDENT(2));
-
-		puts(text ? text : "[]");
-	}
-	json_decref(rows);
-	return code;
+	return listing_show(options, argc, argv, inspect_one);
 }
 
 /* ---- prune ---- */
@@ -289,7 +229,7 @@ const struct command cmd_volume_ls = {
 	.synopsis = "",
 	.summary = "List volumes",
 	OPTS(ls_opts),
-	.opts_size = sizeof(struct ls_options),
+	.opts_size = sizeof(struct listing_ls),
 	.run = do_ls,
 };
 
@@ -298,7 +238,7 @@ const struct command cmd_volume_rm = {
 	.synopsis = "VOLUME...",
 	.summary = "Remove volumes and what is in them",
 	OPTS(rm_opts),
-	.opts_size = sizeof(struct rm_options),
+	.opts_size = sizeof(struct listing_rm),
 	.min_args = 1,
 	.max_args = -1,
 	.exit_status = "0; 1 when a volume could not be removed",
@@ -311,7 +251,7 @@ const struct command cmd_volume_inspect = {
 	.synopsis = "VOLUME...",
 	.summary = "Show all about volumes, and which containers use them, as JSON",
 	OPTS(inspect_opts),
-	.opts_size = sizeof(struct inspect_options),
+	.opts_size = sizeof(struct listing_inspect),
 	.min_args = 1,
 	.max_args = -1,
 	.exit_status = "0; 1 when there is no such volume",

@@ -199,9 +199,9 @@ def test_offloads_and_queues(host, pod):
     # The other way round, to a listener of the guest's.
     before = packets(pod, tap, "tx")
     out = t.fifo("big.out")
-    t.exec("big", ["sh", "-c", "busybox nc -l -p 7 | busybox wc -c"], stdout=out, stderr=out)
+    t.exec("big", ["sh", "-c", "busybox nc -l -p 7007 | busybox wc -c"], stdout=out, stderr=out)
     t.start("big")
-    assert eventually(lambda: send("10.9.0.2", 7, size))
+    assert eventually(lambda: send("10.9.0.2", 7007, size))
     t.wait("big")
     assert int(t.fifos["big.out"].finish()) == size
     assert packets(pod, tap, "tx") - before < size / 1460 / 2

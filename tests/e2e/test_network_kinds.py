@@ -134,6 +134,8 @@ def test_a_card_of_the_host(host, pod, cards):  # noqa: F811  pylint: disable=re
     net.upload(t, "10.9.0.1", 1 << 18)
     net.stop(t)
     assert net.eventually(lambda: "eth0" in pod.links()) and (device / "driver").resolve().name == "virtio-pci"
+    # Its addresses went with the driver.
+    pod.do("ip addr add 10.9.0.2/24 dev eth0", "ip link set eth0 up")
     t = net.start(host, pod, "again")
     assert "eth0" not in pod.links()
     for p in host.processes():

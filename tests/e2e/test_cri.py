@@ -1,5 +1,6 @@
 """Kubernetes' pods on Caisson: the CRI plugin of the packaged containerd, as the kubelet uses it."""
 
+import base64
 import concurrent.futures
 import json
 import os
@@ -695,6 +696,37 @@ def test_groups_own_volumes(pod, daemon):
     assert k.wait() == 0
     assert k.log() == "1000 2000\n2775 2000\n"
     k.remove()
+
+
+def test_block_volumes_and_devices(pod, daemon, volume):
+    """A volume in block mode, one that is mounted in the guest, and a hostPath in /dev."""
+    raw, formatted = volume / "raw", volume / "formatted"
+    raw.write_bytes(b"on the host\n".ljust(1 << 20, b"\0"))
+    with open(formatted, "wb") as f:
+        f.truncate(32 << 20)
+    subprocess.run(["mkfs.ext4", "-q", formatted], check=True)
+    loop = subprocess.run(["losetup", "--find", "--show", raw], capture_output=True, text=True, check=False)
+    if loop.returncode:
+        pytest.skip(f"no loop devices here: {loop.stderr.strip()}")
+    device = loop.stdout.strip()
+    mounted = pod_volume(daemon, "csi", "disk")
+    info = pathlib.Path("/run/kata-containers/shared/direct-volumes") / base64.urlsafe_b64encode(
+        str(mounted).encode()).decode()
+    info.mkdir(parents=True)
+    try:
+        (info / "mountInfo.json").write_text(json.dumps({
+            "volume-type": "block", "device": str(formatted), "fstype": "ext4", "metadata": {}, "options": []}))
+        k = pod.run("disks", *LOOP, mounts=[mount(mounted, "/disk"), mount("/dev/zero", "/dev/zzero")],
+                    devices=[dict(container_path="/dev/xvda", host_path=device, permissions="rwm")])
+        assert k.sh("head -c 11 /dev/xvda; echo guest | dd of=/dev/xvda conv=fsync 2>/dev/null") == "on the host"
+        assert raw.read_bytes().startswith(b"guest\n")
+        assert "ext4 rw" in k.sh("grep ' /disk ' /proc/mounts; echo x >/disk/f")
+        assert not os.listdir(mounted)
+        assert k.sh("head -c 2 /dev/zzero | wc -c").strip() == "2"
+        k.remove()
+    finally:
+        subprocess.run(["losetup", "-d", device], check=True)
+        shutil.rmtree(info)
 
 
 @pytest.mark.parametrize("kind", ["configmap", "secret", "projected"])

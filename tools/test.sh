@@ -84,7 +84,7 @@ e2e() {
     step "stage, guest kernel included" tools/stage.sh build/release || finish
     # Made here because the tests themselves have no network.
     step "images from Debian's packages" \
-        tests/images/build busybox debian nginx python3 postgresql || finish
+        tests/images/build busybox debian nginx python3 postgresql tools || finish
     # Tests that need one that cannot be had are skipped.
     say "peers from newer Debian suites"
     tests/peers/get >"$out/peers.log" 2>&1 || tail -n 1 "$out/peers.log"

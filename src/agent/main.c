@@ -15,6 +15,7 @@
 #include "agent/event.h"
 #include "agent/forward.h"
 #include "agent/init.h"
+#include "agent/miniinit.h"
 #include "agent/rpc.h"
 #include "agent/scratch.h"
 #include "agent/server.h"
@@ -229,6 +230,8 @@ int main(int argc, char **argv)
 	struct error err = { 0 };
 	int r;
 
+	if (argc > 2 && strcmp(argv[0], MINIINIT_NAME) == 0)
+		miniinit(argv + 1);
 	/* Give memory back early, and grow in small steps. */
 	(void)mallopt(M_TRIM_THRESHOLD, 64 << 10);
 	(void)mallopt(M_TOP_PAD, 4 << 10);

@@ -129,8 +129,8 @@
 	{ 0, "restart", OPT_STRING, AT(restart), "POLICY",                                        \
 	  "Start it again when it ends in the background, while the host runs: no, always, "      \
 	  "unless-stopped or on-failure[:N]", NULL },                                             \
-	{ 0, "init", OPT_UNSUPPORTED, 0, NULL,                                                    \
-	  "the first process of the container is the command itself", NULL }
+	{ 0, "init", OPT_BOOL, AT(init), NULL,                                                     \
+	  "Run an init that starts the command, hands signals on and reaps processes", NULL }
 
 static const struct opt run_opts[] = {
 	MAKE_OPTIONS,

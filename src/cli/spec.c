@@ -384,6 +384,8 @@ static int build_annotations(Grpc__Spec *spec, const struct run_options *o, stru
 		if (oci_annotation_set(spec, key, eq + 1) < 0)
 			return oom(err);
 	}
+	if (o->init && oci_annotation_set(spec, "io.caisson.init", "true") < 0)
+		return oom(err);
 	if (o->kernel) {
 		auto_free char *path = realpath(o->kernel, NULL);
 

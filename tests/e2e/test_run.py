@@ -181,6 +181,20 @@ def test_system_calls(caisson, tmp_path):
     assert r.code == 125 and "defaultAction" in r.err, r
 
 
+def test_init(caisson):
+    """It starts the command, reaps what is left behind, and ends as the command does."""
+    r = caisson.run("--init", "--network", "none", caisson.image, "sh", "-c",
+                    "cat /proc/1/comm; echo $$; (sh -c 'sleep 0.1 &'); sleep 0.5; "
+                    "grep -l Z.zombie /proc/[0-9]*/status; exit 5")
+    assert (r.code, r.out.split()[:2]) == (5, ["init", "2"]) and "zombie" not in r.out, r
+    caisson("run", "-d", "--init", "--network", "none", "--name", "told", caisson.image, "sh", "-c",
+            "trap 'echo told; exit 4' TERM; echo up; while :; do sleep 0.1; done").ok()
+    while "up" not in caisson("logs", "told").out:
+        time.sleep(0.1)
+    caisson("stop", "told").ok()
+    assert "told" in caisson("logs", "told").out and caisson.ps()[0]["ExitCode"] == 4
+
+
 def test_network_is_loopback_only(caisson):
     r = caisson.run("--network", "none", caisson.image, "sh", "-c", "for i in /sys/class/net/*; do "
                     "read f < $i/flags; [ $((f & 1)) = 1 ] && echo ${i##*/}; done; "

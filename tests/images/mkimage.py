@@ -95,6 +95,10 @@ RECIPES = {
             "usr/share/nginx/html/index.html": (0o644, "<h1>hello from nginx</h1>\n"),
         },
     },
+    "tools": {
+        "packages": ["iptables", "openvpn", "iproute2", "iputils-ping", "systemd", "systemd-sysv"],
+        "config": {"Cmd": ["bash"], "Env": [PATH]},
+    },
     "python3": {
         "packages": ["python3"],
         "config": {"Cmd": ["python3"], "Env": [PATH, "LANG=C.UTF-8"]},

@@ -34,6 +34,8 @@ static const struct dev_rule default_rules[] = {
 	{ true, BPF_DEVCG_DEV_CHAR, ALL_ACCESS, 5, 1 },
 	{ true, BPF_DEVCG_DEV_CHAR, ALL_ACCESS, 5, 2 },
 	{ true, BPF_DEVCG_DEV_CHAR, ALL_ACCESS, 136, -1 },
+	/* /dev/net/tun, for who makes its node: what it can do is up to CAP_NET_ADMIN. */
+	{ true, BPF_DEVCG_DEV_CHAR, ALL_ACCESS, 10, 200 },
 };
 
 static struct bpf_insn insn(uint8_t code, uint8_t dst, uint8_t src, int16_t off, int32_t imm)

@@ -292,16 +292,28 @@ static int init_begin(struct ctr_spawn *sp, struct error *err)
 	return setsid() < 0 ? error_errno(err, -errno, "setsid") : 0;
 }
 
+/* While the guest's /proc is there. -1: none is wanted. */
+static int init_open_own_program(const Grpc__Spec *spec)
+{
+	for (size_t i = 0; i < spec->n_annotations; i++)
+		if (strcmp(spec->annotations[i]->key, CTR_INIT_ANNOTATION) == 0 &&
+		    strcmp(spec->annotations[i]->value, "true") == 0)
+			return open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+	return -1;
+}
+
 static int init_run(struct ctr_spawn *sp, struct error *err)
 {
 	struct ctr_rootfs rootfs = { .spec = sp->spec, .fd = -1 };
 	const Grpc__Hooks *h = sp->spec->hooks;
+	auto_close int init_fd = -1;
 	struct ctr_user user = { 0 };
 	char *path = NULL;
 	int r = init_begin(sp, err);
 
 	if (r < 0)
 		return r;
+	init_fd = init_open_own_program(sp->spec);
 	rootfs.userns = sp->join[CTR_NS_USER] >= 0 || sp->new_flags & CLONE_NEWUSER;
 	rootfs.cgroupns = sp->new_cgroupns || sp->join[CTR_NS_CGROUP] >= 0;
 	rootfs.cgroup = sp->cgroup;
@@ -343,7 +355,7 @@ static int init_run(struct ctr_spawn *sp, struct error *err)
 		if (r < 0)
 			return r;
 	}
-	return ctr_process_exec(sp, &user, path, err);
+	return ctr_process_exec(sp, &user, path, init_fd, err);
 }
 
 static int exec_run(struct ctr_spawn *sp, struct error *err)
@@ -374,7 +386,7 @@ static int exec_run(struct ctr_spawn *sp, struct error *err)
 		r = init_program(sp, &user, &path, err);
 	if (r < 0)
 		return r;
-	return ctr_process_exec(sp, &user, path, err);
+	return ctr_process_exec(sp, &user, path, -1, err);
 }
 
 _Noreturn void ctr_init_main(struct ctr_spawn *sp)

@@ -16,6 +16,8 @@
 #include "base/fd.h"
 
 #define CTR_ID_MAX 128
+/* Of a spec: "true" puts an init before its program. */
+#define CTR_INIT_ANNOTATION "io.caisson.init"
 #define CTR_ARGS_MAX (1u << 16)
 
 struct ctr_exec {
@@ -200,8 +202,9 @@ int ctr_caps_apply(const struct ctr_caps *c);
 int ctr_process_find(const Grpc__Process *p, char **ret_path, struct error *err);
 int ctr_process_check(const Grpc__Process *p, const char *prefix, struct error *err);
 int ctr_process_inherit(const Grpc__Process *p, struct error *err);
+/* @init_fd: of the binary that is to be the program's init, or -1: none. */
 int ctr_process_exec(const struct ctr_spawn *sp, const struct ctr_user *user, const char *path,
-		     struct error *err);
+		     int init_fd, struct error *err);
 
 /* seccomp.c */
 /* Compiles the filter into the memfd. */

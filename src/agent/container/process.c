@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "agent/container/internal.h"
+#include "agent/miniinit.h"
 
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -349,18 +350,22 @@ static int process_label(const char *field, const char *label, const char *file,
 }
 
 int ctr_process_exec(const struct ctr_spawn *sp, const struct ctr_user *user, const char *path,
-		     struct error *err)
+		     int init_fd, struct error *err)
 {
 	const Grpc__Process *p = sp->process;
 	auto_free char **argv = NULL, **envp = NULL;
 	struct ctr_caps caps;
 	int r, late_cwd;
 
-	argv = calloc(p->n_args + 1, sizeof(*argv));
+	argv = calloc(p->n_args + 3, sizeof(*argv));
 	envp = process_envp(p, user);
 	if (!argv || !envp)
 		return error_set(err, -ENOMEM, "exec: out of memory");
-	memcpy(argv, p->args, p->n_args * sizeof(*argv));
+	if (init_fd >= 0) {
+		argv[0] = (char *)MINIINIT_NAME;
+		argv[1] = (char *)path;
+	}
+	memcpy(argv + (init_fd >= 0 ? 2 : 0), p->args, p->n_args * sizeof(*argv));
 
 	process_reset_signals();
 	r = process_label("process.apparmorProfile", p->apparmorprofile,
@@ -432,7 +437,10 @@ int ctr_process_exec(const struct ctr_spawn *sp, const struct ctr_user *user, co
 		if (r < 0)
 			return r;
 	}
-	(void)execve(path, argv, envp);
+	if (init_fd >= 0)
+		(void)syscall(SYS_execveat, init_fd, "", argv, envp, AT_EMPTY_PATH);
+	else
+		(void)execve(path, argv, envp);
 	r = -errno;
 	if (r == -ENOENT)
 		return error_set(err, r, "exec: \"%s\": no such file or directory (is its "

@@ -184,9 +184,9 @@ static void test_annotations(void **state)
 		all.annotations = rates;
 		all.n_annotations = 1;
 		assert_int_equal(config_annotate(&all, "io.katacontainers.config.hypervisor."
-						 "rx_rate_limiter_max_rate", "8000", &denied,
+						 "rx_rate_limiter_max_rate", "80000000", &denied,
 						 &f->err), 0);
-		assert_int_equal(all.network_rx_rate, 1000);
+		assert_int_equal(all.network_rx_rate, 10000000);
 	}
 	assert_int_equal(config_annotate(&f->cfg, "io.caisson.kernel", "/k", &denied, &f->err), 0);
 	assert_true(denied);

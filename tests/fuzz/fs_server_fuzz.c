@@ -120,7 +120,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	config.root_fd = openat(dir_fd, "share", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	/* An input that begins with 0xfe is for an export with all its options. */
 	if (size > 0 && data[0] == 0xfe) {
-		config.locks = config.file_handles = config.direct_io = true;
+		config.locks = config.file_handles = config.direct_io = config.submounts = true;
 		config.xattr_prefix = "user.fuzz.";
 		config.cache = FS_CACHE_ALWAYS;
 		data++;

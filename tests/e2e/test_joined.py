@@ -43,7 +43,7 @@ def test_shares_the_network_and_no_more(pair):
     out = wait_for(lambda: (x := c("exec", "side", "sh", "-c", look).ok().out).startswith("served") and x)
     assert out.startswith("served\nhostdb\nhostdb\nls: ") and "sleep" in out
     # The same stack, seen from both.
-    assert (c("exec", "db", "ip", "addr").ok().out == c("exec", "side", "ip", "addr").ok().out)
+    assert (c("exec", "db", "ip", "link").ok().out == c("exec", "side", "ip", "link").ok().out)
     (side,) = json.loads(c("inspect", "side").ok().out)
     (db,) = json.loads(c("inspect", "db").ok().out)
     assert side["NetworkMode"] == f"container:{db['Id']}" and side["Sandbox"] == db["Id"]

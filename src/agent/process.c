@@ -269,7 +269,7 @@ static int copy_ptmx(const struct process *p, int *ret_fd, struct error *err)
 
 static int start_streams(struct process *p, struct process_stdio *sio, struct error *err)
 {
-	unsigned tty = p->terminal ? PUMP_TERMINAL : PUMP_WATCH;
+	unsigned tty = (p->terminal ? PUMP_TERMINAL : PUMP_WATCH) | PUMP_KEEP;
 	int r;
 
 	if (p->terminal) {
@@ -492,6 +492,41 @@ void process_close_stdin(struct process *p)
 		p->pin.closing = true;
 		poll_write(p);
 	}
+}
+
+static int adopt_stream(struct pump *pump, uint32_t port, int (*set)(struct pump *p, int fd),
+			struct error *err)
+{
+	auto_close int conn = -1;
+	int r;
+
+	if (!port || port == PROCESS_PORT_NULL)
+		return 0;
+	r = streams_claim(port, &conn, err);
+	if (r < 0)
+		return r;
+	r = set(pump, conn);
+	/* One that has ended, or never was, stays so: the host sees the end of its stream. */
+	if (r == -ESHUTDOWN)
+		return 0;
+	if (r < 0)
+		return error_errno(err, r, "connect a standard stream");
+	(void)take_fd(&conn);
+	return 0;
+}
+
+int process_adopt(struct process *p, const struct process_ports *ports, struct error *err)
+{
+	int r;
+
+	if (p->polled)
+		return error_set(err, -EOPNOTSUPP, "the process's streams are polled");
+	r = adopt_stream(&p->in, ports->in, pump_set_src, err);
+	if (r == 0)
+		r = adopt_stream(&p->out, ports->out, pump_set_dst, err);
+	if (r == 0)
+		r = adopt_stream(&p->err, ports->err, pump_set_dst, err);
+	return r;
 }
 
 int process_resize(struct process *p, uint16_t rows, uint16_t columns, struct error *err)

@@ -76,5 +76,8 @@ void process_drop_container(const char *container_id);
 void process_read(struct process *p, bool from_stderr, uint32_t len, struct ttrpc_call *call);
 void process_write(struct process *p, const uint8_t *data, size_t len, struct ttrpc_call *call);
 void process_close_stdin(struct process *p);
+/* New streams for one that had streams before; those whose port is 0 stay as they are. */
+__must_check int process_adopt(struct process *p, const struct process_ports *ports,
+			       struct error *err);
 __must_check int process_resize(struct process *p, uint16_t rows, uint16_t columns,
 				struct error *err);

@@ -26,15 +26,22 @@ static void close_dst(struct pump *p)
 	p->len = p->off = 0;
 }
 
+static void close_src(struct pump *p)
+{
+	if (p->src < 0)
+		return;
+	ev_del(&p->in);
+	close(p->src);
+	p->src = -1;
+}
+
 void pump_stop(struct pump *p)
 {
 	if (!p->running)
 		return;
 	p->running = false;
 	ev_timer_stop(&p->grace);
-	ev_del(&p->in);
-	close(p->src);
-	p->src = -1;
+	close_src(p);
 	close_dst(p);
 	p->on_end(p);
 }
@@ -143,6 +150,10 @@ static void on_input(struct ev_watch *w, uint32_t events)
 			continue;
 		if (n < 0 && errno == EAGAIN)
 			return;
+		if (n < 0 && (p->flags & PUMP_KEEP)) {
+			close_src(p);
+			return;
+		}
 		if (n <= 0) {
 			/* A terminal's master gives EIO when the last user of the other side is gone. */
 			finish(p);
@@ -215,6 +226,37 @@ int pump_start(struct pump *p, int src, int dst, unsigned flags, void (*on_end)(
 		}
 	}
 	p->running = true;
+	return 0;
+}
+
+int pump_set_src(struct pump *p, int src)
+{
+	int r;
+
+	if (!p->running || p->draining)
+		return -ESHUTDOWN;
+	close_src(p);
+	r = ev_add(&p->in, src, p->len ? 0 : EPOLLIN, on_input, p);
+	if (r == 0)
+		p->src = src;
+	return r;
+}
+
+int pump_set_dst(struct pump *p, int dst)
+{
+	int r = 0;
+
+	if (!p->running || p->draining)
+		return -ESHUTDOWN;
+	close_dst(p);
+	if (p->flags & PUMP_WATCH)
+		r = ev_add(&p->out, dst, 0, on_output, p);
+	if (r < 0)
+		return r;
+	p->dst = dst;
+	if (!p->in.on)
+		return ev_add(&p->in, p->src, EPOLLIN, on_input, p);
+	ev_set(&p->in, EPOLLIN);
 	return 0;
 }
 

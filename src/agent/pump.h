@@ -17,10 +17,12 @@ enum {
 	PUMP_TERMINAL = 1 << 1,
 	/* Watch the destination for its reader's end. */
 	PUMP_WATCH = 1 << 2,
+	/* A source that breaks (unlike one that ends) may get a successor: pump_set_src(). */
+	PUMP_KEEP = 1 << 3,
 };
 
 struct pump {
-	int src, dst;            /* owned; dst -1: gone */
+	int src, dst;            /* owned; -1: gone */
 	unsigned flags;
 	bool running;
 	bool draining;           /* no more reads; ends when the rest is written */
@@ -41,6 +43,12 @@ __must_check int pump_start(struct pump *p, int src, int dst, unsigned flags,
  * source open, the pump ends by itself once all that was written before has been passed on.
  */
 void pump_expect_end(struct pump *p);
+/*
+ * Another source or destination, owned from success on, in place of one that may be gone. Of a pump
+ * that has ended: -ESHUTDOWN.
+ */
+__must_check int pump_set_src(struct pump *p, int src);
+__must_check int pump_set_dst(struct pump *p, int dst);
 /* Ends it when what is held has been written; reads no more. */
 void pump_drain(struct pump *p);
 /* Closes both and forgets what is held. Runs on_end if it was running. */

@@ -31,6 +31,7 @@ static void serve(void *ctx, struct ttrpc_call *call, const uint8_t *payload, si
 	X(ResumeContainer, resume_container, resume_container_request)                        \
 	X(RemoveStaleVirtiofsShareMounts, remove_stale_virtiofs_share_mounts,                 \
 	  remove_stale_virtiofs_share_mounts_request)                                         \
+	X(AdoptProcess, adopt_process, adopt_process_request)                                 \
 	X(WriteStdin, write_stdin, write_stream_request)                                      \
 	X(ReadStdout, read_stdout, read_stream_request)                                       \
 	X(ReadStderr, read_stderr, read_stream_request)                                       \

@@ -36,6 +36,8 @@ RPC(read_stdout);
 RPC(read_stderr);
 RPC(close_stdin);
 RPC(tty_win_resize);
+/* rpc_adopt.c */
+RPC(adopt_process);
 /* rpc_sandbox.c */
 RPC(create_sandbox);
 RPC(destroy_sandbox);

@@ -82,6 +82,7 @@ void agent_client_set_timeout(struct agent_client *c, uint64_t timeout_ns);
 	  true)                                                                                  \
 	X(read_stderr, AgentService, ReadStderr, ReadStreamRequest, Grpc__ReadStreamResponse,    \
 	  true)                                                                                  \
+	X(adopt_process, AgentService, AdoptProcess, AdoptProcessRequest, AGENT_EMPTY, false)    \
 	X(close_stdin, AgentService, CloseStdin, CloseStdinRequest, AGENT_EMPTY, false)          \
 	X(tty_win_resize, AgentService, TtyWinResize, TtyWinResizeRequest, AGENT_EMPTY, false)   \
 	X(update_interface, AgentService, UpdateInterface, UpdateInterfaceRequest,               \

@@ -7,6 +7,7 @@ extern const struct command cmd_run, cmd_create, cmd_start;
 extern const struct command cmd_exec, cmd_logs, cmd_cp;
 extern const struct command cmd_ps, cmd_inspect, cmd_stats;
 extern const struct command cmd_stop, cmd_restart, cmd_kill, cmd_rm, cmd_pause, cmd_unpause, cmd_wait, cmd_settle;
+extern const struct command cmd_snapshot, cmd_restore, cmd_clone;
 extern const struct command cmd_images, cmd_pull, cmd_load, cmd_rmi, cmd_prune;
 extern const struct command cmd_volume_create, cmd_volume_ls, cmd_volume_rm, cmd_volume_inspect;
 extern const struct command cmd_volume_prune;

@@ -11,6 +11,7 @@ const struct command *const commands[] = {
 	&cmd_run,   &cmd_create,  &cmd_start,  &cmd_exec,  &cmd_ps,	&cmd_logs,    &cmd_stop,
 	&cmd_restart,
 	&cmd_kill,  &cmd_wait,	  &cmd_rm,     &cmd_pause, &cmd_unpause, &cmd_stats,  &cmd_inspect,
+	&cmd_snapshot, &cmd_restore, &cmd_clone,
 	&cmd_cp,    &cmd_images,  &cmd_pull,   &cmd_load,  &cmd_rmi,
 	&cmd_volume_create, &cmd_volume_ls, &cmd_volume_rm, &cmd_volume_inspect, &cmd_volume_prune,
 	&cmd_network_create, &cmd_network_ls, &cmd_network_rm, &cmd_network_inspect,

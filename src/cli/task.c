@@ -9,6 +9,7 @@
 
 #include "base/cleanup.h"
 #include "base/list.h"
+#include "sandbox/sandbox.h"
 #include "ttrpc/ttrpc_uv.h"
 
 #define TASK_SERVICE "containerd.task.v2.Task"
@@ -17,7 +18,8 @@
 static const uint64_t NS_PER_MS = 1000000;
 
 /* How long a shim may take; Create includes the boot, which has its own, shorter limit. */
-enum { CALL_MS = 30000, STATE_MS = 5000, CREATE_MS = 300000, SHUTDOWN_MS = 10000 };
+enum { CALL_MS = 30000, STATE_MS = 5000, CREATE_MS = 300000, SHUTDOWN_MS = 10000,
+       CHECKPOINT_MS = 600000 };
 
 struct task {
 	uv_loop_t loop;
@@ -362,6 +364,18 @@ int task_update(struct task *t, const char *json, struct error *err)
 	req.id = t->id;
 	req.resources = &any;
 	return call(t, "Update", &req.base, CALL_MS, NULL, NULL, err);
+}
+
+int task_checkpoint(struct task *t, const char *path, bool fleeting, struct error *err)
+{
+	Task__CheckpointTaskRequest req = TASK__CHECKPOINT_TASK_REQUEST__INIT;
+	Google__Protobuf__Any how = GOOGLE__PROTOBUF__ANY__INIT;
+
+	how.type_url = (char *)SANDBOX_SNAPSHOT_FLEETING;
+	req.id = t->id;
+	req.path = (char *)path;
+	req.options = fleeting ? &how : NULL;
+	return call(t, "Checkpoint", &req.base, CHECKPOINT_MS, NULL, NULL, err);
 }
 
 int task_stats(struct task *t, char **ret_type, uint8_t **ret_data, size_t *ret_len,

@@ -46,6 +46,7 @@ void container_unref(struct container *c)
 	free(c->devices);
 	oci_spec_free(c->spec);
 	free(c->id);
+	free(c->guest_id);
 	free(c->bundle);
 	free(c);
 }
@@ -101,19 +102,22 @@ static void create_finished(struct container *c)
 static void on_container_created(void *arg, const struct error *err,
 				 const Google__Protobuf__Empty *answer)
 {
-	struct container *c = arg;
-
 	(void)answer;
-	if (c->creating && !(err && sandbox_lost(c->s, err) && c->s->state != VM_GONE)) {
-		if (err)
-			container_fail(c, err);
-		else
-			process_watch(c->init);
-		create_finished(c);
-		/* It may be more than the pod was made for. */
-		size_follow(c->s, false, NULL, NULL);
-	}
-	container_unref(c);
+	container_created(arg, err);
+	container_unref(arg);
+}
+
+void container_created(struct container *c, const struct error *err)
+{
+	if (!c->creating || (err && sandbox_lost(c->s, err) && c->s->state != VM_GONE))
+		return;
+	if (err)
+		container_fail(c, err);
+	else
+		process_watch(c->init);
+	create_finished(c);
+	/* It may be more than the pod was made for. */
+	size_follow(c->s, false, NULL, NULL);
 }
 
 /* --- what the agent is asked --- */
@@ -141,6 +145,10 @@ static void ask_agent(struct container *c)
 	int r;
 
 	c->asked = true;
+	if (c->s->restore) {
+		restore_adopt(c);
+		return;
+	}
 	r = spec_for_guest(c, &shared_pidns, &err);
 	if (r == 0) {
 		r = rootfs_add_scratch(c, &st);
@@ -154,8 +162,8 @@ static void ask_agent(struct container *c)
 			(void)error_set(&err, r, "out of memory");
 	}
 	if (r == 0) {
-		req.container_id = c->id;
-		req.exec_id = c->id;
+		req.container_id = c->guest_id;
+		req.exec_id = c->guest_id;
 		req.oci = c->spec;
 		req.storages = st.v;
 		req.n_storages = st.n;
@@ -189,8 +197,7 @@ static void ask_agent(struct container *c)
 	}
 }
 
-/* One part of the creation is done (@err NULL) or has failed. */
-static void part_done(struct container *c, const struct error *err)
+void container_part_done(struct container *c, const struct error *err)
 {
 	if (err)
 		container_fail(c, err);
@@ -207,7 +214,7 @@ static void on_part_done(void *arg, const struct error *err)
 {
 	struct container *c = arg;
 
-	part_done(c, err);
+	container_part_done(c, err);
 	container_unref(c);
 }
 
@@ -260,7 +267,7 @@ static void connect_stdio(struct container *c)
 	if (r < 0) {
 		(void)error_errno(&err, r, "open the standard streams");
 		container_unref(c);
-		part_done(c, &err);
+		container_part_done(c, &err);
 	}
 }
 
@@ -285,7 +292,7 @@ void container_agent_ready(struct container *c)
 	if (c->creating)
 		connect_stdio(c);
 	else
-		part_done(c, NULL);
+		container_part_done(c, NULL);
 	container_unref(c);
 }
 
@@ -317,8 +324,9 @@ struct container *container_new(struct sandbox *s, const struct sandbox_create *
 	c->refs = 1;
 	c->s = s;
 	c->id = strdup(q->id);
+	c->guest_id = strdup(q->id);
 	c->bundle = strdup(q->bundle);
-	if (!c->id || !c->bundle) {
+	if (!c->id || !c->guest_id || !c->bundle) {
 		container_unref(c);
 		return NULL;
 	}
@@ -357,6 +365,8 @@ static int prepare(struct container *c, const struct sandbox_create *q, struct e
 	r = sandbox_boot(s, c->spec, err);
 	if (r < 0)
 		return r;
+	if (s->restore)
+		return restore_prepare(c, err);
 	r = volumes_prepare(c, err);
 	for (size_t i = 0; i < c->spec->n_mounts && r == 0; i++) {
 		Grpc__Mount *m = c->spec->mounts[i];
@@ -427,7 +437,7 @@ void sandbox_create(struct sandbox *s, const struct sandbox_create *q, sandbox_d
 		if (s->state == VM_READY)
 			container_agent_ready(c);
 	}
-	part_done(c, r < 0 ? &err : NULL);
+	container_part_done(c, r < 0 ? &err : NULL);
 	container_unref(c);
 }
 
@@ -481,7 +491,7 @@ static void remove_container(struct removal *rm)
 		sandbox_stop(c->s, on_stopped, rm);
 		return;
 	}
-	req.container_id = c->id;
+	req.container_id = c->guest_id;
 	req.timeout = 10;
 	if (agent_remove_container(c->s->agent, &req, on_removed, rm) < 0)
 		removal_finished(rm, NULL);

@@ -26,6 +26,16 @@ static void on_attached(struct vmm *vmm, const struct error *err, const struct v
 int disk_attach(struct sandbox *s, struct disk *d, const char *kind, const struct vmm_disk *what,
 		sandbox_done_fn done, void *arg, struct error *err)
 {
+	char serial[VMM_SERIAL_MAX + 1];
+
+	(void)snprintf(serial, sizeof(serial), "%.8s%u", kind, s->next_serial++);
+	return disk_attach_again(s, d, serial, what, done, arg, err);
+}
+
+int disk_attach_again(struct sandbox *s, struct disk *d, const char *serial,
+		      const struct vmm_disk *what, sandbox_done_fn done, void *arg,
+		      struct error *err)
+{
 	struct attaching *a;
 	struct vmm_disk disk = *what;
 	int r;
@@ -36,7 +46,7 @@ int disk_attach(struct sandbox *s, struct disk *d, const char *kind, const struc
 	if (!a)
 		return error_set(err, -ENOMEM, "out of memory");
 	*a = (struct attaching){ d, done, arg };
-	(void)snprintf(d->serial, sizeof(d->serial), "%.8s%u", kind, s->next_serial++);
+	(void)snprintf(d->serial, sizeof(d->serial), "%s", serial);
 	d->read_only = disk.read_only;
 	disk.serial = d->serial;
 	if (!disk.read_only) {

@@ -50,7 +50,7 @@ static int take_one(struct container *c, struct files *f, Grpc__Mount *m, struct
 	if (f->n == FILES_MAX)
 		return error_set(err, -E2BIG, "more than %u mounts are to be copied", FILES_MAX);
 	file->host = strdup(m->source);
-	file->guest = str_printf(FILES_GUEST_DIR "/%s/%zu", c->id, f->n);
+	file->guest = str_printf(FILES_GUEST_DIR "/%s/%zu", c->guest_id, f->n);
 	f->n++;
 	if (!file->host || !file->guest || oci_str_set(&m->source, file->guest) < 0 ||
 	    oci_str_set(&m->type, "bind") < 0)

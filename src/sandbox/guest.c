@@ -50,11 +50,14 @@ static void on_oom(void *arg, const struct error *err, const Grpc__OOMEvent *ans
 {
 	struct sandbox *s = arg;
 	struct sandbox_event ev = { .type = SANDBOX_EVENT_OOM };
+	struct container *c;
 
 	if (err || s->state != VM_READY)
 		return;
-	ev.id = answer->container_id;
-	if (s->event && container_find(s, ev.id))
+	list_for_each(c, &s->containers, node)
+		if (str_eq(c->guest_id, answer->container_id))
+			ev.id = c->id;
+	if (s->event && ev.id)
 		s->event(s->arg, &ev);
 	ask_oom(s);
 }
@@ -63,6 +66,12 @@ int guest_resume(struct sandbox *s, uint32_t oom_call)
 {
 	agent_client_on_closed(s->agent, on_agent_closed, s);
 	return oom_call ? agent_resume_get_oom_event(s->agent, oom_call, on_oom, s) : 0;
+}
+
+static void sandbox_prepared(struct sandbox *s)
+{
+	ask_oom(s);
+	pod_prepared(s);
 }
 
 static void on_sandbox_created(void *arg, const struct error *err,
@@ -79,8 +88,7 @@ static void on_sandbox_created(void *arg, const struct error *err,
 		vmm_kill(s->vmm);
 		return;
 	}
-	ask_oom(s);
-	pod_prepared(s);
+	sandbox_prepared(s);
 }
 
 static const char *sandbox_hostname(struct sandbox *s)
@@ -170,11 +178,13 @@ static void agent_arrived(struct sandbox *s, int fd)
 		s->state = VM_READY;
 		log_info("the agent is ready");
 		agent_client_on_closed(s->agent, on_agent_closed, s);
-		if (template_loads(s->template))
+		if (template_loads(s->template) || s->restore)
 			r = make_unique(s);
 	}
 	template_free(take_ptr(&s->template));
-	if (r == 0)
+	if (r == 0 && s->restore)
+		sandbox_prepared(s);
+	else if (r == 0)
 		r = create_sandbox(s);
 	if (r < 0) {
 		(void)error_errno(&s->failure, r, "talk to the agent");

@@ -123,6 +123,8 @@ int sandbox_can_hand_over(const struct sandbox *s, struct error *err)
 
 	if (s->state == VM_BOOTING || (s->state == VM_READY && !s->prepared))
 		why = "the virtual machine is starting";
+	else if (s->snapshot)
+		why = "a snapshot is being made";
 	else if (s->stop_waiters || (s->stopping && s->state != VM_GONE) || s->lost_timer)
 		why = "the virtual machine is being stopped";
 	else if (s->state == VM_READY && (!s->agent || agent_client_busy(s->agent)))
@@ -155,6 +157,10 @@ static HandoverContainer *save_container(const struct container *c, struct arena
 		return NULL;
 	m->id = c->id;
 	m->bundle = c->bundle;
+	m->guest_id = c->guest_id;
+	m->goes_on = c->goes_on;
+	m->sources = c->root.sources;
+	m->n_sources = strv_len((const char *const *)c->root.sources);
 	m->spec = c->spec;
 	m->paused = c->paused;
 	m->limit_memory = c->limits.memory;
@@ -270,6 +276,7 @@ int sandbox_save(struct sandbox *s, struct arena *a, HandoverSandbox **ret, stru
 	m->created_at = handover_time(a, &s->created_at);
 	m->pod_exit = handover_exit(a, &s->pod_exit);
 	m->next_serial = s->next_serial;
+	m->snapshot_key = handover_text(s->snapshot_key);
 	m->vmm_fd = s->vmm ? vmm_connection(s->vmm) : -1;
 	m->host_mounts_fd = s->host_mounts_fd;
 	if (s->agent) {
@@ -331,6 +338,8 @@ static int restore_root(struct container *c, const HandoverContainer *m)
 		r = handover_copy(&root->fstype, m->fstype);
 	for (size_t i = 0; i < m->n_options && r == 0; i++)
 		r = strv_append(&root->options, m->options[i]);
+	for (size_t i = 0; i < m->n_sources && r == 0; i++)
+		r = strv_append(&root->sources, m->sources[i]);
 	return r == 0 ? handover_copy(&root->shared, m->shared) : r;
 }
 
@@ -352,8 +361,13 @@ static int restore_container(struct sandbox *s, const HandoverContainer *m)
 	c->wants_scratch = m->wants_scratch;
 	list_push_back(&s->containers, &c->node);
 	s->n_containers++;
+	c->goes_on = m->goes_on;
 	c->spec = oci_spec_copy(m->spec);
-	if (!c->spec)
+	if (*m->guest_id) {
+		free(c->guest_id);
+		c->guest_id = strdup(m->guest_id);
+	}
+	if (!c->spec || !c->guest_id)
 		return -ENOMEM;
 	r = restore_root(c, m);
 	for (size_t i = 0; i < m->n_mounts && r == 0; i++)
@@ -423,6 +437,8 @@ static int fill(struct sandbox *s, const HandoverSandbox *m)
 	r = handover_copy(&s->netns, m->netns);
 	if (r == 0)
 		r = handover_copy(&s->hostname, m->hostname);
+	if (r == 0)
+		r = handover_copy(&s->snapshot_key, m->snapshot_key);
 	if (r == 0)
 		r = handover_copy(&s->cgroup_parent, m->cgroup_parent);
 	if (r == 0 && m->agent)

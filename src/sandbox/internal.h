@@ -58,6 +58,8 @@ struct limits {
 };
 
 struct network; /* see network.h */
+struct restore;
+struct snapshot;
 struct pod_waiter; /* for the pod as a whole, see pod.c */
 struct scratch; /* a disk being made, see scratch.c */
 
@@ -80,6 +82,9 @@ struct sandbox {
 	struct agent_vsock *hello;
 	int hello_fd;           /* the agent's connection while the machine is being saved, or -1 */
 	struct template *template;
+	struct restore *restore;   /* goes on from a snapshot, see restore.c; NULL: not */
+	char *snapshot_key;        /* NULL: the machine cannot be saved */
+	struct snapshot *snapshot; /* being written, see snapshot.c */
 	struct agent_client *agent;
 	struct loop_timer *boot_timer, *lost_timer, *wind_down_timer;
 	bool has_lasting_disk; /* one that is written to and outlives the VM */
@@ -166,6 +171,7 @@ struct rootfs {
 	enum rootfs_kind kind;
 	struct disk disks[ROOTFS_MAX_DISKS];
 	size_t n_disks;
+	char **sources;        /* of the disks: files of the host */
 	struct disk *writable; /* the one of them with a file system of its own, or NULL */
 	char *fstype, **options;
 	char *shared;          /* a root file system of the host, as the guest has it */
@@ -193,10 +199,12 @@ struct container {
 	struct sandbox *s;
 	unsigned refs;
 	char *id, *bundle;
+	char *guest_id;     /* the agent's name for it: its id, or that of the one it was saved from */
 	Grpc__Spec *spec;
 	struct list processes;
 	struct process *init;
 	bool paused, listed, first;
+	bool goes_on;       /* from a snapshot: it runs when the machine does */
 
 	struct rootfs root;
 	struct limits limits;
@@ -297,7 +305,7 @@ void process_vm_gone(struct process *p);
 void process_watch(struct process *p);
 static inline const char *process_agent_id(const struct process *p)
 {
-	return p->exec_id ? p->exec_id : p->container->id;
+	return p->exec_id ? p->exec_id : p->container->guest_id;
 }
 
 /* --- spec.c --- */
@@ -313,7 +321,34 @@ __must_check int container_want_scratch(struct container *c, struct error *err);
 struct gate;
 void container_wait(struct container *c, struct gate *g);
 
+/* One part of the creation, as counted by `pending`, is done (@err NULL) or has failed. */
+void container_part_done(struct container *c, const struct error *err);
+/* The agent has what it needs of the container, or said why not. */
+void container_created(struct container *c, const struct error *err);
+
+/* --- snapshot.c --- */
+
+/* The sandbox goes: what is being written is given up. Takes NULL. */
+void snapshot_abandon(struct snapshot *sn);
+
+/* --- restore.c --- */
+
+/* If @spec names a snapshot: opens and checks it. */
+__must_check int restore_open(struct sandbox *s, const Grpc__Spec *spec, struct error *err);
+/* Has the machine start from it, and stand still. */
+__must_check int restore_config(struct sandbox *s, struct vmm_config *cfg, struct error *err);
+/* In place of all that a new container's disks and mounts need. */
+__must_check int restore_prepare(struct container *c, struct error *err);
+/* In place of the container's creation by the agent. */
+void restore_adopt(struct container *c);
+void restore_free(struct restore *r);
+
 /* --- disks.c --- */
+
+/* Attaches one with the serial and place that it had. */
+__must_check int disk_attach_again(struct sandbox *s, struct disk *d, const char *serial,
+				   const struct vmm_disk *what, sandbox_done_fn done, void *arg,
+				   struct error *err);
 
 /* @kind begins the disk's serial. @d must live until @done has run. */
 __must_check int disk_attach(struct sandbox *s, struct disk *d, const char *kind,
@@ -341,6 +376,11 @@ bool scratch_is_kept(const struct scratch *sc);
 /* @done runs when the guest can mount it, perhaps from within the call. Once. */
 void scratch_when_ready(struct scratch *sc, sandbox_done_fn done, void *arg);
 bool scratch_failed(const struct scratch *sc);
+/* One whose image is a copy of the file @from, at the place it had there. */
+__must_check int scratch_copy(struct sandbox *s, int from, const char *serial, unsigned part,
+			      sandbox_done_fn done, void *arg, struct scratch **ret,
+			      struct error *err);
+const char *scratch_path(const struct scratch *sc);
 /* Of a ready one. */
 const struct disk *scratch_disk(const struct scratch *sc);
 /* Removes the image; callbacks that are due run now, with -ECANCELED. Takes NULL. */

@@ -149,7 +149,7 @@ void sandbox_kill(struct sandbox *s, const char *id, const char *exec_id, uint32
 		done(arg, &err);
 		return;
 	}
-	req.container_id = p->container->id;
+	req.container_id = p->container->guest_id;
 	req.exec_id = (char *)process_agent_id(p);
 	req.signal = signal;
 	op->kill = true;
@@ -179,7 +179,7 @@ void sandbox_resize(struct sandbox *s, const char *id, const char *exec_id, uint
 	op = begin(s, id, done, arg);
 	if (!op)
 		return;
-	req.container_id = p->container->id;
+	req.container_id = p->container->guest_id;
 	req.exec_id = (char *)process_agent_id(p);
 	req.row = height;
 	req.column = width;
@@ -208,7 +208,7 @@ void sandbox_pause(struct sandbox *s, const char *id, bool pause, sandbox_done_f
 		return;
 	}
 	op->pause = pause;
-	preq.container_id = rreq.container_id = op->c->id;
+	preq.container_id = rreq.container_id = op->c->guest_id;
 	r = pause ? agent_pause_container(s->agent, &preq, on_answer, op) :
 		    agent_resume_container(s->agent, &rreq, on_answer, op);
 	if (r < 0)
@@ -264,7 +264,7 @@ static void on_grown(void *arg, const struct error *none)
 	int r = sandbox_check_alive(u->c->s, &err);
 
 	(void)none;
-	req.container_id = u->c->id;
+	req.container_id = u->c->guest_id;
 	req.resources = u->res;
 	if (r == 0) {
 		r = agent_update_container(u->c->s->agent, &req, on_updated, u);
@@ -322,7 +322,7 @@ void sandbox_stats(struct sandbox *s, const char *id, sandbox_stats_fn done, voi
 		return;
 	}
 	op->stats = done;
-	req.container_id = c->id;
+	req.container_id = c->guest_id;
 	r = agent_stats_container(s->agent, &req, on_stats, op);
 	if (r < 0)
 		op_unsent(op, r);

@@ -196,7 +196,7 @@ void process_watch(struct process *p)
 {
 	Grpc__WaitProcessRequest req = GRPC__WAIT_PROCESS_REQUEST__INIT;
 
-	req.container_id = p->container->id;
+	req.container_id = p->container->guest_id;
 	req.exec_id = (char *)process_agent_id(p);
 	if (agent_wait_process(p->container->s->agent, &req, on_wait_answer, process_ref(p)) < 0) {
 		process_unref(p);
@@ -328,7 +328,7 @@ static void on_exec_connected(void *arg, const struct error *err)
 		process_unref(p);
 		return;
 	}
-	req.container_id = p->container->id;
+	req.container_id = p->container->guest_id;
 	req.exec_id = p->exec_id;
 	req.process = p->spec;
 	req.stdin_port = stdio_port(p->io, STDIO_IN);
@@ -371,12 +371,17 @@ void sandbox_start(struct sandbox *s, const char *id, const char *exec_id, sandb
 	p->start_arg = arg;
 	if (p->exec_id) {
 		r = stdio_connect(p->io, s->vsock, on_exec_connected, process_ref(p));
+	} else if (p->container->goes_on) {
+		/* It runs since the machine does. */
+		p->state = PROCESS_RUNNING;
+		start_finished(p, NULL);
+		return;
 	} else {
 		Grpc__StartContainerRequest req = GRPC__START_CONTAINER_REQUEST__INIT;
 
 		/* Docker adds links between the two. */
 		network_sync(s);
-		req.container_id = p->container->id;
+		req.container_id = p->container->guest_id;
 		r = agent_start_container(s->agent, &req, on_init_started, process_ref(p));
 	}
 	if (r < 0) {

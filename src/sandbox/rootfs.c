@@ -140,6 +140,9 @@ static int attach_all(struct container *c, const struct sandbox_create *q, struc
 			.read_only = erofs || has_option(m, "ro"),
 		};
 
+		r = strv_append(&root->sources, m->source);
+		if (r < 0)
+			return error_set(err, r, "out of memory");
 		if (!erofs) {
 			root->writable = &root->disks[i];
 			root->fstype = strdup(m->type);
@@ -205,7 +208,7 @@ static int add_layers(struct container *c, struct storages *st, struct buf *lowe
 	int r = 0;
 
 	for (size_t i = 0; i < c->root.n_disks && r == 0; i++) {
-		auto_free char *at = str_printf(GUEST_CONTAINERS "/%s/layer%zu", c->id, i);
+		auto_free char *at = str_printf(GUEST_CONTAINERS "/%s/layer%zu", c->guest_id, i);
 		auto_free char *name = disk_name(&c->root.disks[i]);
 		Grpc__Storage *g;
 
@@ -301,6 +304,7 @@ void rootfs_fini(struct container *c)
 void rootfs_free(struct rootfs *root)
 {
 	strv_free(root->options);
+	strv_free(root->sources);
 	free(root->fstype);
 	free(root->shared);
 }

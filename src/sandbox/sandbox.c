@@ -352,6 +352,9 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 		return error_set(err, -EPERM,
 				 "host directories cannot be shared without a mount namespace");
 	}
+	r = restore_open(s, spec, err);
+	if (r < 0)
+		return r;
 	r = shares_init(&s->shares, s->dir, ro, rw, err);
 	if (r < 0)
 		return r;
@@ -395,7 +398,14 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 	cfg.log_fd = s->log_fd;
 	cfg.qemu = s->config->qemu;
 	cfg.debug = log_get_level() >= LOG_DEBUG;
-	if (s->config->templates)
+	if (s->restore) {
+		r = restore_config(s, &cfg, err);
+		if (r < 0)
+			return r;
+	}
+	if (vmm_snapshot_key(&cfg, &s->snapshot_key, NULL) < 0)
+		s->snapshot_key = NULL;
+	if (s->config->templates && !s->restore)
 		template_find(&cfg, &s->template);
 	r = vmm_spawn(s->loop, &cfg, &vm_events, s, &s->vmm, err);
 	network_vm_started(s);
@@ -412,7 +422,8 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 	if (r < 0)
 		return error_errno(err, r, "start a timer");
 
-	if (spec && !spec_root_readonly(spec) && !s->scratch && str_eq(s->ns, SANDBOX_OWN_NAMESPACE)) {
+	if (spec && !spec_root_readonly(spec) && !s->scratch && !s->restore &&
+	    str_eq(s->ns, SANDBOX_OWN_NAMESPACE)) {
 		struct error e = { 0 };
 
 		/* The container's creation tries again, and reports it. */
@@ -582,6 +593,9 @@ void sandbox_free(struct sandbox *s)
 	cleanup_close_(&s->hello_fd);
 	cleanup_close_(&s->host_mounts_fd);
 	template_free(s->template);
+	snapshot_abandon(s->snapshot);
+	restore_free(s->restore);
+	free(s->snapshot_key);
 	sandbox_record_fini(&s->record);
 	free(s->id);
 	free(s->ns);

@@ -31,6 +31,10 @@
 #define SANDBOX_VM_DIR   "vm"
 #define SANDBOX_LOG_FILE "shim.log"
 #define SANDBOX_MONITOR_SOCKET "monitor.sock"
+/* Annotation of a container of that namespace: the snapshot that it goes on from, a directory. */
+#define SANDBOX_RESTORE "io.caisson.restore"
+/* Option's type of a checkpoint that need not be checked later. */
+#define SANDBOX_SNAPSHOT_FLEETING "caisson.snapshot.fleeting"
 #define SANDBOX_OWN_NAMESPACE "caisson" /* of the command line's containers */
 #define SANDBOX_OCI_NAMESPACE "caisson-oci" /* of those of caisson-runtime */
 /* Annotation of those: the sandbox that the container joins. */
@@ -252,6 +256,15 @@ void sandbox_volume_stats(struct sandbox *s, const char *path, sandbox_volume_st
  */
 void sandbox_volume_resize(struct sandbox *s, const char *path, uint64_t size,
 			   sandbox_done_fn done, void *arg);
+
+/*
+ * Writes a running container, its machine and what it wrote, to the new directory @dir, from which
+ * another can go on (SANDBOX_RESTORE). The machine stands still while its memory and disk are copied.
+ * @checked: sums are taken, for files that are to be kept. -EOPNOTSUPP: something of it (directories
+ * and devices of the host, volumes) cannot be saved.
+ */
+void sandbox_snapshot(struct sandbox *s, const char *id, const char *dir, bool checked,
+		      sandbox_done_fn done, void *arg);
 
 enum sandbox_status {
 	SANDBOX_CREATED,

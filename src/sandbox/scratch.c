@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/sparse.h"
 #include "oci/oci.h"
 #include "sandbox/gate.h"
 #include "sandbox/handover.h"
@@ -188,6 +189,47 @@ int scratch_of_spec(struct sandbox *s, const Grpc__Spec *spec, struct scratch **
 bool scratch_is_kept(const struct scratch *sc)
 {
 	return sc->kept;
+}
+
+int scratch_copy(struct sandbox *s, int from, const char *serial, unsigned part,
+		 sandbox_done_fn done, void *arg, struct scratch **ret, struct error *err)
+{
+	struct vmm_disk what = { .ephemeral = true, .part = part };
+	struct scratch *sc = calloc(1, sizeof(*sc));
+	auto_close int to = -1;
+	int r;
+
+	if (!sc)
+		return error_set(err, -ENOMEM, "out of memory");
+	sc->refs = 1;
+	sc->s = s;
+	r = make_file(sc, 0, err);
+	if (r == 0) {
+		to = open(sc->path, O_RDWR | O_CLOEXEC);
+		r = to < 0 ? -errno : sparse_copy(from, to);
+		if (r < 0)
+			(void)error_errno(err, r, "copy what the container wrote to '%s'", sc->path);
+	}
+	if (r == 0) {
+		what.path = sc->path;
+		sc->refs++;
+		r = disk_attach_again(s, &sc->disk, serial, &what, on_attached, sc, err);
+		if (r < 0)
+			sc->refs--;
+		else
+			gate_wait(&sc->gate, done, arg);
+	}
+	if (r < 0) {
+		scratch_free(sc);
+		return r;
+	}
+	*ret = sc;
+	return 0;
+}
+
+const char *scratch_path(const struct scratch *sc)
+{
+	return sc->path;
 }
 
 void scratch_when_ready(struct scratch *sc, sandbox_done_fn done, void *arg)

@@ -538,13 +538,38 @@ static void stats(void *ctx, struct ttrpc_call *call, const uint8_t *payload, si
 	SHIM_FREE(q);
 }
 
+static void on_checkpointed(void *arg, const struct error *err)
+{
+	Containerd__Events__TaskCheckpointed ev = CONTAINERD__EVENTS__TASK_CHECKPOINTED__INIT;
+	struct reply *r = arg;
+
+	ev.container_id = r->id;
+	ev.checkpoint = r->bundle;
+	if (!err)
+		events_publish(r->shim->events, "/tasks/checkpointed", "TaskCheckpointed", &ev.base);
+	finish_empty(r, err);
+}
+
+/* Others go on from it in a way that their clients know nothing of: it is the command line's. */
 static void checkpoint(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
 {
-	(void)ctx;
-	(void)payload;
-	(void)len;
-	ttrpc_call_fail(call, TTRPC_UNIMPLEMENTED,
-			"checkpoints of containers in a virtual machine are not supported");
+	SHIM_UNPACK(q, Task__CheckpointTaskRequest, task__checkpoint_task_request__descriptor);
+	struct shim *shim = ctx;
+	struct reply *r;
+	/* A copy that is used at once and thrown away. */
+	bool fleeting = q->options && str_eq(q->options->type_url, SANDBOX_SNAPSHOT_FLEETING);
+
+	if (!str_eq(shim->ns, SANDBOX_OWN_NAMESPACE)) {
+		ttrpc_call_fail(call, TTRPC_UNIMPLEMENTED,
+				"checkpoints of containers in a virtual machine are not supported");
+	} else if (str_empty(q->path) || q->path[0] != '/') {
+		ttrpc_call_fail(call, TTRPC_INVALID_ARGUMENT,
+				"the checkpoint's path must be absolute");
+	} else if ((r = reply_new(shim, call, q->id, NULL))) {
+		r->bundle = take_ptr(&q->path);
+		sandbox_snapshot(shim->sandbox, r->id, r->bundle, !fleeting, on_checkpointed, r);
+	}
+	SHIM_FREE(q);
 }
 
 static void shutdown_(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)

@@ -553,7 +553,7 @@ static int shelf_put(void *arg)
 
 	if (!blk_is_shelf(call->blk->source))
 		return -ENOTSUP;
-	return blk_shelf_put(call->blk->source, call->src, &call->part);
+	return blk_shelf_put(call->blk->source, call->src, call->part, &call->part);
 }
 
 static int shelf_measure(void *arg)
@@ -572,10 +572,11 @@ static int shelf_take(void *arg)
 						 -ENOTSUP;
 }
 
-int blk_dev_shelf_put(struct virtio_dev *dev, struct blk_source *src, unsigned *ret_part,
+int blk_dev_shelf_put(struct virtio_dev *dev, struct blk_source *src, unsigned want,
+		      unsigned *ret_part,
 		      struct error *err)
 {
-	struct shelf_call call = { .blk = blk_of(dev), .src = src };
+	struct shelf_call call = { .blk = blk_of(dev), .src = src, .part = want };
 	int r = evloop_call(&dev->loop, shelf_put, &call);
 
 	if (r < 0) {

@@ -182,12 +182,17 @@ bool blk_is_shelf(const struct blk_source *src)
 	return src && src->ops == &shelf_ops;
 }
 
-int blk_shelf_put(struct blk_source *src, struct blk_source *one, unsigned *ret_part)
+int blk_shelf_put(struct blk_source *src, struct blk_source *one, unsigned want,
+		  unsigned *ret_part)
 {
 	struct shelf *shelf = shelf_of(src);
 
 	if (one->size > BLK_SHELF_STRIDE)
 		return -EFBIG;
+	if (want > BLK_SHELF_PARTS || (want && shelf->parts[want]))
+		return -EEXIST;
+	if (want)
+		shelf->next = want;
 	for (unsigned i = 0; i < BLK_SHELF_PARTS; i++) {
 		unsigned n = (shelf->next - 1 + i) % BLK_SHELF_PARTS + 1;
 		int r;

@@ -5,6 +5,8 @@
 
 bool blk_is_shelf(const struct blk_source *src);
 /* Takes @src on success. -ENOSPC, or what the source's attach() says. */
-int blk_shelf_put(struct blk_source *shelf, struct blk_source *src, unsigned *ret_part);
+/* @want: the place it must have, 0: any. */
+int blk_shelf_put(struct blk_source *shelf, struct blk_source *src, unsigned want,
+		  unsigned *ret_part);
 int blk_shelf_measure(struct blk_source *src, unsigned part, uint64_t *ret_size);
 int blk_shelf_take(struct blk_source *shelf, unsigned part);

@@ -433,7 +433,7 @@ int vsock_dev_new(const struct vsock_config *config, struct virtio_dev **ret_dev
 	vs->listener.fd = -1;
 	vs->guest_cid = config->guest_cid;
 	vs->max_conns = config->max_connections ? config->max_connections : VSOCK_MAX_CONNS;
-	vs->next_port = VSOCK_HOST_PORT_BASE;
+	vs->next_port = VSOCK_HOST_PORT_BASE + config->port_seed % VSOCK_HOST_PORT_BASE;
 	list_init(&vs->conns);
 	list_init(&vs->ready);
 	vs->dev.config_size = sizeof(struct virtio_vsock_config);

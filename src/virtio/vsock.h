@@ -22,6 +22,11 @@ struct vsock_config {
 	uint64_t guest_cid;
 	int listen_fd;             /* already listening (taken), or -1: bind and listen on @path */
 	unsigned max_connections;  /* 0: 1,023 */
+	/*
+	 * Where the numbers of the host's ports begin. A guest that was saved with connections must not
+	 * take new ones for those: a random number here.
+	 */
+	uint32_t port_seed;
 };
 
 int vsock_dev_new(const struct vsock_config *config, struct virtio_dev **ret_dev,

@@ -740,7 +740,7 @@ static int send_file(int sock, const char *path, int flags, uint64_t *ret_token)
 	return fd < 0 ? -errno : send_ahead(sock, fd, ret_token);
 }
 
-int vmm_template_save(struct vmm *v, int ram_fd, int state_fd, vmm_done_fn cb, void *ctx)
+static int save(struct vmm *v, int ram_fd, int state_fd, bool stay, vmm_done_fn cb, void *ctx)
 {
 	Caisson__Vmm__V1__SaveTemplateRequest req = CAISSON__VMM__V1__SAVE_TEMPLATE_REQUEST__INIT;
 	auto_close int sock = -1;
@@ -754,8 +754,19 @@ int vmm_template_save(struct vmm *v, int ram_fd, int state_fd, vmm_done_fn cb, v
 	r = send_ahead(sock, ram_fd, &req.ram_token);
 	if (r == 0)
 		r = send_ahead(sock, state_fd, &req.state_token);
+	req.stay_paused = stay;
 	return r < 0 ? r : request(v, "SaveTemplate", &req.base,
 				   &(struct op){ .done = cb, .ctx = ctx });
+}
+
+int vmm_template_save(struct vmm *v, int ram_fd, int state_fd, vmm_done_fn cb, void *ctx)
+{
+	return save(v, ram_fd, state_fd, false, cb, ctx);
+}
+
+int vmm_snapshot(struct vmm *v, int ram_fd, int state_fd, vmm_done_fn cb, void *ctx)
+{
+	return save(v, ram_fd, state_fd, true, cb, ctx);
 }
 
 int vmm_disk_attach(struct vmm *v, const struct vmm_disk *disk, vmm_disk_fn cb, void *ctx)
@@ -785,6 +796,7 @@ int vmm_disk_attach(struct vmm *v, const struct vmm_disk *disk, vmm_disk_fn cb, 
 	req.ephemeral = disk->ephemeral;
 	req.bytes_per_s = disk->bytes_per_s;
 	req.ops_per_s = disk->ops_per_s;
+	req.part = disk->part;
 	return request(v, "DiskAttach", &req.base, &(struct op){ .disk = cb, .ctx = ctx });
 }
 

@@ -344,6 +344,7 @@ static int pack(const struct vmm_config *cfg, enum vmm_machine machine, enum vmm
 	msg.tsc_khz = tsc_khz;
 	msg.shelf = cfg->shelf;
 	msg.kernel_features = features;
+	msg.start_paused = cfg->start_paused;
 	msg.template_ = cfg->template_ram_fd >= 0 ? CAISSON__VMM__V1__TEMPLATE__TEMPLATE_LOAD :
 			cfg->will_save		  ? CAISSON__VMM__V1__TEMPLATE__TEMPLATE_SAVE :
 						    CAISSON__VMM__V1__TEMPLATE__TEMPLATE_NONE;

@@ -105,13 +105,14 @@ static void on_console(struct vmm *vmm, const struct error *err, const char *dat
 	fflush(stdout);
 }
 
-static int save(struct drive *d, const char *ram, const char *state)
+static int save(struct drive *d, bool stay, const char *ram, const char *state)
 {
 	auto_close int ram_fd = open(ram, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	auto_close int state_fd = open(state, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 
 	return ram_fd < 0 || state_fd < 0 ? -errno
-					  : vmm_template_save(d->vmm, ram_fd, state_fd, on_done, d);
+					  : (stay ? vmm_snapshot : vmm_template_save)(
+						    d->vmm, ram_fd, state_fd, on_done, d);
 }
 
 static void command(struct drive *d, char *line)
@@ -138,12 +139,14 @@ static void command(struct drive *d, char *line)
 	} else if (str_eq(word, "detach") && one) {
 		r = vmm_disk_detach(d->vmm, one, on_done, d);
 	} else if (str_eq(word, "save") && one && two) {
-		r = save(d, one, two);
+		r = save(d, false, one, two);
 	} else if (str_eq(word, "resize") && one && two) {
 		const struct vmm_size size = { .vcpus = (uint32_t)atoi(one),
 					       .memory_mib = (uint32_t)atoi(two) };
 
 		r = vmm_resize(d->vmm, &size, on_done, d);
+	} else if (str_eq(word, "snapshot") && one && two) {
+		r = save(d, true, one, two);
 	} else if (str_eq(word, "close")) {
 		leave(d);
 	} else {

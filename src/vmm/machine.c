@@ -1,6 +1,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -44,6 +45,7 @@ struct pending {
 /* What the built-in monitor reads, open before the jail closes. */
 struct builtin_fds {
 	int kvm, kernel, initrd;
+	int pagemap; /* of this process */
 };
 
 static void pending_fini(struct pending *p)
@@ -189,13 +191,16 @@ static int add_devices(struct machine *m, struct pending *p,
 		       struct error *err)
 {
 	/* Relative: the jail's working directory is the VM's, where the sockets are. */
-	const struct vsock_config vsock = {
+	struct vsock_config vsock = {
 		.path = "vsock.sock",
 		.guest_cid = VMM_GUEST_CID,
 		.listen_fd = take_fd(&fds->vsock),
 	};
 	struct virtio_dev *dev = NULL;
-	int r = vsock_dev_new(&vsock, &dev, err);
+	int r;
+
+	(void)!getrandom(&vsock.port_seed, sizeof(vsock.port_seed), 0);
+	r = vsock_dev_new(&vsock, &dev, err);
 
 	if (r == 0)
 		r = pending_add(p, QEMU_DEVICE_VSOCK, NULL, dev, err);
@@ -366,6 +371,7 @@ static int launch(uv_loop_t *loop, struct machine *m, const Caisson__Vmm__V1__Vm
 		.cmdline_extra = config->cmdline_extra,
 		.ram = JAIL_RAM,
 		.incoming = incoming,
+		.paused = config->start_paused,
 		.typed = typed(config),
 		.memory_mib = config->memory_mib,
 		.memory_all_mib = (uint32_t)(m->map.size >> 20),
@@ -398,8 +404,6 @@ static int launch(uv_loop_t *loop, struct machine *m, const Caisson__Vmm__V1__Vm
 		r = start_backends(m, p, false, err);
 	if (r == 0 && incoming)
 		r = load(m, fds, err);
-	if (!m->may_save)
-		machine_release_ram(m);
 	return r;
 }
 
@@ -411,7 +415,8 @@ static int open_builtin(const Caisson__Vmm__V1__VmConfig *config, struct builtin
 		int flags, *ret;
 	} files[] = { { "/dev/kvm", O_RDWR, &fds->kvm },
 		      { config->kernel, O_RDONLY, &fds->kernel },
-		      { config->initrd, O_RDONLY, &fds->initrd } };
+		      { config->initrd, O_RDONLY, &fds->initrd },
+		      { "/proc/self/pagemap", O_RDONLY, &fds->pagemap } };
 
 	for (size_t i = 0; i < ARRAY_LEN(files); i++) {
 		if (!*files[i].path)
@@ -453,11 +458,11 @@ static int launch_builtin(uv_loop_t *loop, struct machine *m,
 			  struct builtin_fds *fds, struct machine_fds *saved, struct error *err)
 {
 	bool load = config->template_ == CAISSON__VMM__V1__TEMPLATE__TEMPLATE_LOAD;
-	bool save = config->template_ == CAISSON__VMM__V1__TEMPLATE__TEMPLATE_SAVE;
 	const struct monitor_config plan = {
 		.kvm_fd = take_fd(&fds->kvm),
-		.mem_fd = load ? take_fd(&saved->ram) :
-			  save ? fcntl(m->ram_fd, F_DUPFD_CLOEXEC, 0) : take_fd(&m->ram_fd),
+		.mem_fd = load ? take_fd(&saved->ram) : take_fd(&m->ram_fd),
+		.pagemap_fd = take_fd(&fds->pagemap),
+		.paused = config->start_paused,
 		.state_fd = load ? take_fd(&saved->state) : -1,
 		.kernel_fd = take_fd(&fds->kernel),
 		.initrd_fd = take_fd(&fds->initrd),
@@ -470,10 +475,9 @@ static int launch_builtin(uv_loop_t *loop, struct machine *m,
 	};
 	int r = monitor_new(loop, &plan, &builtin_ops, m, &m->monitor, err);
 
-	if (!save)
-		cleanup_close_(&m->ram_fd);
-	if (!save)
-		m->ram_fd = -1;
+	/* Where a saved one's is mapped instead. */
+	cleanup_close_(&m->ram_fd);
+	m->ram_fd = -1;
 	if (r == 0 && config->n_shares)
 		r = start_backends(m, p, true, err);
 	if (r == 0)
@@ -498,7 +502,7 @@ int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
 {
 	bool builtin = config->machine == VMM_MACHINE_BUILTIN;
 	__attribute__((cleanup(pending_fini))) struct pending p = { .builtin = builtin };
-	struct builtin_fds files = { -1, -1, -1 };
+	struct builtin_fds files = { -1, -1, -1, -1 };
 	struct machine *m = calloc(1, sizeof(*m));
 	const struct memmap map = memory_map(config);
 	int shares[VMM_MAX_SHARES] = { -1, -1, -1, -1 };
@@ -530,7 +534,6 @@ int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
 	m->ram_fd = m->saving.ram = m->saving.state = -1;
 	m->map = map;
 	m->vcpus_max = config->vcpus_max;
-	m->may_save = config->template_ == CAISSON__VMM__V1__TEMPLATE__TEMPLATE_SAVE;
 	console_init(&m->console, uv_hrtime());
 	for (size_t i = 0; i < config->n_shares; i++)
 		jail_shares[i] = (struct jail_share){ config->shares[i]->path,
@@ -562,6 +565,7 @@ int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
 	cleanup_close_(&files.kvm);
 	cleanup_close_(&files.kernel);
 	cleanup_close_(&files.initrd);
+	cleanup_close_(&files.pagemap);
 	cleanup_close_(&fds->ram);
 	cleanup_close_(&fds->state);
 	fds->ram = fds->state = -1;

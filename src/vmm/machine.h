@@ -47,9 +47,10 @@ void machine_stop(struct machine *m);
 
 /*
  * Writes the machine's memory and state to two new files, which it takes in every case. The machine
- * stands still until that is done. Only for one that was started to be saved, and once.
+ * stands still until that is done, and if @stay until machine_resume(). Not for a machine whose
+ * network is the host's kernel's (vhost) or whose devices QEMU cannot save.
  */
-int machine_save(struct machine *m, int ram, int state, machine_done_fn cb, void *ctx);
+int machine_save(struct machine *m, int ram, int state, bool stay, machine_done_fn cb, void *ctx);
 
 /*
  * Takes @fd and @direct_fd (-1: none) in every case. -ENOSPC: the shelf is full; -EEXIST: the

@@ -21,11 +21,11 @@ int machine_pause(struct machine *m, machine_done_fn cb, void *ctx)
 int machine_resume(struct machine *m, machine_done_fn cb, void *ctx)
 {
 	if (m->monitor) {
-		monitor_resume(m->monitor);
+		monitor_thaw(m->monitor);
 		cb(ctx, NULL);
 		return 0;
 	}
-	return m->qemu ? qemu_command(m->qemu, "cont", NULL, cb, ctx) : -ECONNRESET;
+	return m->qemu ? qemu_resume(m->qemu, cb, ctx) : -ECONNRESET;
 }
 
 void machine_stop(struct machine *m)
@@ -37,14 +37,6 @@ void machine_stop(struct machine *m)
 	m->stopping = true;
 	/* Nothing of QEMU's own needs an orderly end: the disks' writers are the back-ends here. */
 	qemu_kill(m->qemu);
-}
-
-void machine_release_ram(struct machine *m)
-{
-	if (m->map.n_spare)
-		return;
-	cleanup_close_(&m->ram_fd);
-	m->ram_fd = -1;
 }
 
 const struct memmap *machine_memory(const struct machine *m)
@@ -83,7 +75,7 @@ int machine_resize(struct machine *m, const Caisson__Vmm__V1__ResizeRequest *to,
 	return 0;
 }
 
-/* --- templates --- */
+/* --- saving --- */
 
 static void ignore(void *ctx, const struct error *err)
 {
@@ -91,14 +83,12 @@ static void ignore(void *ctx, const struct error *err)
 	(void)err;
 }
 
-static void resumed(void *ctx, const struct error *err)
+static void saving_over(void *ctx, const struct error *err)
 {
 	struct machine *m = ctx;
 	const struct saving s = m->saving;
 
 	m->saving = (struct saving){ .ram = -1, .state = -1 };
-	m->may_save = false;
-	machine_release_ram(m);
 	s.done(s.ctx, err);
 }
 
@@ -114,42 +104,44 @@ static void saved(void *ctx, const struct error *err)
 		(void)ram_store(m->ram_fd, m->saving.ram, m->map.size, &e);
 	(void)close(take_fd(&m->saving.ram));
 	(void)close(take_fd(&m->saving.state));
+	if (m->saving.stay) {
+		saving_over(m, e.code ? &e : NULL);
+		return;
+	}
 	if (e.code) {
 		m->saving.done(m->saving.ctx, &e);
 		m->saving.done = ignore;
 	}
-	if (!m->qemu || qemu_command(m->qemu, "cont", NULL, resumed, m) < 0)
-		resumed(m, &e);
+	if (!m->qemu || qemu_command(m->qemu, "cont", NULL, saving_over, m) < 0)
+		saving_over(m, &e);
 }
 
 /* Takes both descriptors. */
-static void save_builtin(struct machine *m, int ram, int state, machine_done_fn cb, void *ctx)
+static void save_builtin(struct machine *m, int ram, int state, bool stay, machine_done_fn cb,
+			 void *ctx)
 {
 	struct error err = { 0 };
 	int r;
 
 	monitor_freeze(m->monitor);
-	r = monitor_save(m->monitor, state, &err);
-	if (r == 0)
-		r = ram_store(m->ram_fd, ram, m->map.size, &err);
-	monitor_thaw(m->monitor);
+	r = monitor_save(m->monitor, ram, state, &err);
+	if (!stay)
+		monitor_thaw(m->monitor);
 	(void)close(ram);
 	(void)close(state);
-	m->may_save = false;
-	machine_release_ram(m);
 	cb(ctx, r < 0 ? &err : NULL);
 }
 
-int machine_save(struct machine *m, int ram, int state, machine_done_fn cb, void *ctx)
+int machine_save(struct machine *m, int ram, int state, bool stay, machine_done_fn cb, void *ctx)
 {
 	int r = -EBUSY;
 
-	if (m->monitor && m->may_save) {
-		save_builtin(m, ram, state, cb, ctx);
+	if (m->monitor) {
+		save_builtin(m, ram, state, stay, cb, ctx);
 		return 0;
 	}
-	if (m->qemu && m->may_save && !m->saving.done) {
-		m->saving = (struct saving){ ram, state, cb, ctx };
+	if (m->qemu && m->ram_fd >= 0 && !m->saving.done) {
+		m->saving = (struct saving){ ram, state, stay, cb, ctx };
 		r = qemu_save(m->qemu, state, saved, m);
 		if (r == 0)
 			return 0;
@@ -199,7 +191,7 @@ int machine_attach_disk(struct machine *m, int fd, int direct_fd,
 	if (r < 0)
 		return error_prefix(err, r, "disk '%s'", disk->serial);
 	size = source->size;
-	r = blk_dev_shelf_put(m->shelf, source, &part, err);
+	r = blk_dev_shelf_put(m->shelf, source, disk->part, &part, err);
 	if (r < 0)
 		return error_prefix(err, r, "disk '%s'", disk->serial);
 	/* There are as many entries as places. */

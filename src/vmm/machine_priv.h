@@ -14,6 +14,7 @@
 struct saving {
 	int ram;
 	int state;
+	bool stay;              /* stands still afterwards */
 	machine_done_fn done;
 	void *ctx;
 };
@@ -36,10 +37,9 @@ struct machine {
 	struct shelved shelved[BLK_SHELF_PARTS];
 	struct console console;
 	int console_fd;
-	int ram_fd;             /* of a machine that will be saved or has spare memory, else -1 */
+	int ram_fd;             /* QEMU's memory, else -1 */
 	struct memmap map;
 	uint32_t vcpus_max;
-	bool may_save;
 	struct saving saving;
 	bool stopping;
 	bool flood_seen;        /* said once: whoever floods the console must not flood the log */
@@ -48,8 +48,6 @@ struct machine {
 /* Takes @fd and @direct_fd (-1: none) in every case. */
 int machine_disk_source(int fd, int direct_fd, bool read_only, bool ephemeral,
 		       const struct blk_limit *limit, struct blk_source **ret, struct error *err);
-/* Closes ram_fd if nothing else needs it. */
-void machine_release_ram(struct machine *m);
 /* All threads of QEMU's back-ends end, and their devices go. */
 void machine_stop_backends(struct machine *m);
 

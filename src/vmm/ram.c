@@ -113,3 +113,55 @@ int ram_store(int ram, int to, uint64_t size, struct error *err)
 
 	return r < 0 ? error_errno(err, r, "write the template's memory") : 0;
 }
+
+/* Of an entry of pagemap: what is neither absent nor the file's is the machine's own. */
+#define PM_FILE    (UINT64_C(1) << 61)
+#define PM_SWAPPED (UINT64_C(1) << 62)
+#define PM_PRESENT (UINT64_C(1) << 63)
+#define PM_BATCH   512u
+
+static bool is_own(uint64_t entry)
+{
+	return (entry & PM_SWAPPED) || ((entry & PM_PRESENT) && !(entry & PM_FILE));
+}
+
+static int store_own(const char *mem, int pagemap, int to, uint64_t size)
+{
+	uint64_t first = (uintptr_t)mem / (uint64_t)PAGE, n_pages = size / (uint64_t)PAGE;
+	uint64_t entries[PM_BATCH];
+
+	for (uint64_t at = 0; at < n_pages;) {
+		size_t want = (size_t)MIN_OF(n_pages - at, (uint64_t)PM_BATCH), n;
+		ssize_t got = pread(pagemap, entries, want * sizeof(entries[0]),
+				    (off_t)((first + at) * sizeof(entries[0])));
+
+		if (got < (ssize_t)sizeof(entries[0]))
+			return got < 0 ? -errno : -EIO;
+		n = (size_t)got / sizeof(entries[0]);
+		for (size_t i = 0, end; i < n; i = end) {
+			int r;
+
+			end = i + 1;
+			if (!is_own(entries[i]))
+				continue;
+			while (end < n && is_own(entries[end]))
+				end++;
+			r = write_at(to, mem + (at + i) * (uint64_t)PAGE, (off_t)(end - i) * PAGE,
+				     (off_t)(at + i) * PAGE);
+			if (r < 0)
+				return r;
+		}
+		at += n;
+	}
+	return 0;
+}
+
+int ram_store_changed(int base, const void *mem, int pagemap, int to, uint64_t size,
+		      struct error *err)
+{
+	int r = ftruncate(to, (off_t)size) < 0 ? -errno : copy(base, to, (off_t)size, false);
+
+	if (r == 0)
+		r = store_own(mem, pagemap, to, size);
+	return r < 0 ? error_errno(err, r, "write the machine's memory") : 0;
+}

@@ -12,3 +12,9 @@
 int ram_load(int ram, int from, uint64_t size, struct error *err);
 /* @to is new and empty. Pages of zeros become holes, in @ram too: nobody may write to it meanwhile. */
 int ram_store(int ram, int to, uint64_t size, struct error *err);
+/*
+ * The same of a memory that is mapped at @mem, page-aligned, from the file @base, copy-on-write.
+ * @pagemap is /proc/PID/pagemap of this process: it tells which pages are no longer the file's.
+ */
+int ram_store_changed(int base, const void *mem, int pagemap, int to, uint64_t size,
+		      struct error *err);

@@ -284,6 +284,7 @@ static void on_save_template(void *ctx, struct ttrpc_call *call, const uint8_t *
 	struct service *s = ctx;
 	Caisson__Vmm__V1__SaveTemplateRequest *req;
 	auto_close int ram = -1, state = -1;
+	bool stay;
 	int r;
 
 	req = ttrpc_call_unpack(call, &caisson__vmm__v1__save_template_request__descriptor, data,
@@ -292,6 +293,7 @@ static void on_save_template(void *ctx, struct ttrpc_call *call, const uint8_t *
 		return;
 	ram = claim_fd(s, req->ram_token);
 	state = claim_fd(s, req->state_token);
+	stay = req->stay_paused;
 	protobuf_c_message_free_unpacked(&req->base, NULL);
 	if (ram < 0 || state < 0) {
 		ttrpc_call_fail(call, TTRPC_INVALID_ARGUMENT,
@@ -300,7 +302,7 @@ static void on_save_template(void *ctx, struct ttrpc_call *call, const uint8_t *
 	}
 	if (!usable(s, call))
 		return;
-	r = machine_save(s->machine, take_fd(&ram), take_fd(&state), command_done, call);
+	r = machine_save(s->machine, take_fd(&ram), take_fd(&state), stay, command_done, call);
 	if (r < 0)
 		ttrpc_call_fail(call, ttrpc_code_from_errno(r), "this machine cannot be saved");
 }

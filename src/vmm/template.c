@@ -47,8 +47,22 @@ static bool can_be_saved(const Caisson__Vmm__V1__VmConfig *msg)
 	       (msg->kernel_features & KERNEL_MMIO_TYPE);
 }
 
+/* What differs between machines that boot differently and are alike once they run. */
+static int add_boot(struct buf *b, const Caisson__Vmm__V1__VmConfig *msg, struct error *err)
+{
+	int r = add_file(b, msg->kernel, err);
+
+	if (r == 0)
+		r = add_file(b, msg->initrd, err);
+	/* The frequency is the boot's; what was measured of it differs a little each time. */
+	if (r == 0 && buf_printf(b, "tsc %d debug %d\n%s\n", msg->tsc_khz != 0, msg->debug,
+				 msg->cmdline_extra) < 0)
+		r = error_set(err, -ENOMEM, "no memory for a template's key");
+	return r;
+}
+
 /* The configuration as caisson-vmm would get it, less what differs between like machines. */
-static int add_config(struct buf *b, const struct vmm_config *cfg, struct error *err)
+static int add_config(struct buf *b, const struct vmm_config *cfg, bool boot, struct error *err)
 {
 	auto_free uint8_t *packed = NULL;
 	Caisson__Vmm__V1__VmConfig *msg;
@@ -63,24 +77,31 @@ static int add_config(struct buf *b, const struct vmm_config *cfg, struct error 
 		return error_set(err, -ENOMEM, "no memory for a template's key");
 	if (!can_be_saved(msg) || msg->n_disks || vhost)
 		r = error_set(err, -EOPNOTSUPP, "such a machine cannot be saved");
-	if (r == 0)
-		r = add_file(b, msg->kernel, err);
-	if (r == 0)
-		r = add_file(b, msg->initrd, err);
-	if (r == 0)
+	if (r == 0 && msg->machine != VMM_MACHINE_BUILTIN)
 		r = add_file(b, msg->qemu, err);
 	for (size_t i = 0; i < msg->n_nics && r == 0; i++)
 		r = add_nic(b, msg->nics[i], err);
 	for (size_t i = 0; i < msg->n_shares && r == 0; i++)
 		if (buf_printf(b, "share %s\n", msg->shares[i]->tag) < 0)
 			r = error_set(err, -ENOMEM, "no memory for a template's key");
-	/* The frequency is the boot's; what was measured of it differs a little each time. */
-	if (r == 0 && buf_printf(b, "machine %u memory %u to %u vcpus %u to %u shelf %u tsc %d debug %d\n%s\n",
-				 msg->machine, msg->memory_mib, msg->memory_max_mib, msg->vcpus,
-				 msg->vcpus_max, msg->shelf, msg->tsc_khz != 0, msg->debug,
-				 msg->cmdline_extra) < 0)
+	if (r == 0 && buf_printf(b, "machine %u memory %u to %u vcpus %u to %u shelf %u\n", msg->machine,
+				 msg->memory_mib, msg->memory_max_mib, msg->vcpus, msg->vcpus_max,
+				 msg->shelf) < 0)
 		r = error_set(err, -ENOMEM, "no memory for a template's key");
+	if (r == 0 && boot)
+		r = add_boot(b, msg, err);
 	caisson__vmm__v1__vm_config__free_unpacked(msg, NULL);
+	return r;
+}
+
+int vmm_snapshot_key(const struct vmm_config *cfg, char **ret_key, struct error *err)
+{
+	struct buf b = BUF_INIT(0);
+	int r = add_config(&b, cfg, false, err);
+
+	if (r == 0 && buf_take_str(&b, ret_key) < 0)
+		r = error_set(err, -ENOMEM, "no memory for a snapshot's key");
+	buf_fini(&b);
 	return r;
 }
 
@@ -100,7 +121,7 @@ int vmm_template_key(const struct vmm_config *cfg, uint8_t **ret_key, size_t *re
 	if (r == 0)
 		r = add_file(&b, cfg->program ? cfg->program : program, err);
 	if (r == 0)
-		r = add_config(&b, cfg, err);
+		r = add_config(&b, cfg, true, err);
 	if (r == 0) {
 		*ret_len = b.len;
 		if (buf_take_str(&b, &text) < 0)

@@ -70,6 +70,7 @@ struct vmm_disk {
 	bool ephemeral;
 	bool direct;                /* past the host's page cache; vmm_disk_attach() only */
 	uint64_t bytes_per_s, ops_per_s; /* limits, 0: none */
+	unsigned part;              /* the place it must have, 0: any; vmm_disk_attach() only */
 };
 
 /* Memory of the guest, in bytes of its physical addresses. */
@@ -169,6 +170,7 @@ struct vmm_config {
 	bool will_save;             /* vmm_template_save() will be called */
 	int template_ram_fd;        /* files of a template to start from, or -1 */
 	int template_state_fd;
+	bool start_paused;          /* with a template: vmm_resume() lets it go on */
 	const char *qemu;           /* path of the QEMU binary; NULL: found in the usual places */
 	const char *program;        /* path of caisson-vmm; NULL: beside the caller's program */
 	bool debug;                 /* kernel talks on the console, vmm logs at debug level */
@@ -303,6 +305,16 @@ int vmm_template_key(const struct vmm_config *cfg, uint8_t **ret_key, size_t *re
  * of milliseconds.
  */
 int vmm_template_save(struct vmm *vmm, int ram_fd, int state_fd, vmm_done_fn cb, void *ctx);
+/*
+ * What a machine must be to go on from a state that vmm_snapshot() wrote, on any boot of any host:
+ * text, the caller frees *ret_key. -EOPNOTSUPP as above.
+ */
+int vmm_snapshot_key(const struct vmm_config *cfg, char **ret_key, struct error *err);
+/*
+ * The same at any time of a machine's life, of one that vmm_snapshot_key() knows. It then stands
+ * still, on failure too, until vmm_resume(): its disks can be copied to go with the rest.
+ */
+int vmm_snapshot(struct vmm *vmm, int ram_fd, int state_fd, vmm_done_fn cb, void *ctx);
 
 /* The last VMM_CONSOLE_RING bytes of the guest's console, raw. */
 int vmm_console(struct vmm *vmm, vmm_text_fn cb, void *ctx);

@@ -245,6 +245,32 @@ def test_a_template(own_store, tmp_path):
 
 
 @pytest.mark.testbed(**OPTIONS)
+def test_clones_of_a_container(own_store, tmp_path):
+    """Started from a template, and a clone of it, and one of that, with their own random numbers."""
+    config = tmp_path / "config.yaml"
+    config.write_text("vm:\n  machine: builtin\n  boot_timeout: 120s\n", encoding="ascii")
+    env = {"CAISSON_CONFIG": str(config)}
+    script = ("head -c 3000000 /dev/urandom >/dev/shm/data; echo kept >/root/file; n=0; "
+              "while :; do n=$((n+1)); echo $n >/dev/shm/x; mv /dev/shm/x /dev/shm/n; sleep 0.2; done")
+    look = "cat /dev/shm/n; md5sum </dev/shm/data; cat /root/file; cat /proc/sys/kernel/random/uuid"
+    own_store.run(own_store.image, "true", env=env).ok()
+    own_store("run", "-d", "--name", "one", "--cpus", "2", own_store.image, "sh", "-c", script, env=env).ok()
+    seen = []
+    for name, source in (("one", None), ("two", "one"), ("three", "two")):
+        if source:
+            own_store("clone", source, name, env=env).ok()
+        out = []
+        while len(out) != 5:
+            out = own_store("exec", name, "sh", "-c", look, env=env).out.split()
+        seen.append(out)
+    assert int(seen[0][0]) <= int(seen[1][0]) <= int(seen[2][0])
+    assert seen[0][1:4] == seen[1][1:4] == seen[2][1:4]
+    assert len({s[4] for s in seen}) == 3
+    own_store("rm", "-f", "one", "two", "three", env=env).ok()
+    assert not qemus()
+
+
+@pytest.mark.testbed(**OPTIONS)
 def test_a_network_card(host, pod):  # noqa: F811  pylint: disable=redefined-outer-name
     """The pod's network as CNI left it, over a tap with its offloads; two vCPUs, so two queues."""
     net.configure(host, "  machine: builtin\n  vcpus: 2\n")

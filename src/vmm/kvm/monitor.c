@@ -30,6 +30,7 @@
 #include "vmm/kvm/cmdline.h"
 #include "vmm/kvm/layout.h"
 #include "vmm/kvm/snapshot.h"
+#include "vmm/ram.h"
 
 #define READ_SIZE 4096u
 #define OWN_QUEUE 64u
@@ -55,6 +56,7 @@ struct monitor {
 	int console_guest; /* the device's, until it has it */
 	bool wake_open, console_open;
 	bool started, told, over, freed;
+	bool frozen;
 	bool vm_open;
 	unsigned n_handles;
 
@@ -272,6 +274,7 @@ int monitor_new(uv_loop_t *loop, const struct monitor_config *config, const stru
 		cleanup_close_(&(int){ config->kernel_fd });
 		cleanup_close_(&(int){ config->initrd_fd });
 		cleanup_close_(&(int){ config->state_fd });
+		cleanup_close_(&(int){ config->pagemap_fd });
 		return error_set(err, -ENOMEM, "no memory for the machine");
 	}
 	m->ops = ops;
@@ -405,31 +408,45 @@ static int restore(struct monitor *m, struct error *err)
 	/* Interrupts of theirs would come before there is a state to receive them. */
 	for (size_t i = 0; i < m->n_devices; i++)
 		virtio_mmio_hold(m->devices[i].mmio);
+	m->frozen = true;
 	r = snapshot_read(&parts, m->config.state_fd, err);
-	if (r == 0)
-		release_devices(m);
+	if (r == 0 && !m->config.paused)
+		monitor_thaw(m);
+	else if (r == 0)
+		monitor_pause(m);
 	return r;
 }
 
 void monitor_freeze(struct monitor *m)
 {
 	monitor_pause(m);
-	for (size_t i = 0; i < m->n_devices; i++)
+	for (size_t i = 0; i < m->n_devices && !m->frozen; i++)
 		virtio_mmio_hold(m->devices[i].mmio);
+	m->frozen = true;
 }
 
 void monitor_thaw(struct monitor *m)
 {
-	release_devices(m);
-	monitor_resume(m);
+	if (m->frozen)
+		release_devices(m);
+	m->frozen = false;
+	for (unsigned i = 0; i < m->config.vcpus; i++)
+		vcpu_resume(&m->vcpus[i]);
 }
 
-int monitor_save(struct monitor *m, int fd, struct error *err)
+int monitor_save(struct monitor *m, int ram, int state, struct error *err)
 {
 	struct virtio_mmio *devices[MONITOR_MAX_DEVICES];
 	const struct snapshot_parts parts = parts_of(m, devices);
 
-	return snapshot_write(&parts, fd, err);
+	int r = snapshot_write(&parts, state, err);
+
+	if (r < 0)
+		return r;
+	if (m->config.state_fd < 0)
+		return ram_store(m->vm.mem_fd, ram, m->vm.mem_size, err);
+	return ram_store_changed(m->vm.mem_fd, m->vm.mem, m->config.pagemap_fd, ram, m->vm.mem_size,
+				 err);
 }
 
 int monitor_start(struct monitor *m, struct error *err)
@@ -462,6 +479,7 @@ void monitor_free(struct monitor *m)
 	cleanup_close_(&m->config.kernel_fd);
 	cleanup_close_(&m->config.initrd_fd);
 	cleanup_close_(&m->config.state_fd);
+	cleanup_close_(&m->config.pagemap_fd);
 	if (m->wake_open)
 		uv_close((uv_handle_t *)&m->wake, handle_closed);
 	else if (m->n_handles == 0) {
@@ -476,12 +494,6 @@ void monitor_pause(struct monitor *m)
 		vcpu_pause(&m->vcpus[i]);
 	for (unsigned i = 0; i < m->config.vcpus; i++)
 		vcpu_wait_paused(&m->vcpus[i]);
-}
-
-void monitor_resume(struct monitor *m)
-{
-	for (unsigned i = 0; i < m->config.vcpus; i++)
-		vcpu_resume(&m->vcpus[i]);
 }
 
 int monitor_take_memory(struct monitor *m, uint64_t offset, uint64_t size)

@@ -41,6 +41,8 @@ struct monitor_config {
 	 * mapped copy-on-write, so that machines share what they do not change.
 	 */
 	int state_fd;
+	bool paused;    /* such a machine stands still until monitor_thaw() */
+	int pagemap_fd; /* of this process: what of such a memory is the machine's own */
 	int kernel_fd;
 	int initrd_fd; /* or -1 */
 	uint64_t memory_size;
@@ -65,15 +67,14 @@ void monitor_free(struct monitor *m);
 
 /* Returns when all vCPUs are out of the guest. */
 void monitor_pause(struct monitor *m);
-void monitor_resume(struct monitor *m);
 /*
  * Between the two the guest's memory does not change: the vCPUs stand still and so do all devices.
- * Of a machine that was not paused.
+ * monitor_thaw() lets a paused machine go on, too. Either may be repeated.
  */
 void monitor_freeze(struct monitor *m);
 void monitor_thaw(struct monitor *m);
-/* While it is frozen: writes all but the memory to @fd, a new file. */
-__must_check int monitor_save(struct monitor *m, int fd, struct error *err);
+/* While it is frozen: writes memory and state to two new files, which stay the caller's. */
+__must_check int monitor_save(struct monitor *m, int ram, int state, struct error *err);
 /* The guest has given up [@offset, @offset + @size) of the memory's file. */
 __must_check int monitor_take_memory(struct monitor *m, uint64_t offset, uint64_t size);
 /* ended() follows. */

@@ -233,6 +233,8 @@ static int add_machine(struct argv *a, const struct qemu_plan *plan)
 		      plan->ram, memory);
 	if (plan->incoming)
 		r |= argv_opt(a, "-incoming", "defer");
+	if (plan->paused)
+		r |= argv_add(a, "-S");
 	return r;
 }
 

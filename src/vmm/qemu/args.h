@@ -62,6 +62,7 @@ struct qemu_plan {
 	int qmp_fd;
 	int console_fd;
 	bool incoming;                  /* waits for a state instead of booting */
+	bool paused;                    /* until it is told to go on */
 	const struct qemu_device *devices;
 	size_t n_devices;
 	const struct qemu_nic *nics;    /* after the devices in the guest's order */

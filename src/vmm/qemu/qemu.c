@@ -41,6 +41,8 @@ struct qemu {
 	unsigned n_handles;
 	bool freed;
 	bool incoming;          /* the machine is read from a state */
+	qmp_reply_fn resume_done; /* asked for before QMP was ready; or NULL */
+	void *resume_ctx;
 	bool ready;             /* QMP takes commands */
 	int load_fd;            /* the state, once the machine may be loaded; else -1 */
 	int pass_fd;            /* goes with the next command; else -1 */
@@ -237,6 +239,17 @@ void qemu_load(struct qemu *q, int state)
 	try_load(q);
 }
 
+int qemu_resume(struct qemu *q, qmp_reply_fn cb, void *ctx)
+{
+	if (q->ready)
+		return qemu_command(q, "cont", NULL, cb, ctx);
+	if (q->resume_done)
+		return -EBUSY;
+	q->resume_done = cb;
+	q->resume_ctx = ctx;
+	return 0;
+}
+
 static void save_over(struct qemu *q, const struct error *err)
 {
 	qmp_reply_fn done = q->save_done;
@@ -257,7 +270,7 @@ int qemu_save(struct qemu *q, int state, qmp_reply_fn cb, void *ctx)
 {
 	int r;
 
-	if (q->save_done || q->incoming)
+	if (q->save_done || (q->incoming && !q->ran))
 		return -EBUSY;
 	q->save_done = cb;
 	q->save_ctx = ctx;
@@ -293,6 +306,9 @@ static void qmp_ready(void *ctx)
 		try_load(q);
 	else
 		set_running(q);
+	if (q->resume_done && qemu_resume(q, q->resume_done, q->resume_ctx) < 0)
+		qemu_kill(q);
+	q->resume_done = NULL;
 }
 
 static void qmp_event(void *ctx, const char *name, const char *reason)
@@ -300,7 +316,7 @@ static void qmp_event(void *ctx, const char *name, const char *reason)
 	struct qemu *q = ctx;
 
 	log_debug("QEMU: event %s %s", name, reason);
-	if (strcmp(name, "MIGRATION") == 0 && !q->incoming)
+	if (strcmp(name, "MIGRATION") == 0 && (!q->incoming || q->ran))
 		migration_event(q, reason);
 	if (strcmp(name, "RESUME") == 0 && q->incoming && !q->ran)
 		set_running(q);
@@ -334,6 +350,13 @@ static void process_ended(void *arg)
 	feed_close(&q->console);
 	feed_close(&q->words);
 	qmp_free(take_ptr(&q->qmp));
+	if (q->resume_done) {
+		struct error err = { 0 };
+
+		(void)error_set(&err, -ECONNRESET, "QEMU is gone");
+		q->resume_done(q->resume_ctx, &err);
+		q->resume_done = NULL;
+	}
 	if (q->save_done) {
 		struct error err = { 0 };
 

@@ -43,6 +43,8 @@ void qemu_load(struct qemu *qemu, int state);
  * caller's. The machine stays stopped until the command "cont". One at a time.
  */
 int qemu_save(struct qemu *qemu, int state, qmp_reply_fn cb, void *ctx);
+/* Also of one that is still starting, or whose state is being read: it goes on when it can. */
+int qemu_resume(struct qemu *qemu, qmp_reply_fn cb, void *ctx);
 /* After ended(); also closes what is open. Frees once the loop has run. */
 void qemu_free(struct qemu *qemu);
 

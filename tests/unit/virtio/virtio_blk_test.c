@@ -434,13 +434,13 @@ static void shelf(void **state)
 
 	assert_int_equal(pwrite(f->fd, "one", 3, 512), 3);
 	assert_int_equal(pwrite(other, "two", 3, 512), 3);
-	assert_int_equal(blk_dev_shelf_put(f->dev, new_source(f->fd, false), &part, &err), -ENOTSUP);
+	assert_int_equal(blk_dev_shelf_put(f->dev, new_source(f->fd, false), 0, &part, &err), -ENOTSUP);
 	assert_int_equal(blk_shelf_new(&src, &err), 0);
 	assert_int_equal(blk_dev_set_source(f->dev, src, "shelf", &err), 0);
 	assert_int_equal(capacity(f), PLACE(BLK_SHELF_PARTS + 1));
-	assert_int_equal(blk_dev_shelf_put(f->dev, new_source(f->fd, false), &part, &err), 0);
+	assert_int_equal(blk_dev_shelf_put(f->dev, new_source(f->fd, false), 0, &part, &err), 0);
 	assert_int_equal(part, 1);
-	assert_int_equal(blk_dev_shelf_put(f->dev, new_source(other, true), &part, &err), 0);
+	assert_int_equal(blk_dev_shelf_put(f->dev, new_source(other, true), 0, &part, &err), 0);
 	assert_int_equal(part, 2);
 
 	assert_int_equal(request(f, VIRTIO_BLK_T_IN, 0, 4096), VIRTIO_BLK_S_OK);
@@ -472,10 +472,10 @@ static void shelf(void **state)
 	assert_int_equal(request(f, VIRTIO_BLK_T_IN, PLACE(1), 512), VIRTIO_BLK_S_IOERR);
 	/* Another place than the one that has just been emptied, until the end of the shelf. */
 	for (unsigned i = 3; i <= BLK_SHELF_PARTS + 1; i++) {
-		assert_int_equal(blk_dev_shelf_put(f->dev, new_source(other, true), &part, &err), 0);
+		assert_int_equal(blk_dev_shelf_put(f->dev, new_source(other, true), 0, &part, &err), 0);
 		assert_int_equal(part, i <= BLK_SHELF_PARTS ? i : 1);
 	}
-	assert_int_equal(blk_dev_shelf_put(f->dev, new_source(other, true), &part, &err), -ENOSPC);
+	assert_int_equal(blk_dev_shelf_put(f->dev, new_source(other, true), 0, &part, &err), -ENOSPC);
 	close(other);
 }
 

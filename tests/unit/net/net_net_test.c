@@ -157,6 +157,18 @@ static void models_have_names(void **state)
 	assert_int_equal(net_model_parse("bridge", &m), -EINVAL);
 }
 
+static void pci_addresses(void **state)
+{
+	static const char *const bad[] = { "", "01:00.0", "0000:01:00.8", "0000:01:20.0", "0000:01:00.0x",
+					   "../0:01:00.0", "0000:01:00", "00000:1:00.0" };
+
+	(void)state;
+	assert_true(pci_valid_address("0000:01:00.0"));
+	assert_true(pci_valid_address("fffe:ff:1f.7"));
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+		assert_false(pci_valid_address(bad[i]));
+}
+
 /* --- what is read --- */
 
 static const struct net_addr *find_addr(const struct net_link *l, const char *text)
@@ -512,6 +524,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 		cmocka_unit_test(models_have_names),
+		cmocka_unit_test(pci_addresses),
 		T(hosts_network_is_refused),
 		T(reads_what_cni_left),
 		T(removed_prefix_route),

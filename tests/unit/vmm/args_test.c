@@ -74,6 +74,21 @@ static void what_can_grow_is_left_alone_at_first(void **state)
 	argv_fini(&a);
 }
 
+static void cards_have_longer_queues(void **state)
+{
+	struct qemu_plan plan = plan_of(VMM_MACHINE_MICROVM);
+	char *text = NULL;
+
+	(void)state;
+	assert_int_equal(qemu_cmdline(&plan, &text, NULL), 0);
+	assert_non_null(strstr(text, " virtio_mmio.queue_max=64 "));
+	free(text);
+	plan.n_nics = 2;
+	assert_int_equal(qemu_cmdline(&plan, &text, NULL), 0);
+	assert_non_null(strstr(text, " virtio_mmio.queue_max=64,64,64,64,64,256 "));
+	free(text);
+}
+
 static void q35_finds_them_by_pci(void **state)
 {
 	struct qemu_plan plan = plan_of(VMM_MACHINE_Q35);
@@ -87,6 +102,11 @@ static void q35_finds_them_by_pci(void **state)
 	free(text);
 	assert_int_equal(qemu_args(&plan, &a, NULL), 0);
 	assert_true(has(&a, "-device", "vhost-user-blk-pci,chardev=vu1,num-queues=1"));
+	argv_fini(&a);
+	plan.pci = (const char *const[]){ "0000:01:00.0" };
+	plan.n_pci = 1;
+	assert_int_equal(qemu_args(&plan, &a, NULL), 0);
+	assert_true(has(&a, "-device", "vfio-pci,sysfsdev=/vfio/0000:01:00.0,rombar=0"));
 	argv_fini(&a);
 }
 
@@ -173,6 +193,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(microvm_lists_its_devices),
 		cmocka_unit_test(what_can_grow_is_left_alone_at_first),
+		cmocka_unit_test(cards_have_longer_queues),
 		cmocka_unit_test(q35_finds_them_by_pci),
 		cmocka_unit_test(values_are_escaped),
 		cmocka_unit_test(sandbox_is_on),

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import tempfile
 
 import pytest
@@ -123,37 +122,4 @@ def test_image_without_layers(cri, daemon):
     p = cri.pod("empty")
     with pytest.raises(Exception, match="(?i)no such file|not found|no command|layer|empty"):
         p.run("main", "/pause", image="docker.io/test/empty:latest")
-    p.remove()
-
-
-@pytest.fixture
-def loop(daemon):
-    """A block device of the host, as a volume of mode Block is one."""
-    f = daemon.dir / "loop"
-    f.write_bytes(b"on the host\n".ljust(16 << 20, b"\0"))
-    p = subprocess.run(["losetup", "--find", "--show", f], capture_output=True, text=True, check=False)
-    if p.returncode:
-        pytest.skip(f"no loop devices here: {p.stderr.strip()}")
-    yield p.stdout.strip()
-    subprocess.run(["losetup", "-d", p.stdout.strip()], check=True)
-
-
-def test_block_volume(cri, daemon, loop):
-    p = cri.pod("block")
-    k = p.run("main", *KEPT, image=TOOLS, devices=[dict(container_path="/dev/xvda", host_path=loop,
-                                                        permissions="rwm")])
-    assert k.sh("head -n 1 /dev/xvda") == "on the host\n"
-    k.sh("echo from the guest | dd of=/dev/xvda conv=fsync,notrunc 2>/dev/null")
-    p.remove()
-    assert (daemon.dir / "loop").read_bytes().startswith(b"from the guest\n")
-
-
-def test_devices_by_host_path(cri):
-    """The guest's own, not the host's over the file system's share."""
-    p = cri.pod("devices")
-    k = p.run("main", *KEPT, image=TOOLS, mounts=[dict(host_path="/dev/zero", container_path="/dev/naught"),
-                                                  dict(host_path="/dev/kmsg", container_path="/dev/log")])
-    assert k.sh("stat -c %t:%T /dev/naught; head -c 3 /dev/naught | od -An -tx1").split() == [
-        "1:5", "00", "00", "00"]
-    assert "/dev/naught devtmpfs" in k.sh("awk '{print $2, $3}' /proc/mounts")
     p.remove()

@@ -222,8 +222,9 @@ void net_close_taps(struct net *n)
 		close_fds(&n->state.links[i]);
 }
 
-/* A socket in the namespace that was held things in, or NULL if that has gone. */
-static int open_held(const struct net_holds *holds, struct ns *ns, struct rtnl **ret, struct error *err)
+/* A socket in the namespace in which things are held; NULL if that has gone. */
+static int open_held(const struct net_holds *holds, struct ns *ns, struct rtnl **ret,
+		     struct error *err)
 {
 	struct error why = { 0 };
 	struct rtnl *rt;

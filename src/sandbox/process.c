@@ -450,6 +450,21 @@ int sandbox_close_stdin(struct sandbox *s, const char *id, const char *exec_id, 
 	return 0;
 }
 
+void sandbox_name_stdio(struct sandbox *s, const char *id, const char *exec_id,
+			const struct sandbox_stdio *io)
+{
+	struct process *p = process_find(s, id, exec_id, NULL);
+	char **fields[] = { p ? &p->uri_in : NULL, p ? &p->uri_out : NULL, p ? &p->uri_err : NULL };
+	const char *names[] = { io->in, io->out, io->err };
+
+	for (size_t i = 0; p && i < ARRAY_LEN(fields); i++) {
+		char *copy = str_empty(names[i]) ? NULL : strdup(names[i]);
+
+		free(*fields[i]);
+		*fields[i] = copy;
+	}
+}
+
 static enum sandbox_status status_of(const struct process *p)
 {
 	switch (p->state) {

@@ -221,6 +221,10 @@ void sandbox_pause(struct sandbox *s, const char *id, bool pause, sandbox_done_f
 void sandbox_update(struct sandbox *s, const char *id, Grpc__LinuxResources *res,
 		    sandbox_done_fn done, void *arg);
 
+/* What sandbox_state() says of the streams, once they are open. */
+void sandbox_name_stdio(struct sandbox *s, const char *id, const char *exec_id,
+			const struct sandbox_stdio *io);
+
 typedef void (*sandbox_stats_fn)(void *arg, const struct error *err,
 				 const Grpc__StatsContainerResponse *stats);
 

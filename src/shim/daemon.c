@@ -245,6 +245,8 @@ static int set_up_services(struct shim *shim, const char *events_to, struct erro
 	if (r == 0)
 		r = pod_register(shim);
 	if (r == 0)
+		r = streaming_register(shim);
+	if (r == 0)
 		r = upgrade_register(shim);
 	if (r == 0)
 		r = events_new(&shim->loop, events_to, shim->ns, &shim->events);

@@ -12,6 +12,7 @@
 #include <uv.h>
 
 #include "base/error.h"
+#include "base/list.h"
 #include "config/config.h"
 #include "google/protobuf/timestamp.pb-c.h"
 #include "oci.pb-c.h"
@@ -39,6 +40,17 @@ int shim_info(void);
 
 int shim_check_handover(void);
 int shim_resume(const struct shim_flags *f);
+
+/* --- streaming.c --- */
+
+__must_check int streaming_register(struct shim *shim);
+/*
+ * If @uri names a stream of containerd's: a path in its place, for a sandbox to open; else *ret_path
+ * is NULL. After the sandbox has opened it, or failed to: streaming_claimed(). -ENOENT.
+ */
+__must_check int streaming_claim(struct shim *shim, const char *uri, bool input, char **ret_path,
+				 struct error *err);
+void streaming_claimed(struct shim *shim, const char *uri);
 
 /* --- monitor.c --- */
 
@@ -71,6 +83,8 @@ struct shim {
 	struct upgrade *upgrade; /* being handed over, or NULL */
 	struct http_server *monitor; /* NULL: could not be opened */
 	uint64_t scrapes;
+	struct list flows; /* see streaming.c */
+	size_t n_flows;
 };
 
 struct shim_setup {

@@ -104,6 +104,42 @@ static void on_done(void *arg, const struct error *err)
 	finish_empty(arg, err);
 }
 
+/* --- streams over the shim's own socket --- */
+
+struct claimed {
+	char *path[3];
+};
+
+/* Puts paths in the place of URIs that name such streams. */
+static int claim_streams(struct shim *shim, struct sandbox_stdio *io, struct claimed *c,
+			 struct error *err)
+{
+	const char **uris[] = { &io->in, &io->out, &io->err };
+	int r = 0;
+
+	for (int i = 0; i < 3 && r == 0; i++) {
+		r = streaming_claim(shim, *uris[i], i == 0, &c->path[i], err);
+		if (c->path[i])
+			*uris[i] = c->path[i];
+	}
+	return r;
+}
+
+/* The process keeps the names that containerd gave. */
+static void streams_claimed(struct shim *shim, struct claimed *c, const char *id,
+			    const char *exec_id, const struct sandbox_stdio *io)
+{
+	const char *uris[] = { io->in, io->out, io->err };
+
+	if (c->path[0] || c->path[1] || c->path[2])
+		sandbox_name_stdio(shim->sandbox, id, exec_id, io);
+	for (int i = 0; i < 3; i++) {
+		if (c->path[i])
+			streaming_claimed(shim, uris[i]);
+		free(c->path[i]);
+	}
+}
+
 /* --- create, start, delete --- */
 
 static void on_created(void *arg, const struct error *err)
@@ -142,6 +178,9 @@ static void create(void *ctx, struct ttrpc_call *call, const uint8_t *payload, s
 		.rootfs = rootfs,
 		.n_rootfs = q->n_rootfs,
 	};
+	const struct sandbox_stdio given = c.stdio;
+	struct claimed claimed = { 0 };
+	struct error err = { 0 };
 	struct reply *r;
 
 	shim_touch(shim);
@@ -169,7 +208,11 @@ static void create(void *ctx, struct ttrpc_call *call, const uint8_t *payload, s
 		r->io = (struct sandbox_stdio){ q->terminal, strdup(q->stdin), strdup(q->stdout),
 						strdup(q->stderr) };
 		c.bundle = r->bundle;
-		sandbox_create(shim->sandbox, &c, on_created, r);
+		if (claim_streams(shim, &c.stdio, &claimed, &err) < 0)
+			finish_empty(r, &err);
+		else
+			sandbox_create(shim->sandbox, &c, on_created, r);
+		streams_claimed(shim, &claimed, q->id, NULL, &given);
 	}
 	SHIM_FREE(q);
 }
@@ -248,7 +291,9 @@ static void exec(void *ctx, struct ttrpc_call *call, const uint8_t *payload, siz
 {
 	SHIM_UNPACK(q, Task__ExecProcessRequest, task__exec_process_request__descriptor);
 	Containerd__Events__TaskExecAdded ev = CONTAINERD__EVENTS__TASK_EXEC_ADDED__INIT;
-	const struct sandbox_stdio io = { q->terminal, q->stdin, q->stdout, q->stderr };
+	struct sandbox_stdio io = { q->terminal, q->stdin, q->stdout, q->stderr };
+	const struct sandbox_stdio given = io;
+	struct claimed claimed = { 0 };
 	Grpc__Process *process = NULL;
 	struct error err = { 0 };
 	struct shim *shim = ctx;
@@ -262,7 +307,12 @@ static void exec(void *ctx, struct ttrpc_call *call, const uint8_t *payload, siz
 		r = oci_process_parse((const char *)q->spec->value.data, q->spec->value.len,
 				      &process, &err);
 	if (r == 0)
+		r = claim_streams(shim, &io, &claimed, &err);
+	if (r < 0)
+		oci_process_free(process);
+	else
 		r = sandbox_exec(shim->sandbox, q->id, q->exec_id, &io, process, &err);
+	streams_claimed(shim, &claimed, q->id, q->exec_id, &given);
 	if (r < 0) {
 		shim_call_fail(call, &err);
 	} else {

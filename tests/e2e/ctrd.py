@@ -67,6 +67,15 @@ SANDBOX_HANDLER = """
       pod_annotations = ["io.caisson.*", "io.katacontainers.*"]
 """
 
+# Standard streams over the shim's own socket in place of fifos.
+STREAMING_HANDLER = """
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.caisson-streaming]
+      runtime_type = "io.containerd.caisson.v2"
+      sandboxer = "shim"
+      io_type = "streaming"
+      privileged_without_host_devices = true
+"""
+
 CNI_BRIDGE = {
     "cniVersion": "0.4.0", "name": "pods", "plugins": [
         {"type": "bridge", "bridge": BRIDGE, "isGateway": True, "ipMasq": False,

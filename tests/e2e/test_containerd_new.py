@@ -1,5 +1,6 @@
 """The same pods with newer containerds, which tests/peers/get gets; else skipped."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -9,8 +10,10 @@ import tempfile
 import pytest
 
 import ctrd as c
+import wsclient as ws
 from conftest import build_image
 from ctrd import Containerd, Cri, wait_until
+from monitorclient import Monitor
 
 PEERS = pathlib.Path(os.environ.get("CAISSON_PEERS", "/var/cache/caisson/peers"))
 LOOP = ("sh", "-c", "trap 'exit 0' TERM; touch /tmp/ready; while :; do sleep 0.1; done")
@@ -25,7 +28,8 @@ def daemon(stage, request):
         pytest.skip(f"no containerd {request.param}: run tests/peers/get")
     directory = tempfile.mkdtemp(prefix="ctrn-")
     new = request.param.startswith("2")
-    d = Containerd(stage, directory, program=program, config=c.SANDBOX_HANDLER if new else "")
+    d = Containerd(stage, directory, program=program, 
+                   config=c.SANDBOX_HANDLER + c.STREAMING_HANDLER if new else "")
     d.handlers = ["caisson", "caisson-sandbox"] if new else ["caisson"]
     try:
         d.start()
@@ -46,6 +50,30 @@ def cri(daemon):
     client.remove_all()
     client.close()
     daemon.assert_clean()
+
+
+def test_streams_over_the_shims_socket(cri, daemon):
+    """io_type "streaming": output whole, input by exec, exit codes."""
+    if "caisson-sandbox" not in daemon.handlers:
+        pytest.skip("this containerd has no streaming I/O")
+    pod = cri.pod("streaming", handler="caisson-streaming")
+    k = pod.run("talker", "sh", "-c", "seq 1 50000; echo err >&2; exit 3")
+    assert k.wait() == 3
+    text = k.log()
+    assert [x for x in text.splitlines() if x != "err"] == [str(n) for n in range(1, 50001)]
+    assert "err" in text.splitlines()
+    main = pod.run("main", *LOOP)
+    told = json.loads(Monitor(daemon.run_dir / f"sandboxes/k8s.io+{pod.id}")("GET", "/containers")[1])
+    assert all(x["stdout"].startswith("ttrpc+unix://") for x in told), told
+    assert main.exec("sh", "-c", "echo out; echo err >&2; exit 5") == (5, "out\n", "err\n")
+    assert main.sh("head -c 300000 /dev/zero | tr '\\0' x") == "x" * 300000
+    url = cri.call("Exec", container_id=main.id, cmd=["sh", "-c", "read x; echo got-$x"], stdin=True,
+                   stdout=True, stderr=True).url
+    s = daemon.enter(lambda: ws.Stream(url, "v4.channel.k8s.io"))
+    s.send(ws.STDIN, b"hello\n")
+    s.wait(ws.STDOUT, b"got-hello\n")
+    assert json.loads(s.finish()[ws.RESULT])["status"] == "Success"
+    pod.remove()
 
 
 def test_run(daemon):

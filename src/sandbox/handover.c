@@ -135,8 +135,6 @@ int sandbox_can_hand_over(const struct sandbox *s, struct error *err)
 		why = "the virtual machine is being resized";
 	else if (volumes_busy(s) || (s->scratch && scratch_busy(s->scratch)))
 		why = "a volume is being made";
-	else if (s->size.resizing)
-		why = "the virtual machine is being resized";
 	else if (network_busy(s))
 		why = "the network is changing";
 	list_for_each(c, &s->containers, node)

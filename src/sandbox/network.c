@@ -522,19 +522,19 @@ bool network_busy(const struct sandbox *s)
 
 HandoverNetwork *network_save(const struct sandbox *s, struct arena *a)
 {
+	const struct net_state none = { .n_links = 0 }, *st;
 	const struct network *n = s->network;
-	const struct net_state *st;
 	Caisson__Handover__V1__Link *v;
 	HandoverNetwork *m;
 
-	if (!n || !n->net)
+	if (!n)
 		return NULL;
 	m = HANDOVER_NEW(a, HandoverNetwork, caisson__handover__v1__network__init);
-	st = net_state(n->net);
+	st = n->net ? net_state(n->net) : &none;
 	v = arena_alloc(a, st->n_links, sizeof(*v));
 	if (!m || !v)
 		return NULL;
-	m->path = handover_text(net_path(n->net));
+	m->path = handover_text(n->net ? net_path(n->net) : NULL);
 	m->made_fd = n->made_fd;
 	m->watching = n->watching;
 	m->forward_listener = m->forward_hold = -1;
@@ -580,7 +580,7 @@ static int restore_links(const HandoverNetwork *m, struct net_link *links)
 			.gone = v->gone,
 		};
 		if (v->mac.len != sizeof(l->mac) || v->card_mac.len != sizeof(l->card_mac) ||
-		    v->queues > NET_MAX_QUEUES || v->bridge > NET_BRIDGE_DIRECT ||
+		    v->queues > NET_MAX_QUEUES || v->bridge > NET_BRIDGE_VFIO ||
 		    str_format(l->name, sizeof(l->name), "%s", v->name) < 0 ||
 		    str_format(l->kind, sizeof(l->kind), "%s", v->kind) < 0 ||
 		    str_format(l->tap, sizeof(l->tap), "%s", v->tap) < 0)
@@ -600,6 +600,7 @@ int network_restore(struct sandbox *s, const HandoverNetwork *m)
 		.tx_rate = s->config->network_tx_rate,
 	};
 	struct net_link links[NET_MAX_LINKS];
+	bool follow = *m->path && s->record.net;
 	struct error err = { 0 };
 	int r;
 
@@ -612,8 +613,13 @@ int network_restore(struct sandbox *s, const HandoverNetwork *m)
 	r = restore_links(m, links);
 	if (r < 0)
 		return r;
-	/* Without it the guest keeps what it has, and is not told of changes. */
-	if (!s->record.net || net_resume(m->path, &o, links, m->n_links, s->record.net,
+	for (size_t i = 0; i < m->n_links; i++)
+		follow = follow && links[i].bridge != NET_BRIDGE_VFIO;
+	/*
+	 * Without it the guest keeps what it has, and is not told of changes: so it is where a card is
+	 * a device of the host, whose link is not in the namespace any more.
+	 */
+	if (follow && net_resume(m->path, &o, links, m->n_links, s->record.net,
 					 &s->network->net, &err) < 0)
 		log_warn("the network's changes are not followed any more: %s", error_text(&err));
 	s->network->changing = true;

@@ -95,7 +95,7 @@ struct shim_setup {
 	bool is_pod;
 	const Grpc__Spec *spec;     /* of the first container; NULL: the Sandbox service comes first */
 	struct config *config;      /* taken over */
-	char **annotations;         /* taken over */
+	char **annotations;         /* taken over by the daemon, which is another process */
 };
 
 /*

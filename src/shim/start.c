@@ -283,13 +283,14 @@ static int start_new(const struct shim_flags *f, const char *bundle, const Grpc_
 		     struct error *err)
 {
 	auto_free char *dir = NULL, *sockets = NULL, *socket = NULL, *address = NULL;
+	auto_strv char **annotations = NULL;
 	auto_free char *scratch = NULL;
 	struct shim_setup setup = { .flags = f, .bundle = bundle, .is_pod = is_pod, .spec = spec };
 	struct config cfg = { 0 };
 	auto_close int fd = -1;
 	int r;
 
-	r = load_config(&cfg, f, spec, &setup.annotations, err);
+	r = load_config(&cfg, f, spec, &annotations, err);
 	if (r < 0)
 		return r;
 	r = sandbox_dir_path(f->ns, f->id, &dir, err);
@@ -318,6 +319,7 @@ static int start_new(const struct shim_flags *f, const char *bundle, const Grpc_
 		setup.address = address;
 		setup.listen_fd = fd;
 		setup.config = &cfg;
+		setup.annotations = annotations;
 		setup.events_address = boot && !str_empty(boot->containerd_ttrpc_address) ?
 					       boot->containerd_ttrpc_address :
 					       getenv("TTRPC_ADDRESS");

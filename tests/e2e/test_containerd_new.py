@@ -28,7 +28,7 @@ def daemon(stage, request):
         pytest.skip(f"no containerd {request.param}: run tests/peers/get")
     directory = tempfile.mkdtemp(prefix="ctrn-")
     new = request.param.startswith("2")
-    d = Containerd(stage, directory, program=program, 
+    d = Containerd(stage, directory, program=program,
                    config=c.SANDBOX_HANDLER + c.STREAMING_HANDLER if new else "")
     d.handlers = ["caisson", "caisson-sandbox"] if new else ["caisson"]
     try:

@@ -45,17 +45,22 @@ struct made {
 	Grpc__Spec *spec;
 };
 
-static struct made make(const struct run_options *o)
+static struct made make_of(const struct run_options *o, char *const *image_volumes)
 {
 	struct made m = { .owner = -1 };
 	struct error err = { 0 };
 
 	assert_int_equal(mounts_check(o, &err), 0);
 	assert_int_equal(container_new(NULL, &m.c, &m.owner, &err), 0);
-	assert_int_equal(mounts_resolve(o, m.c, &err), 0);
+	assert_int_equal(mounts_resolve(o, image_volumes, m.c, &err), 0);
 	assert_int_equal(oci_spec_default(false, false, &m.spec, &err), 0);
 	assert_int_equal(mounts_apply(m.spec, o, json_object_get(m.c->rec, "Mounts"), &err), 0);
 	return m;
+}
+
+static struct made make(const struct run_options *o)
+{
+	return make_of(o, NULL);
 }
 
 static void drop(struct made *m)
@@ -223,6 +228,30 @@ static void volume_options(void **state)
 	assert_int_equal(volstore_create("v", NULL, NULL, &v, &err), -EEXIST);
 }
 
+static void volumes_of_the_image(void **state)
+{
+	char *volumes[] = { (char *)"/a/", (char *)"/b", (char *)"/c//", NULL };
+	char *tmpfs[] = { (char *)"/b" };
+	struct run_options o = { .tmpfs = { tmpfs, 1 } };
+	struct made m = make_of(&o, volumes);
+
+	(void)state;
+	assert_string_equal(mount_at(m.spec, "/b")->type, "tmpfs");
+	assert_string_equal(mount_at(m.spec, "/a")->type, "bind");
+	assert_non_null(strstr(mount_at(m.spec, "/c")->source, "/volumes/"));
+	assert_int_equal(json_array_size(json_object_get(m.c->rec, "Mounts")), 3);
+	drop(&m);
+	o.image_volume = "tmpfs";
+	m = make_of(&o, volumes);
+	assert_string_equal(mount_at(m.spec, "/a")->type, "tmpfs");
+	drop(&m);
+	o.image_volume = "ignore";
+	m = make_of(&o, volumes);
+	assert_int_equal(json_array_size(json_object_get(m.c->rec, "Mounts")), 1);
+	drop(&m);
+	refuse((struct run_options){ .image_volume = "some" }, "--image-volume");
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -232,6 +261,7 @@ int main(void)
 		T(devices_and_size),
 		T(mistakes),
 		T(volume_options),
+		T(volumes_of_the_image),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,4 +7,8 @@
 #include "base/error.h"
 #include "virtio/virtio.h"
 
+/* System calls of the device's thread, besides those of its loop. */
+#define BALLOON_SYSCALLS                                                                \
+	SYS_madvise, SYS_fallocate
+
 __must_check int balloon_dev_new(struct virtio_dev **ret_dev, struct error *err);

@@ -254,6 +254,7 @@ static void start_worker(struct blk_engine *e)
 		return;
 	(void)pthread_attr_setstacksize(&attr, WORKER_STACK);
 	sigfillset(&all);
+	sigdelset(&all, SIGSYS);
 	(void)pthread_sigmask(SIG_SETMASK, &all, &old);
 	if (pthread_create(&e->workers[e->n_workers], &attr, worker_main, e) == 0)
 		e->n_workers++;

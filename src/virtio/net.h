@@ -17,6 +17,11 @@ enum net_kind {
 	NET_STREAM,
 };
 
+/* System calls of the device's thread, besides those of its loop. */
+#define NET_SYSCALLS                                                                    \
+	SYS_readv, SYS_writev, SYS_sendmsg, SYS_recvmsg, SYS_sendto, SYS_recvfrom,      \
+	SYS_ioctl, SYS_fcntl
+
 struct net_config {
 	enum net_kind kind;
 	uint8_t mac[6];

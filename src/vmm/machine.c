@@ -302,7 +302,7 @@ static int start_backends(struct machine *m, struct pending *p, bool shares, str
 	int r = shares ? 0 : jail_drop_caps(0);
 
 	if (r == 0)
-		r = seccomp_enter(shares);
+		r = seccomp_enter(shares ? SECCOMP_FILES : SECCOMP_REST);
 	if (r < 0)
 		return error_errno(err, r, "close the jail");
 	for (size_t i = 0; i < p->n && r == 0; i++) {

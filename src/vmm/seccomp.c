@@ -5,15 +5,27 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sched.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/loop.h"
 #include "fs/fs.h"
+#include "virtio/balloon.h"
+#include "virtio/blk.h"
+#include "virtio/console.h"
+#include "virtio/evloop.h"
+#include "virtio/net.h"
+#include "virtio/rng.h"
+#include "virtio/vsock.h"
+#include "vmm/kvm/vcpu.h"
+#include "vmm/qemu/qemu.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define SANITIZED 1
@@ -23,89 +35,135 @@
 #endif
 #endif
 
+#define LIBC_SYSCALLS                                                                   \
+	/* memory */                                                                    \
+	SYS_mmap, SYS_munmap, SYS_mprotect, SYS_mremap, SYS_madvise, SYS_brk,           \
+	/* time */                                                                      \
+	SYS_clock_nanosleep, SYS_nanosleep, SYS_gettimeofday,                           \
+	/* threads and signals */                                                       \
+	SYS_set_robust_list, SYS_rseq, SYS_rt_sigaction, SYS_rt_sigprocmask,            \
+	SYS_rt_sigreturn, SYS_sigaltstack, SYS_gettid, SYS_getpid, SYS_tgkill,          \
+	SYS_prctl, SYS_sched_yield, SYS_sched_getaffinity, SYS_prlimit64,               \
+	SYS_restart_syscall, SYS_exit, SYS_exit_group
+
 /* Tested in this order: what the queues' threads call most comes first. */
 static const uint16_t allowed[] = {
-	/* event loops, sockets, files of the disks */
-	SYS_epoll_wait, SYS_epoll_pwait, SYS_read, SYS_write, SYS_readv, SYS_writev, SYS_preadv,
-	SYS_pwritev, SYS_pread64, SYS_pwrite64, SYS_preadv2, SYS_pwritev2, SYS_sendmsg, SYS_recvmsg,
-	SYS_sendto, SYS_recvfrom, SYS_futex, SYS_epoll_ctl, SYS_close, SYS_fdatasync, SYS_fsync,
-	SYS_fallocate, SYS_lseek, SYS_fstat, SYS_newfstatat, SYS_ioctl, SYS_fcntl, SYS_poll,
-	SYS_ppoll, SYS_shutdown, SYS_socket, SYS_connect, SYS_accept4, SYS_accept, SYS_getsockopt,
-	SYS_setsockopt, SYS_getsockname, SYS_getpeername, SYS_socketpair, SYS_dup, SYS_dup3,
-	SYS_io_uring_enter, SYS_io_uring_register, SYS_eventfd2, SYS_pipe2, SYS_epoll_create1, SYS_timerfd_create, SYS_timerfd_settime,
-	SYS_ftruncate,
-	/* memory */
-	SYS_mmap, SYS_munmap, SYS_mprotect, SYS_mremap, SYS_madvise, SYS_brk,
-	/* time, randomness */
-	SYS_clock_gettime, SYS_clock_nanosleep, SYS_nanosleep, SYS_gettimeofday, SYS_getrandom,
-	/* threads and signals; QEMU's end */
-	SYS_set_robust_list, SYS_rseq, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn,
-	SYS_sigaltstack, SYS_gettid, SYS_getpid, SYS_tgkill, SYS_kill, SYS_wait4, SYS_waitid,
-	SYS_prctl, SYS_sched_yield, SYS_sched_getaffinity, SYS_prlimit64, SYS_restart_syscall,
-	SYS_exit, SYS_exit_group,
+	EVLOOP_SYSCALLS, BLK_SYSCALLS, VSOCK_SYSCALLS, NET_SYSCALLS, CONSOLE_SYSCALLS,
+	RNG_SYSCALLS, BALLOON_SYSCALLS, VCPU_SYSCALLS, LOOP_SYSCALLS, QEMU_SYSCALLS,
+	LIBC_SYSCALLS,
 };
 
-/* What a shared directory needs besides; and for giving these up. */
-static const uint16_t allowed_files[] = { FS_SYSCALLS, SYS_seccomp };
+/* What a shared directory needs besides. */
+static const uint16_t allowed_files[] = { FS_SYSCALLS };
+
+static const uint16_t allowed_vcpu[] = { VCPU_SYSCALLS };
 
 /* Answered with ENOSYS: libc has another way, or the process ends in an orderly manner. */
 static const uint16_t refused[] = { SYS_clone3, SYS_openat, SYS_open, SYS_io_uring_setup };
 
-enum {
-	MAX_INSTRUCTIONS =
-		16 + 2 * (ARRAY_LEN(allowed) + ARRAY_LEN(allowed_files) + ARRAY_LEN(refused))
+enum { MAX_CALLS = 512, MAX_INSTRUCTIONS = 16 + 2 * MAX_CALLS };
+
+struct filter {
+	struct sock_filter code[MAX_INSTRUCTIONS];
+	size_t n;
+	bool seen[MAX_CALLS];
 };
 
-static size_t compile(struct sock_filter *f, bool files)
+static void emit(struct filter *f, struct sock_filter one)
 {
-	const size_t at_nr = offsetof(struct seccomp_data, nr);
-	const size_t at_arch = offsetof(struct seccomp_data, arch);
-	const size_t at_flags = offsetof(struct seccomp_data, args[0]);
-	size_t n = 0;
-
-#define EMIT(...) (f[n++] = (struct sock_filter)__VA_ARGS__)
-	EMIT(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)at_arch));
-	EMIT(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0));
-	EMIT(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS));
-	EMIT(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)at_nr));
-	for (size_t i = 0; i < ARRAY_LEN(allowed); i++) {
-		EMIT(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, allowed[i], 0, 1));
-		EMIT(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW));
-	}
-	for (size_t i = 0; files && i < ARRAY_LEN(allowed_files); i++) {
-		EMIT(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, allowed_files[i], 0, 1));
-		EMIT(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW));
-	}
-	for (size_t i = 0; i < ARRAY_LEN(refused); i++) {
-		EMIT(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, refused[i], 0, 1));
-		EMIT(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS));
-	}
-	/* New threads, but no new processes. */
-	EMIT(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clone, 0, 3));
-	EMIT(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)at_flags));
-	EMIT(BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, CLONE_THREAD, 0, 1));
-	EMIT(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW));
-	EMIT(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS));
-#undef EMIT
-	return n;
+	f->code[f->n++] = one;
 }
 
-int seccomp_enter(bool files)
+/* Lists overlap: each call is tested once. */
+static void answer(struct filter *f, const uint16_t *calls, size_t n, uint32_t with)
 {
-	struct sock_filter filter[MAX_INSTRUCTIONS];
-	struct sock_fprog program = { .filter = filter };
+	for (size_t i = 0; i < n; i++) {
+		if (calls[i] >= MAX_CALLS || f->seen[calls[i]])
+			continue;
+		f->seen[calls[i]] = true;
+		emit(f, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, calls[i], 0, 1));
+		emit(f, (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, with));
+	}
+}
+
+static void compile(struct filter *f, enum seccomp_thread thread)
+{
+	const uint32_t at_nr = offsetof(struct seccomp_data, nr);
+	const uint32_t at_arch = offsetof(struct seccomp_data, arch);
+	const uint32_t at_flags = offsetof(struct seccomp_data, args[0]);
+
+	emit(f, (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, at_arch));
+	emit(f, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0));
+	emit(f, (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS));
+	emit(f, (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, at_nr));
+	if (thread == SECCOMP_VCPU) {
+		answer(f, allowed_vcpu, ARRAY_LEN(allowed_vcpu), SECCOMP_RET_ALLOW);
+		emit(f, (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP));
+		return;
+	}
+	answer(f, allowed, ARRAY_LEN(allowed), SECCOMP_RET_ALLOW);
+	if (thread == SECCOMP_FILES)
+		answer(f, allowed_files, ARRAY_LEN(allowed_files), SECCOMP_RET_ALLOW);
+	answer(f, refused, ARRAY_LEN(refused), SECCOMP_RET_ERRNO | ENOSYS);
+	/* New threads, but no new processes. */
+	emit(f, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clone, 0, 3));
+	emit(f, (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, at_flags));
+	emit(f, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, CLONE_THREAD, 0, 1));
+	emit(f, (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW));
+	emit(f, (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP));
+}
+
+static const char *const names[] = {
+#include "vmm/syscall_names.h"
+};
+
+/* Of threads that may not ask for it any more. */
+static __thread char own_name[16];
+
+/* The call was not made. Says which it was, and ends the process by the same signal. */
+static void on_forbidden(int number, siginfo_t *info, void *context)
+{
+	const unsigned call = (unsigned)info->si_syscall;
+	const char *name = call < ARRAY_LEN(names) && names[call] ? names[call] : "?";
+	char thread[17] = "", text[160];
+	int n;
+
+	(void)context;
+	if (*own_name)
+		memcpy(thread, own_name, sizeof(own_name));
+	else
+		(void)prctl(PR_GET_NAME, thread);
+	n = snprintf(text, sizeof(text),
+		     "caisson-vmm: thread '%s' made system call %u (%s), which it may not: the end\n",
+		     thread, call, name);
+	(void)!write(STDERR_FILENO, text, (size_t)n);
+	(void)syscall(SYS_tgkill, getpid(), syscall(SYS_gettid), number);
+}
+
+int seccomp_enter(enum seccomp_thread thread)
+{
+	const struct sigaction action = {
+		.sa_sigaction = on_forbidden,
+		.sa_flags = SA_SIGINFO | (int)SA_RESETHAND | SA_NODEFER,
+	};
+	struct filter filter = { 0 };
+	struct sock_fprog program = { .filter = filter.code };
 
 #ifdef SANITIZED
 	(void)program;
 	/* The sanitizers' run time makes calls of its own. */
 	(void)compile;
-	(void)files;
+	(void)action;
+	(void)thread;
 	return 0;
 #endif
-	program.len = (unsigned short)compile(filter, files);
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+	if (thread == SECCOMP_VCPU)
+		(void)prctl(PR_GET_NAME, own_name);
+	compile(&filter, thread);
+	program.len = (unsigned short)filter.n;
+	/* A vCPU's thread starts in a process that has done these. */
+	if (thread != SECCOMP_VCPU &&
+	    (sigaction(SIGSYS, &action, NULL) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0))
 		return -errno;
-	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) != 0)
-		return -errno;
-	return 0;
+	return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0 ? -errno : 0;
 }

@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "vmm/kvm/cpuid.h"
 #include "vmm/kvm/layout.h"
+#include "vmm/seccomp.h"
 
 #define THREAD_STACK (256u * 1024u)
 #define KICK_SIGNAL  SIGUSR1
@@ -343,12 +344,15 @@ static bool handle_exit(struct vcpu *v)
 static void *thread_main(void *arg)
 {
 	struct vcpu *v = arg;
-	int retries = 0;
+	int retries = 0, r;
 	char name[16];
 
 	(void)snprintf(name, sizeof(name), "vcpu%u", v->id);
 	(void)prctl(PR_SET_NAME, name);
-	while (may_run(v)) {
+	r = seccomp_enter(SECCOMP_VCPU);
+	if (r < 0)
+		v->ops->ended(v->ctx, VCPU_END_FAILED, "a vCPU's thread cannot be confined");
+	while (r == 0 && may_run(v)) {
 		if (ioctl(v->fd, KVM_RUN, 0) < 0) {
 			char text[80];
 
@@ -400,6 +404,7 @@ int vcpu_start(struct vcpu *v, const struct vcpu_ops *ops, void *ctx)
 	(void)pthread_attr_setstacksize(&attr, THREAD_STACK);
 	sigfillset(&set);
 	sigdelset(&set, KICK_SIGNAL);
+	sigdelset(&set, SIGSYS);
 	(void)pthread_sigmask(SIG_SETMASK, &set, &old);
 	r = pthread_create(&v->thread, &attr, thread_main, v);
 	(void)pthread_sigmask(SIG_SETMASK, &old, NULL);

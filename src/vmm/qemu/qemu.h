@@ -7,6 +7,10 @@
 #include <uv.h>
 
 #include "vmm/qemu/args.h"
+
+/* System calls besides those of the loop: QEMU's end. */
+#define QEMU_SYSCALLS                                                                   \
+	SYS_kill, SYS_wait4, SYS_waitid
 #include "vmm/qemu/qmp.h"
 
 struct qemu;

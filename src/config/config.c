@@ -281,6 +281,8 @@ static int apply(struct config *cfg, const char *section, const char *key, const
 				    value);
 	}
 	flag = IS("vm", "templates")		      ? &cfg->templates :
+	       IS("vm", "hugepages")		      ? &cfg->hugepages :
+	       IS("vm", "prealloc")		      ? &cfg->prealloc :
 	       IS("log", "console")		      ? &cfg->log_console :
 	       IS("storage", "share_locks")	      ? &cfg->share_locks :
 	       IS("storage", "share_file_handles") ? &cfg->share_handles :

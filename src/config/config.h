@@ -37,6 +37,8 @@ struct config {
 	uint64_t memory_max;
 	unsigned vcpus_max;
 	unsigned boot_timeout_ms;
+	bool hugepages;         /* guests' memory is of huge pages set aside by the host */
+	bool prealloc;          /* guests' memory is taken at their start */
 	bool templates;         /* guests start from a saved one where that can be */
 
 	char *scratch_dir;      /* NULL: scratch/ beneath the state root */

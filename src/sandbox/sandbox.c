@@ -379,6 +379,8 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 	cfg.vcpus = pod_vcpus(s, spec);
 	cfg.memory_max_mib = pod_memory_max_mib(s, cfg.memory_mib);
 	cfg.vcpus_max = pod_vcpus_max(s, cfg.vcpus);
+	cfg.hugepages = s->config->hugepages;
+	cfg.prealloc = s->config->prealloc;
 	cfg.machine = str_eq(s->config->machine, "q35")	    ? VMM_MACHINE_Q35 :
 		      str_eq(s->config->machine, "microvm") ? VMM_MACHINE_MICROVM :
 		      str_eq(s->config->machine, "builtin") ? VMM_MACHINE_BUILTIN :

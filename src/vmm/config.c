@@ -333,10 +333,14 @@ static int pack(const struct vmm_config *cfg, enum vmm_machine machine, enum vmm
 	msg.cmdline_extra = text_or_empty(cfg->cmdline_extra);
 	msg.memory_mib = cfg->memory_mib ? cfg->memory_mib : DEFAULT_MEMORY_MIB;
 	msg.vcpus = cfg->vcpus ? cfg->vcpus : 1;
-	msg.memory_max_mib = MAX_OF(cfg->memory_max_mib, msg.memory_mib);
+	/* Huge pages are few: none is kept for what may never be used. */
+	msg.memory_max_mib = cfg->hugepages ? msg.memory_mib :
+					      MAX_OF(cfg->memory_max_mib, msg.memory_mib);
 	msg.vcpus_max = MAX_OF(cfg->vcpus_max, msg.vcpus);
 	if (machine == VMM_MACHINE_BUILTIN)
 		msg.vcpus_max = MIN_OF(msg.vcpus_max, MONITOR_MAX_VCPUS);
+	msg.hugepages = cfg->hugepages;
+	msg.prealloc = cfg->prealloc;
 	msg.machine = (uint32_t)machine;
 	msg.accel = (uint32_t)accel;
 	msg.qemu = text_or_empty(qemu);

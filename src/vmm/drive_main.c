@@ -222,7 +222,8 @@ int main(int argc, char **argv)
 		{ "accel", 1, NULL, 'A' },  { "console", 1, NULL, 'C' }, { "program", 1, NULL, 'p' },
 		{ "debug", 0, NULL, 'v' },  { "attach", 0, NULL, 't' },  { "reclaim", 0, NULL, 'r' },
 		{ "root", 1, NULL, 'R' },   { "share", 1, NULL, 'S' },   { "qemu", 1, NULL, 'q' },
-		{ "probe", 0, NULL, 'P' },  { "vcpus-max", 1, NULL, 'X' }, { "memory-max", 1, NULL, 'Y' },
+		{ "probe", 0, NULL, 'P' },  { "hugepages", 0, NULL, 'H' }, { "prealloc", 0, NULL, 'Z' },
+		{ "vcpus-max", 1, NULL, 'X' }, { "memory-max", 1, NULL, 'Y' },
 		{ "will-save", 0, NULL, 'w' }, { "load-ram", 1, NULL, 'l' },
 		{ "load-state", 1, NULL, 'L' }, { NULL, 0, NULL, 0 },
 	};
@@ -260,6 +261,8 @@ int main(int argc, char **argv)
 		case 't': attach = true; break;
 		case 'r': reclaim = true; break;
 		case 'P': probe = true; break;
+		case 'H': cfg.hugepages = true; break;
+		case 'Z': cfg.prealloc = true; break;
 		case 'X': cfg.vcpus_max = (uint32_t)atoi(optarg); break;
 		case 'Y': cfg.memory_max_mib = (uint32_t)atoi(optarg); break;
 		case 'w': cfg.will_save = true; break;

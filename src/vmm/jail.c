@@ -30,6 +30,8 @@ static const char *const trees[] = {
 	"/usr/local/share/qemu",
 };
 
+#define HUGE_PAGE (UINT64_C(2) << 20)
+
 static const char *const plain_files[] = { "/etc/ld.so.cache" };
 
 /* Makes the directories above @path (absolute), below the current directory. */
@@ -228,26 +230,65 @@ static int enter_namespaces(const struct jail *jail, struct error *err)
 }
 
 /* Below the current directory, the jail's root to be. */
-static int make_ram(uint64_t size, int *ret_fd, struct error *err)
+static int mount_ram(const struct jail *jail, struct error *err)
 {
 	/* Huge pages where the monitor asks for them, if the host's kernel has them. */
 	static const char *const huge[] = { ",huge=advise", "" };
 	char options[80];
-	auto_close int fd = -1;
 	int r = -1;
 
 	if (mkdir("ram", 0700) < 0)
 		return error_errno(err, -errno, "jail: make room for the guest's memory");
+	if (jail->hugepages) {
+		if (jail->ram_size % HUGE_PAGE)
+			return error_set(err, -EINVAL,
+					 "huge pages: the memory has to be a multiple of 2 MiB");
+		(void)snprintf(options, sizeof(options),
+			       "size=%" PRIu64 ",pagesize=2M,nr_inodes=2,mode=700", jail->ram_size);
+		r = mount("ram", "ram", "hugetlbfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options);
+		return r < 0 ? error_errno(err, -errno,
+					   "huge pages: the host's kernel has no hugetlbfs of 2 MiB") :
+			       0;
+	}
 	for (size_t i = 0; i < ARRAY_LEN(huge) && r < 0; i++) {
 		(void)snprintf(options, sizeof(options), "size=%" PRIu64 ",nr_inodes=2,mode=700%s",
-			       size, huge[i]);
+			       jail->ram_size, huge[i]);
 		r = mount("ram", "ram", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options);
 	}
+	return r < 0 ? error_errno(err, -errno, "jail: make room for the guest's memory") : 0;
+}
+
+/*
+ * A hugetlbfs counts what is mapped shared against its pages at the mapping, but not where that is
+ * said to need no reservation: so that a guest is not killed later, all of it is taken now.
+ */
+static int take_ram(const struct jail *jail, int fd, struct error *err)
+{
+	uint64_t size = jail->hugepages ? jail->ram_size : jail->ram_taken;
+
+	if (!size || fallocate(fd, 0, 0, (off_t)size) == 0)
+		return 0;
+	if (jail->hugepages)
+		return error_errno(err, -errno,
+				   "huge pages: the host has not %" PRIu64
+				   " of 2 MiB free (see /proc/sys/vm/nr_hugepages)",
+				   size / HUGE_PAGE);
+	return error_errno(err, -errno, "take %" PRIu64 " MiB of memory", size >> 20);
+}
+
+static int make_ram(const struct jail *jail, int *ret_fd, struct error *err)
+{
+	auto_close int fd = -1;
+	int r = mount_ram(jail, err);
+
 	if (r < 0)
-		return error_errno(err, -errno, "jail: make room for the guest's memory");
+		return r;
 	fd = open(&JAIL_RAM[1], O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	if (fd < 0 || ftruncate(fd, (off_t)size) < 0)
+	if (fd < 0 || ftruncate(fd, (off_t)jail->ram_size) < 0)
 		return error_errno(err, -errno, "jail: make the guest's memory");
+	r = take_ram(jail, fd, err);
+	if (r < 0)
+		return r;
 	*ret_fd = take_fd(&fd);
 	return 0;
 }
@@ -278,7 +319,7 @@ int jail_enter(const struct jail *jail, int *ret_ram_fd, struct error *err)
 		return error_errno(err, -errno, "enter '%s'", root);
 	r = fill_root(jail, err);
 	if (r == 0)
-		r = make_ram(jail->ram_size, &ram, err);
+		r = make_ram(jail, &ram, err);
 	if (r == 0 && mount(NULL, ".", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		r = error_errno(err, -errno, "jail: make its mounts private");
 	if (r == 0)

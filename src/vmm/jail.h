@@ -43,6 +43,8 @@ struct jail {
 	bool kvm;
 	bool proc;              /* mounts /proc, until jail_hide_proc() */
 	uint64_t ram_size;      /* bytes of JAIL_RAM */
+	uint64_t ram_taken;     /* of these, from the start on */
+	bool hugepages;         /* JAIL_RAM is of huge pages that the host has set aside */
 	const struct jail_share *shares;
 	int *share_fds;         /* of n_shares: opened by jail_enter(), for the caller to close */
 	size_t n_shares;

@@ -75,7 +75,8 @@ static int add_config(struct buf *b, const struct vmm_config *cfg, bool boot, st
 	msg = caisson__vmm__v1__vm_config__unpack(NULL, len, packed);
 	if (!msg)
 		return error_set(err, -ENOMEM, "no memory for a template's key");
-	if (!can_be_saved(msg) || msg->n_disks || msg->n_pci || vhost)
+	if (!can_be_saved(msg) || msg->hugepages || msg->prealloc || msg->n_disks || msg->n_pci ||
+	    vhost)
 		r = error_set(err, -EOPNOTSUPP, "such a machine cannot be saved");
 	if (r == 0 && msg->machine != VMM_MACHINE_BUILTIN)
 		r = add_file(b, msg->qemu, err);

@@ -139,6 +139,12 @@ struct vmm_config {
 	uint32_t vcpus;             /* default 1 */
 	uint32_t memory_max_mib;    /* what vmm_resize() can give it; default: no more than the above */
 	uint32_t vcpus_max;
+	/*
+	 * Memory of the host's reserved huge pages (2 MiB; hugetlbfs), and memory that is the machine's
+	 * from its start on instead of from when the guest touches it. No templates then; and with huge
+	 * pages no memory that comes later.
+	 */
+	bool hugepages, prealloc;
 	enum vmm_machine machine;
 	enum vmm_accel accel;
 

@@ -185,6 +185,23 @@ class TestMachine:
         assert vm.ask("put /sys/devices/system/cpu/cpu1/online 0") == "ok"
         assert vm.ask("size").split()[0] == "2"
 
+    def test_memory_of_huge_pages(self, vm):
+        """Taken at the start; without enough of them the machine is not made, and it is said why."""
+        pages = pathlib.Path("/proc/sys/vm/nr_hugepages")
+        pages.write_text("0", encoding="ascii")
+        vm.start("hang", "--hugepages", wait=False)
+        assert "the host has not 64 of 2 MiB free" in vm.exited("start")
+        vm.reclaim()
+        pages.write_text("64", encoding="ascii")
+        try:
+            vm.start("say,off", "--hugepages", wait=False)
+            vm.expect("started")
+            free = pathlib.Path("/proc/meminfo").read_text(encoding="ascii")
+            assert re.search(r"HugePages_Free:\s+0\n", free), free
+            vm.exited("guest")
+        finally:
+            pages.write_text("0", encoding="ascii")
+
     def test_panic(self, vm):
         test_vmm.test_panic(vm)
 

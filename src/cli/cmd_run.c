@@ -284,7 +284,10 @@ static int plan_scratch(struct making *m, Grpc__Spec *spec, struct error *err)
 	auto_free char *path = dir ? cli_format("%s/%s.ext4", dir, m->c->id) : NULL;
 	int r;
 
-	if (m->o->rm || joined_is(m->c) || spec->root->readonly)
+	if (m->o->rm || joined_is(m->c))
+		return 0;
+	container_set_bool(m->c, "Restartable", true);
+	if (spec->root->readonly)
 		return 0;
 	r = path ? fsutil_mkdir_p(dir, 0700) : -ENOMEM;
 	if (r < 0)

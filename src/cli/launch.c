@@ -178,6 +178,9 @@ int launch_again(struct container *c, struct launch *l, struct error *err)
 		if (joined_is(c) || container_bool(c, "Leaving"))
 			return error_set(err, -EBUSY, "container %s shares its virtual machine: it cannot "
 					 "be started again", container_str(c, "Name"));
+		if (!container_bool(c, "Restartable"))
+			return error_set(err, -EOPNOTSUPP, "container %s came from a snapshot: it cannot be "
+					 "started again", container_str(c, "Name"));
 		l->again = true;
 		/* Not "exited": whoever takes over from a command that is killed notes that. */
 		container_set_str(c, "State", "created");

@@ -21,7 +21,7 @@
 /* Its process has ended: time to read what it told before, if it did. */
 #define LAST_WORDS_MS 20u
 
-void client_free(struct vmm *v)
+void vmm_client_free(struct vmm *v)
 {
 	if (!v)
 		return;
@@ -35,8 +35,8 @@ void client_free(struct vmm *v)
 	free(v);
 }
 
-struct vmm *client_new(uv_loop_t *loop, const char *dir, const struct vmm_events *events, void *ctx,
-		       struct error *err)
+struct vmm *vmm_client_new(uv_loop_t *loop, const char *dir, const struct vmm_events *events,
+			   void *ctx, struct error *err)
 {
 	struct vmm *v = calloc(1, sizeof(*v));
 
@@ -53,7 +53,7 @@ struct vmm *client_new(uv_loop_t *loop, const char *dir, const struct vmm_events
 			(void)error_errno(err, -errno, "open '%s'", dir);
 		else
 			(void)error_set(err, -ENOMEM, "no memory for a VM");
-		client_free(v);
+		vmm_client_free(v);
 		return NULL;
 	}
 	return v;
@@ -142,7 +142,7 @@ static pid_t child_of(pid_t pid)
 	return fd_read_file(AT_FDCWD, path, 4096, &text, NULL) == 0 ? (pid_t)atoi(text) : 0;
 }
 
-void client_limit_cpu(struct vmm *v, uint32_t vcpus)
+void vmm_client_limit_cpu(struct vmm *v, uint32_t vcpus)
 {
 	struct record rec;
 	struct error err = { 0 };
@@ -176,12 +176,12 @@ static void wait_started_done(void *arg, const struct ttrpc_result *res)
 	protobuf_c_message_free_unpacked(&msg->base, NULL);
 	/* The boot itself was not limited. One that was attached to may have been resized since. */
 	if (v->is_child && info.vcpus_max > info.vcpus)
-		client_limit_cpu(v, info.vcpus);
+		vmm_client_limit_cpu(v, info.vcpus);
 	if (v->events.started)
 		v->events.started(v, &info, v->ctx);
 }
 
-int client_join(struct vmm *v, struct error *err)
+int vmm_client_join(struct vmm *v, struct error *err)
 {
 	Caisson__Vmm__V1__Empty empty = CAISSON__VMM__V1__EMPTY__INIT;
 	int fd = sock_connect_at(v->dirfd, SPAWN_SOCK_CONTROL, SOCK_STREAM, err);
@@ -202,7 +202,7 @@ int client_join(struct vmm *v, struct error *err)
 	return r < 0 ? error_errno(err, r, "talk to caisson-vmm") : 0;
 }
 
-int client_watch(struct vmm *v, int pidfd, struct error *err)
+int vmm_client_watch(struct vmm *v, int pidfd, struct error *err)
 {
 	int r;
 
@@ -226,7 +226,7 @@ static bool is_child(pid_t pid)
 int vmm_attach(uv_loop_t *loop, const char *dir, const struct vmm_events *events, void *ctx,
 	       struct vmm **ret_vmm, struct error *err)
 {
-	struct vmm *v = client_new(loop, dir, events, ctx, err);
+	struct vmm *v = vmm_client_new(loop, dir, events, ctx, err);
 	struct record rec, now;
 	int pidfd, r;
 
@@ -243,15 +243,15 @@ int vmm_attach(uv_loop_t *loop, const char *dir, const struct vmm_events *events
 			cleanup_close_(&pidfd);
 			r = error_set(err, -ESRCH, "no VM runs in '%s'", dir);
 		} else {
-			r = client_watch(v, pidfd, err);
+			r = vmm_client_watch(v, pidfd, err);
 		}
 	} else if (r == -ENOENT) {
 		r = error_set(err, -ESRCH, "no VM runs in '%s'", dir);
 	}
 	if (r == 0)
-		r = client_join(v, err);
+		r = vmm_client_join(v, err);
 	if (r < 0) {
-		client_free(v);
+		vmm_client_free(v);
 		return r;
 	}
 	*ret_vmm = v;
@@ -289,7 +289,7 @@ void vmm_close(struct vmm *v, void (*cb)(void *ctx), void *ctx)
 		(void)uv_idle_init(v->loop, &c->idle);
 		c->idle.data = c;
 	}
-	client_free(v);
+	vmm_client_free(v);
 	if (c)
 		uv_close((uv_handle_t *)&c->idle, closing_done);
 	else if (cb)

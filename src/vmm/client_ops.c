@@ -242,6 +242,6 @@ int vmm_resize(struct vmm *v, const struct vmm_size *size, vmm_done_fn cb, void 
 	req.memory_mib = size->memory_mib;
 	req.unused = unused;
 	req.n_unused = size->n_unused;
-	client_limit_cpu(v, size->vcpus);
+	vmm_client_limit_cpu(v, size->vcpus);
 	return request(v, "Resize", &req.base, &(struct op){ .done = cb, .ctx = ctx });
 }

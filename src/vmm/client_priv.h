@@ -31,15 +31,15 @@ struct vmm {
 };
 
 /* A client of the VM in @dir that is not connected yet. NULL on failure. */
-struct vmm *client_new(uv_loop_t *loop, const char *dir, const struct vmm_events *events, void *ctx,
-		       struct error *err);
+struct vmm *vmm_client_new(uv_loop_t *loop, const char *dir, const struct vmm_events *events,
+			   void *ctx, struct error *err);
 /* Lets go of everything, at once; the VM is left alone. NULL is fine. */
-void client_free(struct vmm *v);
+void vmm_client_free(struct vmm *v);
 /* Waits for the process's end. Takes @pidfd, also on failure. */
-__must_check int client_watch(struct vmm *v, int pidfd, struct error *err);
+__must_check int vmm_client_watch(struct vmm *v, int pidfd, struct error *err);
 /* Connects, and asks for the two events. */
-__must_check int client_join(struct vmm *v, struct error *err);
+__must_check int vmm_client_join(struct vmm *v, struct error *err);
 /*
  * Limits the VM's cgroup to more time than @vcpus processors have: the devices' threads need some, too.
  */
-void client_limit_cpu(struct vmm *v, uint32_t vcpus);
+void vmm_client_limit_cpu(struct vmm *v, uint32_t vcpus);

@@ -247,20 +247,20 @@ int vmm_spawn(uv_loop_t *loop, const struct vmm_config *cfg, const struct vmm_ev
 		r = open_vhost(cfg, &f, err);
 	if (r < 0)
 		return r;
-	v = client_new(loop, cfg->dir, events, ctx, err);
+	v = vmm_client_new(loop, cfg->dir, events, ctx, err);
 	if (!v)
 		return -ENOMEM;
 	r = start(v, cfg, &f, &pidfd, err);
 	if (r == 0)
-		r = client_watch(v, take_fd(&pidfd), err);
+		r = vmm_client_watch(v, take_fd(&pidfd), err);
 	if (r == 0)
-		r = client_join(v, err);
+		r = vmm_client_join(v, err);
 	if (r == 0)
 		r = send_config(f.config_write, config, len, err);
 	if (r < 0) {
 		cleanup_close_(&pidfd);
 		undo_start(v);
-		client_free(v);
+		vmm_client_free(v);
 		return r;
 	}
 	*ret_vmm = v;

@@ -129,14 +129,12 @@ int blk_dev_set_source(struct virtio_dev *dev, struct blk_source *src, const cha
 		       struct error *err);
 
 /*
- * Of a device whose source is a shelf: puts @src (taken in every case) on a free place, or on
- * @want (0: any), and gives
- * its number; -ENOSPC if there is none. Places are used in turn, so that one that was emptied stays
- * empty for long. Same threads as above.
+ * Of a device whose source is a shelf: puts @src (taken in every case) on a free place, or on @want
+ * (0: any), and gives its number; -ENOSPC if there is none. Places are used in turn, so that one that
+ * was emptied stays empty for long. Same threads as above.
  */
 int blk_dev_shelf_put(struct virtio_dev *dev, struct blk_source *src, unsigned want,
-		      unsigned *ret_part,
-		      struct error *err);
+		      unsigned *ret_part, struct error *err);
 /* Looks again how large the source on @part is; the guest is told nothing. -ENOENT. */
 int blk_dev_shelf_measure(struct virtio_dev *dev, unsigned part, uint64_t *ret_size);
 /* Requests under way are finished when it returns. -ENOENT: nothing is there. */

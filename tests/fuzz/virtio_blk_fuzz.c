@@ -39,8 +39,8 @@ static struct virtio_dev *new_device(uint8_t kind)
 	}
 	if (blk_dev_new(&config, &dev, NULL) < 0 || dev->ops->attach(dev) < 0)
 		abort();
-	if (kind & 8 && (blk_dev_shelf_put(dev, new_disk(kind), &part, NULL) < 0 ||
-			 blk_dev_shelf_put(dev, new_disk(1), &part, NULL) < 0))
+	if (kind & 8 && (blk_dev_shelf_put(dev, new_disk(kind), 0, &part, NULL) < 0 ||
+			 blk_dev_shelf_put(dev, new_disk(1), 0, &part, NULL) < 0))
 		abort();
 	return dev;
 }

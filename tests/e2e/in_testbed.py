@@ -49,6 +49,9 @@ def run_inside(items, options):
     for line in out.getvalue().splitlines():
         if line.startswith(PREFIX):
             data = json.loads(line[len(PREFIX):])
+            # A skip's place and reason, which JSON has no tuple for.
+            if isinstance(data["longrepr"], list):
+                data["longrepr"] = tuple(data["longrepr"])
             found.setdefault(data["nodeid"], []).append(data)
     rest = [x for x in (out.getvalue() + err.getvalue()).splitlines() if not x.startswith(PREFIX)]
     return found, b"\n".join(rest[-40:]).decode(errors="replace")

@@ -427,7 +427,7 @@ def test_eight_at_a_time(caisson):
 
 
 def test_runs_in_a_row(caisson):
-    for i in range(int(os.environ.get("CAISSON_RUNS", "40"))):
+    for i in range(int(os.environ.get("CAISSON_RUNS", "20"))):
         assert caisson.run(caisson.image, "echo", i).ok().out == f"{i}\n"
     caisson.assert_clean()
 

@@ -104,7 +104,7 @@ def test_version_3_and_both_services(host):
     assert t.conn.call("State", [(1, "v3")], service="containerd.task.v2.Task")[4] == [CREATED]
     fails(sc.UNIMPLEMENTED, t.conn.call, "Nonsense", [])
     fails(sc.UNIMPLEMENTED, t.conn.call, "State", [], service="containerd.task.v9.Task")
-    assert "checkpoint" in fails(sc.UNIMPLEMENTED, t.simple, "Checkpoint", (2, "/x"))
+    assert "not running" in fails(sc.PRECONDITION, t.simple, "Checkpoint", (2, "/x"))
     t.start()
     assert t.wait() == 0
     t.finish()

@@ -63,7 +63,7 @@ def test_nginx_answers_http(caisson, service, image):
 
 def test_postgresql_takes_a_query(caisson, service):
     psql = ["psql", "-h", "127.0.0.1", "-U", "postgres", "-At", "-c"]
-    service("postgresql", "-m", "512m", probe=[*psql, "select 1"], seconds=300)
+    service("postgresql", "-m", "512m", "--image-volume", "ignore", probe=[*psql, "select 1"], seconds=300)
     caisson("exec", "postgresql", *psql,
             "create table t as select generate_series(1, 1000) n").ok()
     assert caisson("exec", "postgresql", *psql, "select sum(n), count(*) from t").ok().out == \

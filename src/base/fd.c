@@ -64,6 +64,23 @@ ssize_t fd_pread_full(int fd, void *data, size_t size, off_t offset)
 	return (ssize_t)done;
 }
 
+int fd_pwrite_full(int fd, const void *data, size_t size, off_t offset)
+{
+	size_t done = 0;
+
+	while (done < size) {
+		ssize_t n = pwrite(fd, (const uint8_t *)data + done, size - done,
+				   offset + (off_t)done);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : -EIO;
+		done += (size_t)n;
+	}
+	return 0;
+}
+
 int fd_read_file(int dirfd, const char *path, size_t max, char **ret_text, size_t *ret_len)
 {
 	auto_close int fd = openat(dirfd, path, O_RDONLY | O_CLOEXEC | O_NOCTTY);

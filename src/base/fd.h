@@ -14,6 +14,7 @@ ssize_t fd_read_full(int fd, void *data, size_t size);
 /* Writes all of it: 0 or -errno. Blocking descriptors. */
 __must_check int fd_write_full(int fd, const void *data, size_t size);
 ssize_t fd_pread_full(int fd, void *data, size_t size, off_t offset);
+__must_check int fd_pwrite_full(int fd, const void *data, size_t size, off_t offset);
 
 /*
  * A whole file of at most @max bytes as a C string (the caller frees; ret_len may be NULL).

@@ -11,44 +11,10 @@
 
 #include "base/bytes.h"
 #include "base/cleanup.h"
+#include "base/fd.h"
 
 #define PAGE   4096u
 #define CHUNK  (64u * PAGE)
-
-static int read_at(int fd, uint8_t *data, size_t len, off_t at, size_t *ret_len)
-{
-	size_t done = 0;
-
-	while (done < len) {
-		ssize_t n = pread(fd, data + done, len - done, at + (off_t)done);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		if (n == 0)
-			break;
-		done += (size_t)n;
-	}
-	*ret_len = done;
-	return 0;
-}
-
-static int write_at(int fd, const uint8_t *data, size_t len, off_t at)
-{
-	while (len > 0) {
-		ssize_t n = pwrite(fd, data, len, at);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n < 0 ? -errno : -EIO;
-		data += n;
-		len -= (size_t)n;
-		at += n;
-	}
-	return 0;
-}
 
 /* Calls @fn for each page of @fd that is not all zeros; the last may be short. */
 static int each_page(int fd, int (*fn)(void *arg, const uint8_t *page, size_t len, off_t at),
@@ -69,26 +35,27 @@ static int each_page(int fd, int (*fn)(void *arg, const uint8_t *page, size_t le
 		if (end < 0)
 			return -errno;
 		while (at < end) {
-			size_t n, got = 0;
-			int r = read_at(fd, data, CHUNK, at, &got);
+			ssize_t got = fd_pread_full(fd, data, CHUNK, at);
+			int r = got < 0 ? (int)got : 0;
+			size_t n;
 
-			for (size_t i = 0; r == 0 && i < got; i += n) {
-				n = MIN_OF(got - i, (size_t)PAGE);
+			for (size_t i = 0; r == 0 && i < (size_t)got; i += n) {
+				n = MIN_OF((size_t)got - i, (size_t)PAGE);
 				if (memcmp(data + i, zeros, n) != 0)
 					r = fn(arg, data + i, n, at + (off_t)i);
 			}
 			if (r < 0)
 				return r;
-			if (got < CHUNK)
+			if ((size_t)got < CHUNK)
 				return 0;
-			at += (off_t)got;
+			at += got;
 		}
 	}
 }
 
 static int copy_page(void *arg, const uint8_t *page, size_t len, off_t at)
 {
-	return write_at(*(int *)arg, page, len, at);
+	return fd_pwrite_full(*(int *)arg, page, len, at);
 }
 
 int sparse_copy(int from, int to)

@@ -111,22 +111,6 @@ static int save_all(const struct snapshot_parts *p, struct state_out *out, struc
 	return r < 0 ? error_errno(err, r, "save the virtual machine") : 0;
 }
 
-static int write_all(int fd, const uint8_t *data, size_t len, off_t at)
-{
-	while (len > 0) {
-		ssize_t n = pwrite(fd, data, len, at);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n < 0 ? -errno : -EIO;
-		data += n;
-		len -= (size_t)n;
-		at += n;
-	}
-	return 0;
-}
-
 int snapshot_write(const struct snapshot_parts *parts, int fd, struct error *err)
 {
 	uint8_t head[HEAD] = { 0 };
@@ -140,10 +124,10 @@ int snapshot_write(const struct snapshot_parts *parts, int fd, struct error *err
 		store_le32(head + 8, VERSION);
 		store_le64(head + 16, out.buf.len);
 		store_le64(head + 24, checksum(buf_head(&out.buf), out.buf.len));
-		r = write_all(fd, buf_head(&out.buf), out.buf.len, HEAD);
+		r = fd_pwrite_full(fd, buf_head(&out.buf), out.buf.len, HEAD);
 		/* The head last: without it nothing is believed. */
 		if (r == 0)
-			r = write_all(fd, head, sizeof(head), 0);
+			r = fd_pwrite_full(fd, head, sizeof(head), 0);
 		if (r < 0)
 			(void)error_errno(err, r, "write the machine's state");
 	}

@@ -5,6 +5,7 @@ directory of the test, so nothing of it can reach the machine's. `Containerd.ass
 that nothing is left of it or of our pods.
 """
 
+import contextlib
 import ctypes
 import importlib.util
 import json
@@ -14,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -551,6 +553,32 @@ class Container:
 
     def wait_log(self, text, seconds=30):
         wait_until(lambda: text in self.log(), seconds)
+
+
+@contextlib.contextmanager
+def cri_daemon(stage, prefix, names=("busybox", "pause"), **options):
+    """A containerd that has these images of ours for the CRI."""
+    directory = tempfile.mkdtemp(prefix=prefix)
+    d = Containerd(stage, directory, **options)
+    try:
+        d.start()
+        for name in names:
+            d.import_layout(conftest.build_image(name), f"docker.io/test/{name}", ns="k8s.io")
+        wait_until(lambda: d.ctr("images", "ls", ns="k8s.io").count("cri-containerd.image") >= len(names))
+        yield d
+    finally:
+        d.close()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def cri_client(daemon, seconds=15):
+    """Afterwards nothing of its pods is left, after so many seconds at the most."""
+    client = Cri(daemon)
+    yield client
+    client.remove_all()
+    client.close()
+    daemon.assert_clean(seconds)
 
 
 def missing():

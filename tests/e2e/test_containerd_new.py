@@ -3,16 +3,14 @@
 import json
 import os
 import pathlib
-import shutil
 import signal
-import tempfile
 
 import pytest
 
 import ctrd as c
 import wsclient as ws
 from conftest import build_image
-from ctrd import Containerd, Cri, wait_until
+from ctrd import wait_until
 from monitorclient import Monitor
 
 PEERS = pathlib.Path(os.environ.get("CAISSON_PEERS", "/var/cache/caisson/peers"))
@@ -21,41 +19,32 @@ LOOP = ("sh", "-c", "trap 'exit 0' TERM; touch /tmp/ready; while :; do sleep 0.1
 pytestmark = pytest.mark.skipif(c.missing() is not None, reason=str(c.missing()))
 
 
-@pytest.fixture(scope="module", params=["1.7", "2.1"])
+NEWEST = "2.1"
+# Pods without a pause container, which only this one has.
+HANDLERS = pytest.mark.parametrize("daemon, handler", [
+    ("1.7", "caisson"), (NEWEST, "caisson"), (NEWEST, "caisson-sandbox")], indirect=["daemon"], scope="module")
+
+
+@pytest.fixture(scope="module", params=["1.7", NEWEST])
 def daemon(stage, request):
     program = PEERS / f"containerd-{request.param}/usr/bin/containerd"
     if not program.exists():
         pytest.skip(f"no containerd {request.param}: run tests/peers/get")
-    directory = tempfile.mkdtemp(prefix="ctrn-")
-    new = request.param.startswith("2")
-    d = Containerd(stage, directory, program=program,
-                   config=c.SANDBOX_HANDLER + c.STREAMING_HANDLER if new else "")
-    d.handlers = ["caisson", "caisson-sandbox"] if new else ["caisson"]
-    try:
-        d.start()
-        for name in ("busybox", "pause"):
-            d.import_layout(build_image(name), f"docker.io/test/{name}", ns="k8s.io")
-            d.import_layout(build_image(name), f"docker.io/test/{name}")
-        wait_until(lambda: d.ctr("images", "ls", ns="k8s.io").count("cri-containerd.image") >= 2)
+    config = c.SANDBOX_HANDLER + c.STREAMING_HANDLER if request.param == NEWEST else ""
+    with c.cri_daemon(stage, "ctrn-", program=program, config=config) as d:
+        d.import_layout(build_image("busybox"), "docker.io/test/busybox")
         yield d
-    finally:
-        d.close()
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
 def cri(daemon):
-    client = Cri(daemon)
-    yield client
-    client.remove_all()
-    client.close()
-    daemon.assert_clean()
+    with c.cri_client(daemon) as client:
+        yield client
 
 
+@pytest.mark.parametrize("daemon", [NEWEST], indirect=True, scope="module")
 def test_streams_over_the_shims_socket(cri, daemon):
-    """io_type "streaming": output whole, input by exec, exit codes."""
-    if "caisson-sandbox" not in daemon.handlers:
-        pytest.skip("this containerd has no streaming I/O")
+    """io_type "streaming": output whole, input by exec, exit codes. Older ones know no such type."""
     pod = cri.pod("streaming", handler="caisson-streaming")
     k = pod.run("talker", "sh", "-c", "seq 1 50000; echo err >&2; exit 3")
     assert k.wait() == 3
@@ -82,10 +71,8 @@ def test_run(daemon):
     daemon.assert_clean()
 
 
-@pytest.mark.parametrize("handler", ["caisson", "caisson-sandbox"])
+@HANDLERS
 def test_life_of_a_pod(cri, daemon, handler):
-    if handler not in daemon.handlers:
-        pytest.skip("this containerd has no Sandbox service for pods")
     p = cri.pod(f"life-{handler}", handler=handler)
     assert p.ready()
     k = p.run("main", *LOOP)
@@ -117,10 +104,8 @@ def test_life_of_a_pod(cri, daemon, handler):
     daemon.assert_clean()
 
 
-@pytest.mark.parametrize("handler", ["caisson", "caisson-sandbox"])
+@HANDLERS
 def test_virtual_machine_dies(cri, daemon, handler):
-    if handler not in daemon.handlers:
-        pytest.skip("this containerd has no Sandbox service for pods")
     p = cri.pod(f"dies-{handler}", handler=handler)
     k = p.run("main", *LOOP)
     mine = [p.shim_pid(), *c.descendants(p.shim_pid())]

@@ -17,8 +17,8 @@ import pytest
 
 import ctrd as c
 import wsclient as ws
-from conftest import TOP, build_image
-from ctrd import Containerd, Cri, wait_until
+from conftest import TOP
+from ctrd import wait_until
 from wsclient import Stream
 
 pytestmark = pytest.mark.skipif(c.missing() is not None, reason=str(c.missing()))
@@ -28,26 +28,14 @@ LOOP = ("sh", "-c", "trap 'exit 0' TERM; touch /tmp/ready; while :; do sleep 0.1
 
 @pytest.fixture(scope="module")
 def daemon(stage):
-    directory = tempfile.mkdtemp(prefix="cri-")
-    d = Containerd(stage, directory)
-    try:
-        d.start()
-        for name in ("busybox", "pause"):
-            d.import_layout(build_image(name), f"docker.io/test/{name}", ns="k8s.io")
-        wait_until(lambda: d.ctr("images", "ls", ns="k8s.io").count("cri-containerd.image") >= 2)
+    with c.cri_daemon(stage, "cri-") as d:
         yield d
-    finally:
-        d.close()
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
 def cri(daemon):
-    client = Cri(daemon)
-    yield client
-    client.remove_all()
-    client.close()
-    daemon.assert_clean()
+    with c.cri_client(daemon) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,12 @@
 
 import json
 import shutil
-import tempfile
 
 import pytest
 
 import ctrd as c
 from conftest import build_image
-from ctrd import Containerd, Cri, wait_until
+from ctrd import wait_until
 
 pytestmark = pytest.mark.skipif(c.missing() is not None, reason=str(c.missing()))
 
@@ -18,26 +17,14 @@ KEPT = ("sleep", "infinity")
 
 @pytest.fixture(scope="module")
 def daemon(stage):
-    directory = tempfile.mkdtemp(prefix="crt-")
-    d = Containerd(stage, directory)
-    try:
-        d.start()
-        for name in ("tools", "pause"):
-            d.import_layout(build_image(name), f"docker.io/test/{name}", ns="k8s.io")
-        wait_until(lambda: d.ctr("images", "ls", ns="k8s.io").count("cri-containerd.image") >= 2)
+    with c.cri_daemon(stage, "crt-", ("tools", "pause")) as d:
         yield d
-    finally:
-        d.close()
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
 def cri(daemon):
-    client = Cri(daemon)
-    yield client
-    client.remove_all()
-    client.close()
-    daemon.assert_clean()
+    with c.cri_client(daemon) as client:
+        yield client
 
 
 def privileged(cri, name, *command, **kw):

@@ -6,16 +6,12 @@ import hashlib
 import os
 import pathlib
 import re
-import shutil
 import socket
-import tempfile
 import time
 
 import pytest
 
 import ctrd as c
-from conftest import build_image
-from ctrd import Containerd, Cri, wait_until
 
 pytestmark = pytest.mark.skipif(c.missing() is not None, reason=str(c.missing()))
 
@@ -29,26 +25,14 @@ GROWTH = 64 << 10  # bytes that a process may grow by, whatever the number of op
 
 @pytest.fixture(scope="module")
 def daemon(stage):
-    directory = tempfile.mkdtemp(prefix="scale-")
-    d = Containerd(stage, directory)
-    try:
-        d.start()
-        for name in ("busybox", "pause"):
-            d.import_layout(build_image(name), f"docker.io/test/{name}", ns="k8s.io")
-        wait_until(lambda: d.ctr("images", "ls", ns="k8s.io").count("cri-containerd.image") >= 2)
+    with c.cri_daemon(stage, "scale-") as d:
         yield d
-    finally:
-        d.close()
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture
 def cri(daemon):
-    client = Cri(daemon)
-    yield client
-    client.remove_all()
-    client.close()
-    daemon.assert_clean(60)
+    with c.cri_client(daemon, 60) as client:
+        yield client
 
 
 def anonymous(pid):

@@ -4,17 +4,15 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import signal
 import subprocess
-import tempfile
 import time
 
 import pytest
 
 import ctrd as c
 from conftest import build_image
-from ctrd import Containerd, Cri, Events, wait_until
+from ctrd import Cri, Events, wait_until
 
 LINES = 150
 # A line every 30 ms or so, far apart enough for an upgrade to fall between any two.
@@ -93,18 +91,9 @@ def test_command_lines_container(caisson, busybox, tmp_path):
 
 @pytest.fixture(scope="module")
 def daemon(stage):
-    directory = tempfile.mkdtemp(prefix="upgr-")
-    d = Containerd(stage, directory)
-    try:
-        d.start()
+    with c.cri_daemon(stage, "upgr-") as d:
         d.import_layout(build_image("busybox"), "docker.io/test/busybox")
-        for name in ("busybox", "pause"):
-            d.import_layout(build_image(name), f"docker.io/test/{name}", ns="k8s.io")
-        wait_until(lambda: d.ctr("images", "ls", ns="k8s.io").count("cri-containerd.image") >= 2)
         yield d
-    finally:
-        d.close()
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def upgrade(daemon, *names):

@@ -157,7 +157,6 @@ def test_a_card_of_the_host(host, pod, cards):  # noqa: F811  pylint: disable=re
 
 
 @pytest.mark.testbed(**OPTIONS)
-@pytest.mark.skipif(not ALL, reason="CAISSON_KINDS is not all")
 def test_a_group_of_devices(host, pod, cards):  # noqa: F811  pylint: disable=redefined-outer-name
     """A card that somebody else has bound, by the node of its group."""
     subprocess.run(["modprobe", "vfio-pci"], check=True)

@@ -226,7 +226,7 @@ struct container {
 	struct removal *removal; /* it is deleted while it is created; or NULL */
 };
 
-/* --- sandbox.c --- */
+/* --- sandbox.c, vm.c --- */
 
 /* The sandbox's failure if the VM is gone; otherwise 0. */
 int sandbox_check_alive(const struct sandbox *s, struct error *err);

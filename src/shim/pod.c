@@ -4,8 +4,6 @@
  * The VM boots at CreateSandbox, so that it comes up while containerd goes on; StartSandbox waits
  * for it.
  */
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -13,42 +11,26 @@
 #include "base/base.h"
 #include "cri.pb-c.h"
 #include "sandbox.pb-c.h"
-#include "shim/shim.h"
+#include "shim/reply.h"
 
 #define CONFIG_TYPE "runtime.v1.PodSandboxConfig"
 
 typedef Containerd__Runtime__Sandbox__V1__CreateSandboxRequest CreateRequest;
 typedef Containerd__Runtime__Sandbox__V1__SandboxStatusResponse StatusAnswer;
 
-struct pod_call {
-	struct shim *shim;
-	struct ttrpc_call *call;
-};
-
-/* NULL if the request does not concern this sandbox; it is answered then. */
-static struct pod_call *pod_call_new(struct shim *shim, struct ttrpc_call *call, const char *id)
-{
-	struct pod_call *p;
-
-	if (!str_eq(id, shim->id)) {
-		ttrpc_call_fail(call, TTRPC_NOT_FOUND, "no sandbox '%.80s'", id);
-		return NULL;
-	}
-	p = malloc(sizeof(*p));
-	if (!p) {
-		ttrpc_call_fail(call, TTRPC_RESOURCE_EXHAUSTED, "out of memory");
-		return NULL;
-	}
-	*p = (struct pod_call){ shim, call };
-	return p;
-}
-
+/* False: the request is not about this sandbox, and has been answered. */
 static bool concerns(struct shim *shim, struct ttrpc_call *call, const char *id)
 {
 	if (str_eq(id, shim->id))
 		return true;
 	ttrpc_call_fail(call, TTRPC_NOT_FOUND, "no sandbox '%.80s'", id);
 	return false;
+}
+
+/* NULL: has been answered. */
+static struct reply *pod_reply(struct shim *shim, struct ttrpc_call *call, const char *id)
+{
+	return concerns(shim, call, id) ? reply_new(shim, call, id, NULL) : NULL;
 }
 
 /* --- create --- */
@@ -142,18 +124,18 @@ static void on_ready(void *arg, const struct error *err)
 		CONTAINERD__RUNTIME__SANDBOX__V1__START_SANDBOX_RESPONSE__INIT;
 	Google__Protobuf__Timestamp at;
 	struct sandbox_pod_state st;
-	struct pod_call *p = arg;
+	struct reply *r = arg;
 
 	if (err) {
-		shim_call_fail(p->call, err);
+		shim_call_fail(r->call, err);
 	} else {
-		sandbox_pod_state(p->shim->sandbox, &st);
+		sandbox_pod_state(r->shim->sandbox, &st);
 		at = shim_timestamp(&st.created_at);
 		a.pid = st.pid;
 		a.created_at = &at;
-		ttrpc_reply_msg(p->call, &a.base);
+		ttrpc_reply_msg(r->call, &a.base);
 	}
-	free(p);
+	reply_free(r);
 }
 
 static void start(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
@@ -161,28 +143,17 @@ static void start(void *ctx, struct ttrpc_call *call, const uint8_t *payload, si
 	SHIM_UNPACK(q, Containerd__Runtime__Sandbox__V1__StartSandboxRequest,
 		    containerd__runtime__sandbox__v1__start_sandbox_request__descriptor);
 	struct shim *shim = ctx;
-	struct pod_call *p;
+	struct reply *r;
 
-	p = pod_call_new(shim, call, q->sandbox_id);
-	if (p && !shim->lasting) {
+	r = pod_reply(shim, call, q->sandbox_id);
+	if (r && !shim->lasting) {
 		ttrpc_call_fail(call, TTRPC_FAILED_PRECONDITION,
 				"sandbox '%.80s' has not been created", q->sandbox_id);
-		free(p);
-	} else if (p) {
-		sandbox_when_ready(shim->sandbox, on_ready, p);
+		reply_free(r);
+	} else if (r) {
+		sandbox_when_ready(shim->sandbox, on_ready, r);
 	}
 	SHIM_FREE(q);
-}
-
-static void on_stopped(void *arg, const struct error *err)
-{
-	struct pod_call *p = arg;
-
-	if (err)
-		shim_call_fail(p->call, err);
-	else
-		ttrpc_reply_empty(p->call);
-	free(p);
 }
 
 static void stop(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
@@ -190,10 +161,10 @@ static void stop(void *ctx, struct ttrpc_call *call, const uint8_t *payload, siz
 	SHIM_UNPACK(q, Containerd__Runtime__Sandbox__V1__StopSandboxRequest,
 		    containerd__runtime__sandbox__v1__stop_sandbox_request__descriptor);
 	struct shim *shim = ctx;
-	struct pod_call *p = pod_call_new(shim, call, q->sandbox_id);
+	struct reply *r = pod_reply(shim, call, q->sandbox_id);
 
-	if (p)
-		sandbox_stop(shim->sandbox, on_stopped, p);
+	if (r)
+		sandbox_stop(shim->sandbox, reply_finish, r);
 	SHIM_FREE(q);
 }
 
@@ -202,17 +173,17 @@ static void on_gone(void *arg, const struct error *err, const struct sandbox_exi
 	Containerd__Runtime__Sandbox__V1__WaitSandboxResponse a =
 		CONTAINERD__RUNTIME__SANDBOX__V1__WAIT_SANDBOX_RESPONSE__INIT;
 	Google__Protobuf__Timestamp at;
-	struct pod_call *p = arg;
+	struct reply *r = arg;
 
 	if (err) {
-		shim_call_fail(p->call, err);
+		shim_call_fail(r->call, err);
 	} else {
 		at = shim_timestamp(&x->at);
 		a.exit_status = x->status;
 		a.exited_at = &at;
-		ttrpc_reply_msg(p->call, &a.base);
+		ttrpc_reply_msg(r->call, &a.base);
 	}
-	free(p);
+	reply_free(r);
 }
 
 static void wait_(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
@@ -220,10 +191,10 @@ static void wait_(void *ctx, struct ttrpc_call *call, const uint8_t *payload, si
 	SHIM_UNPACK(q, Containerd__Runtime__Sandbox__V1__WaitSandboxRequest,
 		    containerd__runtime__sandbox__v1__wait_sandbox_request__descriptor);
 	struct shim *shim = ctx;
-	struct pod_call *p = pod_call_new(shim, call, q->sandbox_id);
+	struct reply *r = pod_reply(shim, call, q->sandbox_id);
 
-	if (p)
-		sandbox_when_gone(shim->sandbox, on_gone, p);
+	if (r)
+		sandbox_when_gone(shim->sandbox, on_gone, r);
 	SHIM_FREE(q);
 }
 

@@ -127,7 +127,7 @@ void shim_touch(struct shim *shim);
 /* Starts what waits in the bundle of a container that has ended, if anything. Once. */
 void shim_run_exit_command(struct shim *shim, const char *bundle);
 
-/* --- task.c --- */
+/* --- reply.c --- */
 
 /* The request as @var, or the call has been answered and the handler returns. */
 #define SHIM_UNPACK(var, type, desc)                                         \
@@ -139,6 +139,9 @@ void shim_run_exit_command(struct shim *shim, const char *bundle);
 /* Ends a call with the status code that containerd knows the error by. */
 void shim_call_fail(struct ttrpc_call *call, const struct error *err);
 Google__Protobuf__Timestamp shim_timestamp(const struct timespec *t);
+
+/* --- task.c --- */
+
 __must_check int task_register(struct shim *shim);
 void task_event(struct shim *shim, const struct sandbox_event *ev);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * containerd.task.v2.Task and .v3.Task. Each handler unpacks, asks the sandbox, and answers when
- * the sandbox does; `struct reply` is what lies between.
+ * the sandbox does; `struct reply` is what lies between. task_process.c makes and ends processes.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -13,316 +13,10 @@
 #include "base/base.h"
 #include "events.pb-c.h"
 #include "oci/oci.h"
-#include "shim/shim.h"
+#include "shim/task.h"
 #include "task.pb-c.h"
 
-#define ROOTFS_MAX 16u
-
-struct reply {
-	struct shim *shim;
-	struct ttrpc_call *call;
-	char *id, *exec_id; /* exec_id NULL: init */
-	char *bundle;
-	struct sandbox_stdio io; /* of a create; strings are owned */
-};
-
-static void reply_free(struct reply *r)
-{
-	free(r->id);
-	free(r->exec_id);
-	free(r->bundle);
-	free((char *)r->io.in);
-	free((char *)r->io.out);
-	free((char *)r->io.err);
-	free(r);
-}
-
-/* Without memory the call is ended, and NULL returned. */
-static struct reply *reply_new(struct shim *shim, struct ttrpc_call *call, const char *id,
-			       const char *exec_id)
-{
-	struct reply *r = calloc(1, sizeof(*r));
-
-	if (r) {
-		r->shim = shim;
-		r->call = call;
-		r->id = strdup(id);
-		r->exec_id = str_empty(exec_id) ? NULL : strdup(exec_id);
-		if (r->id && (r->exec_id || str_empty(exec_id)))
-			return r;
-		reply_free(r);
-	}
-	ttrpc_call_fail(call, TTRPC_RESOURCE_EXHAUSTED, "out of memory");
-	return NULL;
-}
-
-/* -EBUSY is "not in this state", which containerd knows as FAILED_PRECONDITION. */
-void shim_call_fail(struct ttrpc_call *call, const struct error *err)
-{
-	int code;
-
-	switch (err->code) {
-	case -EBUSY:
-		code = TTRPC_FAILED_PRECONDITION;
-		break;
-	case -EOPNOTSUPP:
-		code = TTRPC_UNIMPLEMENTED;
-		break;
-	case -ECONNRESET:
-	case -ECONNREFUSED:
-	case -EPIPE:
-		code = TTRPC_UNAVAILABLE;
-		break;
-	default:
-		code = ttrpc_code_from_errno(err->code);
-	}
-	log_write(LOG_WARN, "request failed", "method", ttrpc_call_method(call), "error", err->msg,
-		  NULL);
-	ttrpc_call_fail(call, code, "%s", error_text(err));
-}
-
-Google__Protobuf__Timestamp shim_timestamp(const struct timespec *t)
-{
-	Google__Protobuf__Timestamp ts = GOOGLE__PROTOBUF__TIMESTAMP__INIT;
-
-	ts.seconds = t->tv_sec;
-	ts.nanos = (int32_t)t->tv_nsec;
-	return ts;
-}
-
-static void finish_empty(struct reply *r, const struct error *err)
-{
-	if (err)
-		shim_call_fail(r->call, err);
-	else
-		ttrpc_reply_empty(r->call);
-	reply_free(r);
-}
-
-static void on_done(void *arg, const struct error *err)
-{
-	finish_empty(arg, err);
-}
-
-/* --- streams over the shim's own socket --- */
-
-struct claimed {
-	char *path[3];
-};
-
-/* Puts paths in the place of URIs that name such streams. */
-static int claim_streams(struct shim *shim, struct sandbox_stdio *io, struct claimed *c,
-			 struct error *err)
-{
-	const char **uris[] = { &io->in, &io->out, &io->err };
-	int r = 0;
-
-	for (int i = 0; i < 3 && r == 0; i++) {
-		r = streaming_claim(shim, *uris[i], i == 0, &c->path[i], err);
-		if (c->path[i])
-			*uris[i] = c->path[i];
-	}
-	return r;
-}
-
-/* The process keeps the names that containerd gave. */
-static void streams_claimed(struct shim *shim, struct claimed *c, const char *id,
-			    const char *exec_id, const struct sandbox_stdio *io)
-{
-	const char *uris[] = { io->in, io->out, io->err };
-
-	if (c->path[0] || c->path[1] || c->path[2])
-		sandbox_name_stdio(shim->sandbox, id, exec_id, io);
-	for (int i = 0; i < 3; i++) {
-		if (c->path[i])
-			streaming_claimed(shim, uris[i]);
-		free(c->path[i]);
-	}
-}
-
-/* --- create, start, delete --- */
-
-static void on_created(void *arg, const struct error *err)
-{
-	Containerd__Events__TaskCreate ev = CONTAINERD__EVENTS__TASK_CREATE__INIT;
-	Containerd__Events__TaskIO io = CONTAINERD__EVENTS__TASK_IO__INIT;
-	Task__CreateTaskResponse answer = TASK__CREATE_TASK_RESPONSE__INIT;
-	struct reply *r = arg;
-
-	if (err) {
-		finish_empty(r, err);
-		return;
-	}
-	answer.pid = ev.pid = sandbox_vm_pid(r->shim->sandbox);
-	ttrpc_reply_msg(r->call, &answer.base);
-	ev.container_id = r->id;
-	ev.bundle = r->bundle;
-	ev.io = &io;
-	io.stdin = (char *)(r->io.in ? r->io.in : "");
-	io.stdout = (char *)(r->io.out ? r->io.out : "");
-	io.stderr = (char *)(r->io.err ? r->io.err : "");
-	io.terminal = r->io.terminal;
-	events_publish(r->shim->events, "/tasks/create", "TaskCreate", &ev.base);
-	reply_free(r);
-}
-
-static void create(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
-{
-	SHIM_UNPACK(q, Task__CreateTaskRequest, task__create_task_request__descriptor);
-	struct sandbox_rootfs rootfs[ROOTFS_MAX];
-	struct shim *shim = ctx;
-	struct sandbox_create c = {
-		.id = q->id,
-		.bundle = q->bundle,
-		.stdio = { q->terminal, q->stdin, q->stdout, q->stderr },
-		.rootfs = rootfs,
-		.n_rootfs = q->n_rootfs,
-	};
-	const struct sandbox_stdio given = c.stdio;
-	struct claimed claimed = { 0 };
-	struct error err = { 0 };
-	struct reply *r;
-
-	shim_touch(shim);
-	if (!str_valid_id(q->id)) {
-		ttrpc_call_fail(call, TTRPC_INVALID_ARGUMENT, "'%.80s' is not a valid id", q->id);
-	} else if (str_empty(q->bundle) || q->bundle[0] != '/') {
-		ttrpc_call_fail(call, TTRPC_INVALID_ARGUMENT, "the bundle must be an absolute path");
-	} else if (!str_empty(q->checkpoint)) {
-		ttrpc_call_fail(call, TTRPC_UNIMPLEMENTED, "restoring checkpoints is not supported");
-	} else if (q->n_rootfs > ROOTFS_MAX) {
-		ttrpc_call_fail(call, TTRPC_INVALID_ARGUMENT, "too many root file system mounts");
-	} else if (!shim->is_pod && sandbox_containers(shim->sandbox) > 0 &&
-		   !str_eq(q->id, shim->id) && !str_eq(shim->ns, SANDBOX_OWN_NAMESPACE)) {
-		ttrpc_call_fail(call, TTRPC_FAILED_PRECONDITION,
-				"'%s' is not part of the pod that this shim serves", q->id);
-	} else if ((r = reply_new(shim, call, q->id, NULL))) {
-		for (size_t i = 0; i < q->n_rootfs; i++)
-			rootfs[i] = (struct sandbox_rootfs){
-				.type = q->rootfs[i]->type,
-				.source = q->rootfs[i]->source,
-				.options = q->rootfs[i]->options,
-				.n_options = q->rootfs[i]->n_options,
-			};
-		r->bundle = take_ptr(&q->bundle);
-		r->io = (struct sandbox_stdio){ q->terminal, strdup(q->stdin), strdup(q->stdout),
-						strdup(q->stderr) };
-		c.bundle = r->bundle;
-		if (claim_streams(shim, &c.stdio, &claimed, &err) < 0)
-			finish_empty(r, &err);
-		else
-			sandbox_create(shim->sandbox, &c, on_created, r);
-		streams_claimed(shim, &claimed, q->id, NULL, &given);
-	}
-	SHIM_FREE(q);
-}
-
-static void on_started(void *arg, const struct error *err)
-{
-	Containerd__Events__TaskStart start = CONTAINERD__EVENTS__TASK_START__INIT;
-	Containerd__Events__TaskExecStarted exec = CONTAINERD__EVENTS__TASK_EXEC_STARTED__INIT;
-	Task__StartResponse answer = TASK__START_RESPONSE__INIT;
-	struct reply *r = arg;
-
-	if (err) {
-		finish_empty(r, err);
-		return;
-	}
-	answer.pid = start.pid = exec.pid = sandbox_vm_pid(r->shim->sandbox);
-	ttrpc_reply_msg(r->call, &answer.base);
-	start.container_id = exec.container_id = r->id;
-	exec.exec_id = r->exec_id;
-	if (r->exec_id)
-		events_publish(r->shim->events, "/tasks/exec-started", "TaskExecStarted", &exec.base);
-	else
-		events_publish(r->shim->events, "/tasks/start", "TaskStart", &start.base);
-	reply_free(r);
-}
-
-static void start(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
-{
-	SHIM_UNPACK(q, Task__StartRequest, task__start_request__descriptor);
-	struct shim *shim = ctx;
-	struct reply *r = reply_new(shim, call, q->id, q->exec_id);
-
-	if (r)
-		sandbox_start(shim->sandbox, r->id, r->exec_id, on_started, r);
-	SHIM_FREE(q);
-}
-
-static void on_deleted(void *arg, const struct error *err, const struct sandbox_exit *x)
-{
-	Containerd__Events__TaskDelete ev = CONTAINERD__EVENTS__TASK_DELETE__INIT;
-	Task__DeleteResponse answer = TASK__DELETE_RESPONSE__INIT;
-	Google__Protobuf__Timestamp at;
-	struct reply *r = arg;
-
-	if (err) {
-		finish_empty(r, err);
-		return;
-	}
-	at = shim_timestamp(&x->at);
-	answer.pid = ev.pid = x->pid;
-	answer.exit_status = ev.exit_status = x->status;
-	answer.exited_at = ev.exited_at = &at;
-	ttrpc_reply_msg(r->call, &answer.base);
-	ev.container_id = r->id;
-	ev.id = r->exec_id ? r->exec_id : (char *)"";
-	if (!r->exec_id)
-		events_publish(r->shim->events, "/tasks/delete", "TaskDelete", &ev.base);
-	shim_touch(r->shim);
-	reply_free(r);
-}
-
-static void delete(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
-{
-	SHIM_UNPACK(q, Task__DeleteRequest, task__delete_request__descriptor);
-	struct shim *shim = ctx;
-	struct reply *r = reply_new(shim, call, q->id, q->exec_id);
-
-	if (r)
-		sandbox_delete(shim->sandbox, r->id, r->exec_id, on_deleted, r);
-	SHIM_FREE(q);
-}
-
-/* --- exec, wait, kill --- */
-
-static void exec(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
-{
-	SHIM_UNPACK(q, Task__ExecProcessRequest, task__exec_process_request__descriptor);
-	Containerd__Events__TaskExecAdded ev = CONTAINERD__EVENTS__TASK_EXEC_ADDED__INIT;
-	struct sandbox_stdio io = { q->terminal, q->stdin, q->stdout, q->stderr };
-	const struct sandbox_stdio given = io;
-	struct claimed claimed = { 0 };
-	Grpc__Process *process = NULL;
-	struct error err = { 0 };
-	struct shim *shim = ctx;
-	int r;
-
-	if (!str_valid_id(q->exec_id))
-		r = error_set(&err, -EINVAL, "'%.80s' is not a valid exec id", q->exec_id);
-	else if (!q->spec)
-		r = error_set(&err, -EINVAL, "no process was given");
-	else
-		r = oci_process_parse((const char *)q->spec->value.data, q->spec->value.len,
-				      &process, &err);
-	if (r == 0)
-		r = claim_streams(shim, &io, &claimed, &err);
-	if (r < 0)
-		oci_process_free(process);
-	else
-		r = sandbox_exec(shim->sandbox, q->id, q->exec_id, &io, process, &err);
-	streams_claimed(shim, &claimed, q->id, q->exec_id, &given);
-	if (r < 0) {
-		shim_call_fail(call, &err);
-	} else {
-		ttrpc_reply_empty(call);
-		ev.container_id = q->id;
-		ev.exec_id = q->exec_id;
-		events_publish(shim->events, "/tasks/exec-added", "TaskExecAdded", &ev.base);
-	}
-	SHIM_FREE(q);
-}
+/* --- wait, kill, streams --- */
 
 static void on_exited(void *arg, const struct error *err, const struct sandbox_exit *x)
 {
@@ -331,7 +25,7 @@ static void on_exited(void *arg, const struct error *err, const struct sandbox_e
 	struct reply *r = arg;
 
 	if (err) {
-		finish_empty(r, err);
+		reply_finish(r, err);
 		return;
 	}
 	at = shim_timestamp(&x->at);
@@ -359,7 +53,7 @@ static void kill_(void *ctx, struct ttrpc_call *call, const uint8_t *payload, si
 	struct reply *r = reply_new(shim, call, q->id, q->exec_id);
 
 	if (r)
-		sandbox_kill(shim->sandbox, r->id, r->exec_id, q->signal, on_done, r);
+		sandbox_kill(shim->sandbox, r->id, r->exec_id, q->signal, reply_finish, r);
 	SHIM_FREE(q);
 }
 
@@ -370,7 +64,7 @@ static void resize_pty(void *ctx, struct ttrpc_call *call, const uint8_t *payloa
 	struct reply *r = reply_new(shim, call, q->id, q->exec_id);
 
 	if (r)
-		sandbox_resize(shim->sandbox, r->id, r->exec_id, q->width, q->height, on_done, r);
+		sandbox_resize(shim->sandbox, r->id, r->exec_id, q->width, q->height, reply_finish, r);
 	SHIM_FREE(q);
 }
 
@@ -489,7 +183,7 @@ static void on_paused(void *arg, const struct error *err)
 	ev.container_id = r->id;
 	if (!err)
 		events_publish(r->shim->events, "/tasks/paused", "TaskPaused", &ev.base);
-	finish_empty(r, err);
+	reply_finish(r, err);
 }
 
 static void pause_(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
@@ -511,7 +205,7 @@ static void on_resumed(void *arg, const struct error *err)
 	ev.container_id = r->id;
 	if (!err)
 		events_publish(r->shim->events, "/tasks/resumed", "TaskResumed", &ev.base);
-	finish_empty(r, err);
+	reply_finish(r, err);
 }
 
 static void resume(void *ctx, struct ttrpc_call *call, const uint8_t *payload, size_t len)
@@ -541,7 +235,7 @@ static void update(void *ctx, struct ttrpc_call *call, const uint8_t *payload, s
 	} else {
 		r = reply_new(shim, call, q->id, NULL);
 		if (r)
-			sandbox_update(shim->sandbox, r->id, take_ptr(&res), on_done, r);
+			sandbox_update(shim->sandbox, r->id, take_ptr(&res), reply_finish, r);
 		oci_resources_free(res);
 	}
 	SHIM_FREE(q);
@@ -561,7 +255,7 @@ static void on_stats(void *arg, const struct error *err, const Grpc__StatsContai
 	size_t len;
 
 	if (err) {
-		finish_empty(r, err);
+		reply_finish(r, err);
 		return;
 	}
 	if ((v1 ? stats_pack_v1(st, &data, &len) : stats_pack(st, &data, &len)) < 0) {
@@ -597,7 +291,7 @@ static void on_checkpointed(void *arg, const struct error *err)
 	ev.checkpoint = r->bundle;
 	if (!err)
 		events_publish(r->shim->events, "/tasks/checkpointed", "TaskCheckpointed", &ev.base);
-	finish_empty(r, err);
+	reply_finish(r, err);
 }
 
 /* Others go on from it in a way that their clients know nothing of: it is the command line's. */
@@ -648,11 +342,11 @@ static void shutdown_(void *ctx, struct ttrpc_call *call, const uint8_t *payload
 int task_register(struct shim *shim)
 {
 	static const struct ttrpc_method methods[] = {
-		{ "State", state, 0 },         { "Create", create, 0 },
-		{ "Start", start, 0 },         { "Delete", delete, 0 },
+		{ "State", state, 0 },         { "Create", task_create, 0 },
+		{ "Start", task_start, 0 },         { "Delete", task_delete, 0 },
 		{ "Pids", pids, 0 },           { "Pause", pause_, 0 },
 		{ "Resume", resume, 0 },       { "Checkpoint", checkpoint, 0 },
-		{ "Kill", kill_, 0 },          { "Exec", exec, 0 },
+		{ "Kill", kill_, 0 },          { "Exec", task_exec, 0 },
 		{ "ResizePty", resize_pty, 0 }, { "CloseIO", close_io, 0 },
 		{ "Update", update, 0 },       { "Wait", wait_, TTRPC_RESUMABLE },
 		{ "Stats", stats, 0 },         { "Connect", connect_, 0 },

@@ -1,4 +1,7 @@
-/* Shared by the two halves of the vsock device: vsock.c (queues, packets) and vsock_conn.c (sockets). */
+/*
+ * Shared by the parts of the vsock device: vsock.c (queues, packets), vsock_conn.c (connections and their
+ * sockets), vsock_data.c (their bytes).
+ */
 #pragma once
 
 #include <linux/virtio_vsock.h>
@@ -127,6 +130,16 @@ bool vsock_conn_has_work(const struct vsock_conn *c);
 uint32_t vsock_conn_credit(const struct vsock_conn *c);
 /* Ends it with a RST to the guest; the socket is closed now. */
 void vsock_conn_abort(struct vsock_conn *c);
+/* The host's side has gone altogether: tells the guest, and waits a little for it to agree. */
+void vsock_conn_host_closed(struct vsock_conn *c);
+void vsock_conn_set_state(struct vsock_conn *c, enum vsock_state state);
+/* Takes it out of the port table, if it is there. */
+void vsock_conn_unlist(struct vsock_conn *c);
+void vsock_conn_set_deadline(struct vsock_conn *c, uint64_t delay_ns);
+void vsock_on_listener(struct evsource *src, uint32_t events);
+
+/* --- vsock_data.c --- */
+
 /* The guest accepted: tells the host's client. */
 void vsock_conn_accepted(struct vsock_conn *c);
 /* The guest reset it: frees it, after what it sent before has reached the host. */
@@ -139,8 +152,8 @@ void vsock_conn_data(struct vsock_conn *c, const struct iovec *iov, size_t n, si
  * nothing now, after noting the end of the stream if that is why.
  */
 size_t vsock_conn_read(struct vsock_conn *c, const struct iovec *iov, size_t n, size_t len);
-void vsock_conn_set_deadline(struct vsock_conn *c, uint64_t delay_ns);
-void vsock_on_listener(struct evsource *src, uint32_t events);
+/* Writes what was kept for the host. True: the connection is finished, and to be freed by the caller. */
+bool vsock_conn_flush(struct vsock_conn *c);
 
 /* --- vsock.c --- */
 

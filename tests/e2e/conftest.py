@@ -30,6 +30,11 @@ def links():
         return [line.split(":")[0].strip() for line in f.readlines()[2:]]
 
 
+def pytest_addoption(parser):
+    parser.addoption("--backend", choices=("", "kvm"), default=os.environ.get("CAISSON_TEST_BACKEND", ""),
+                     help="kvm: runs the tests on the built-in monitor, in the testbed")
+
+
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes minutes")
     in_testbed.register(config)
@@ -81,6 +86,19 @@ def busybox():
 @pytest.fixture(scope="session")
 def image():
     return lambda name: f"oci:{build_image(name)}:latest"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def only_the_builtin_monitor(request):
+    """With --backend kvm: the built-in monitor is what `auto` means, and there is no QEMU to fall back to."""
+    if not in_testbed.on_kvm():
+        return
+    qemu = shutil.which("qemu-system-x86_64")
+    # Never on a machine that is somebody's.
+    assert os.uname().nodename == "testbed" and os.path.ismount("/sys/fs/bpf")
+    if qemu:
+        subprocess.run(["mount", "--bind", "/dev/null", qemu], check=True)
+        request.addfinalizer(lambda: subprocess.run(["umount", qemu], check=True))
 
 
 class Result:

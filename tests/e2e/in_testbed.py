@@ -9,6 +9,10 @@ to be had they are skipped, with the reason. Within a testbed the mark means not
 
 What takes a processor's time is better done outside: a file's function prepare_testbed(), if it has one,
 runs there first and gives a dictionary of environment variables for the tests.
+
+The same tests on the other back-end: with --backend kvm, whatever has no such mark runs in the testbed too, all
+files in one machine, where the built-in monitor is what `auto` means. Tests marked `qemu` are about QEMU and have
+no part in that. The tests marked `both` have a second run there in an ordinary run of all.
 """
 
 import io
@@ -16,6 +20,7 @@ import json
 import os
 import pathlib
 import sys
+import threading
 
 import pytest
 
@@ -23,58 +28,158 @@ TESTBED = pathlib.Path(__file__).resolve().parents[1] / "testbed"
 INSIDE = os.environ.get("CAISSON_IN_TESTBED") == "1"
 PREFIX = b"@report "
 DEFAULT_TIMEOUT = 300
+# Of a machine for the back-end: guests of guests are slow, and so is all that is emulated beside them.
+BACKEND = {"memory": 4096, "cpus": 2, "timeout": 3600, "load": ("kvm_amd", "loop", "erofs", "ext4", "tun")}
+IMAGES = ("busybox",)
 
 sys.path.insert(0, str(TESTBED))
 import testbed as machine  # noqa: E402  pylint: disable=wrong-import-position
 
-_reports = {}
+CONFIG = []
+
+
+def backend():
+    """kvm: the built-in monitor, in the testbed; "": whatever the host has."""
+    return CONFIG[0].getoption("--backend") if CONFIG else ""
+
+
+def on_kvm():
+    """Does this run inside the machine for the built-in monitor?"""
+    return INSIDE and backend() == "kvm"
 
 
 def options_of(item):
-    """The mark's options, or None."""
+    """The options of the machine the test runs in, or None."""
+    if INSIDE:
+        return None
+    if isinstance(item, OnKvm):
+        return BACKEND
     mark = item.get_closest_marker("testbed")
-    return dict(mark.kwargs) if mark and not INSIDE else None
+    if mark:
+        return dict(mark.kwargs)
+    return BACKEND if backend() == "kvm" else None
 
 
-def run_inside(items, options):
-    """Runs @items in one machine. Gives their reports by node, and what was written besides."""
-    out, err = io.BytesIO(), io.BytesIO()
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
-               *(f"{i.config.rootpath}/{i.nodeid}" for i in items)]
-    prepare = getattr(items[0].module, "prepare_testbed", dict)
-    bed = machine.Testbed(command, machine.Options(
-        **{"timeout": DEFAULT_TIMEOUT, "env": {**os.environ, **prepare()}, **options}))
-    bed.run(out, err)
-    found = {}
-    for line in out.getvalue().splitlines():
-        if line.startswith(PREFIX):
-            data = json.loads(line[len(PREFIX):])
-            # A skip's place and reason, which JSON has no tuple for.
-            if isinstance(data["longrepr"], list):
-                data["longrepr"] = tuple(data["longrepr"])
-            found.setdefault(data["nodeid"], []).append(data)
-    rest = [x for x in (out.getvalue() + err.getvalue()).splitlines() if not x.startswith(PREFIX)]
-    return found, b"\n".join(rest[-40:]).decode(errors="replace")
+def environment(items, options):
+    env = dict(os.environ)
+    if options is BACKEND:
+        from conftest import build_image  # pylint: disable=import-outside-toplevel
+        env.update(CAISSON_TEST_BACKEND="kvm", CAISSON_TEST_TIMEOUT="240")
+        env.update((f"CAISSON_TEST_IMAGE_{n}", str(build_image(n))) for n in IMAGES)
+    for module in {test_of(i).module: None for i in items}:
+        env.update(getattr(module, "prepare_testbed", dict)())
+    return env
 
 
-def results(item, options):
-    """Reports of @item, in JSON; of the whole group the first time."""
-    if item.nodeid not in _reports:
-        group = [i for i in item.session.items if i.path == item.path and options_of(i) == options]
-        found, text = {}, ""
-        outcome = "failed"
+class OnKvm(pytest.Item):
+    """A test's second run, in the machine for the built-in monitor."""
+
+    def __init__(self, *, inner, **kw):
+        super().__init__(**kw)
+        self.inner = inner
+        # A file of its own for those who hand out tests by file.
+        self._nodeid = f"tests/e2e/kvm::{inner.nodeid.rpartition('/')[2]}"
+
+    def runtest(self):
+        raise NotImplementedError
+
+    def reportinfo(self):
+        path, line, name = self.inner.location
+        return pathlib.Path(path), line, f"{name} on kvm"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    if INSIDE:
+        return
+    if backend() == "kvm":
+        rest = [i for i in items if i.get_closest_marker("qemu")]
+        if rest:
+            config.hook.pytest_deselected(items=rest)
+            items[:] = [i for i in items if i not in rest]
+        return
+    again = [OnKvm.from_parent(i.parent, name=f"{i.name} on kvm", inner=i)
+             for i in items if i.get_closest_marker("both")]
+    items[:0] = again
+
+
+def test_of(item):
+    return item.inner if isinstance(item, OnKvm) else item
+
+
+class Group(io.RawIOBase):
+    """Tests that run in one machine, in a thread of its own; what they write is this file."""
+
+    def __init__(self, items, options):
+        super().__init__()
+        self.options, self.reports, self.ended = options, {}, None
+        self.changed = threading.Condition()
+        self.line, self.rest = b"", []
+        tests = [test_of(i) for i in items]
+        self.names = [i.nodeid for i in tests]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
+                   *(f"{i.config.rootpath}/{i.nodeid}" for i in tests)]
+        self.bed = machine.Testbed(command, machine.Options(
+            **{"timeout": DEFAULT_TIMEOUT, "env": environment(items, options), **options}))
+        threading.Thread(target=self.run, daemon=True).start()
+
+    def run(self):
+        end = ("failed", "the testbed has no report of this test")
         try:
-            found, text = run_inside(group, options)
-            text = f"the testbed has no report of this test:\n{text}"
+            self.bed.run(self, self)
         except machine.Unavailable as e:
-            outcome, text = "skipped", f"no testbed: {e}"
-        except pytest.skip.Exception as e:
-            outcome, text = "skipped", str(e)
-        except (RuntimeError, TimeoutError) as e:
-            text = f"testbed: {e}"
-        for i in group:
-            _reports[i.nodeid] = found.get(i.nodeid) or [made_up(i, outcome, text)]
-    return _reports[item.nodeid]
+            end = ("skipped", f"no testbed: {e}")
+        except (RuntimeError, TimeoutError, OSError) as e:
+            end = ("failed", f"testbed: {e}")
+        with self.changed:
+            self.ended = end
+            self.changed.notify_all()
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        *lines, self.line = (self.line + bytes(data)).split(b"\n")
+        for line in lines:
+            if line.startswith(PREFIX):
+                self.add(json.loads(line[len(PREFIX):]))
+            elif line:
+                self.rest = [*self.rest[-39:], line]
+        return len(data)
+
+    def add(self, data):
+        # A skip's place and reason, which JSON has no tuple for.
+        if isinstance(data["longrepr"], list):
+            data["longrepr"] = tuple(data["longrepr"])
+        with self.changed:
+            self.reports.setdefault(data["nodeid"], []).append(data)
+            self.changed.notify_all()
+
+    def results(self, item):
+        """Reports of @item, in JSON, as soon as they are there."""
+        name = test_of(item).nodeid
+        with self.changed:
+            while not self.ended and not any(
+                    r["when"] == "teardown" for r in self.reports.get(name, ())):
+                self.changed.wait()
+            found = self.reports.get(name)
+            if found and any(r["when"] == "teardown" for r in found):
+                return found
+            outcome, text = self.ended
+            said = b"\n".join(self.rest).decode(errors="replace")
+            return [*(found or ()), made_up(item, outcome, f"{text}\n{said}".strip())]
+
+
+_groups = []
+
+
+def group_of(item, options):
+    for g in _groups:
+        if g.options == options and test_of(item).nodeid in g.names:
+            return g
+    _groups.append(Group([i for i in item.session.items if options_of(i) == options and
+                          (options is BACKEND or i.path == item.path)], options))
+    return _groups[-1]
 
 
 def made_up(item, outcome, text):
@@ -90,7 +195,12 @@ def pytest_runtest_protocol(item, nextitem):
     if options is None:
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for data in results(item, options):
+    try:
+        found = group_of(item, options).results(item)
+    except pytest.skip.Exception as e:
+        found = [made_up(item, "skipped", str(e))]
+    for data in found:
+        data["nodeid"] = item.nodeid
         report = item.config.hook.pytest_report_from_serializable(config=item.config, data=data)
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
@@ -106,11 +216,11 @@ if INSIDE:
         sys.__stdout__.write(f"\n{PREFIX.decode()}{json.dumps(data)}\n")
         sys.__stdout__.flush()
 
-CONFIG = []
-
 
 def register(config):
     """From conftest's pytest_configure."""
     CONFIG[:] = [config]
     config.addinivalue_line("markers", "testbed(**options): runs in the testbed's machine")
+    config.addinivalue_line("markers", "both: runs on the built-in monitor, too")
+    config.addinivalue_line("markers", "qemu: is about QEMU")
     config.pluginmanager.register(sys.modules[__name__], "in_testbed")

@@ -14,6 +14,8 @@ from agentclient import METHODS, TOP, Client
 from devices import HERE, Machine
 from test_agent import fails, find_agent, read_all
 
+pytestmark = pytest.mark.qemu
+
 NOT_FOUND, INVALID, UNIMPLEMENTED = 5, 3, 12
 
 

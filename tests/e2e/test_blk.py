@@ -11,6 +11,8 @@ import pytest
 
 from devices import Machine
 
+pytestmark = pytest.mark.qemu
+
 MIB = 1 << 20
 
 

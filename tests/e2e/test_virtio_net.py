@@ -15,6 +15,8 @@ import pytest
 
 from devices import Machine
 
+pytestmark = pytest.mark.qemu
+
 MIB = 1 << 20
 MACS = ["02:00:00:00:07:01", "02:00:00:00:07:02"]
 

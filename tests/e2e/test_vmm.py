@@ -19,6 +19,8 @@ import pytest
 
 import devices
 
+pytestmark = pytest.mark.qemu
+
 HERE = pathlib.Path(__file__).resolve().parent
 TOP = HERE.parents[1]
 LIMIT = int(os.environ.get("CAISSON_TEST_TIMEOUT", "60"))

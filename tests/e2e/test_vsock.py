@@ -10,6 +10,8 @@ import pytest
 
 from devices import PERIOD, Machine, pattern
 
+pytestmark = pytest.mark.qemu
+
 SIZE = int(os.environ.get("CAISSON_VSOCK_MIB", "64")) << 20
 
 

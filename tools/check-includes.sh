@@ -18,7 +18,7 @@ allowed() {
         agentclient) echo "base ttrpc" ;;
         sandbox) echo "base net ttrpc oci image vmm agentclient config" ;;
         shim) echo "base ttrpc oci agentclient config sandbox" ;;
-        cli) echo "base ttrpc oci cni image config sandbox" ;;
+        cli) echo "base ttrpc oci cni image config sandbox vmm" ;;
         runtime) echo "base ttrpc oci config cli" ;;
         agent) echo "base ttrpc" ;;
         *) return 1 ;;

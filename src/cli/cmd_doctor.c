@@ -1,13 +1,10 @@
 /* doctor: can this host run containers, and if not, why. */
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/kvm.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/utsname.h>
@@ -16,6 +13,7 @@
 #include <jansson.h>
 
 #include "base/cleanup.h"
+#include "base/str.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "cli/netdef.h"
@@ -23,6 +21,7 @@
 #include "cli/units.h"
 #include "config/config.h"
 #include "sandbox/usernet.h"
+#include "vmm/vmm.h"
 
 enum { LEVEL_OK, LEVEL_NOTE, LEVEL_FAIL };
 
@@ -49,30 +48,49 @@ say(struct doctor *d, int level, const char *what, const char *fmt, ...)
 						       names[level], "Detail", text));
 }
 
-static void check_kvm(struct doctor *d, const struct config *cfg)
+/* What keeps guests from running under KVM, or NULL. */
+static const char *no_kvm(const struct config *cfg, const struct vmm_host *host)
 {
-	auto_close int fd = -1;
-	int version;
+	if (cfg->accel == CONFIG_ACCEL_TCG)
+		return "the configuration says vm.accelerator: tcg";
+	return host->kvm_usable ? NULL : host->kvm_why;
+}
 
-	if (cfg->accel == CONFIG_ACCEL_TCG) {
-		say(d, LEVEL_NOTE, "kvm", "not used: the configuration says vm.accelerator: tcg");
-		return;
-	}
-	fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	if (fd < 0) {
-		say(d, cfg->accel == CONFIG_ACCEL_KVM ? LEVEL_FAIL : LEVEL_NOTE, "kvm",
-		    "/dev/kvm: %s; guests run under QEMU's emulation, which is several times slower%s",
-		    strerror(errno),
-		    errno == ENOENT ? " (enable virtualization in the firmware, or nested in the host)" : "");
-		return;
-	}
-	version = ioctl(fd, KVM_GET_API_VERSION, 0);
-	if (version != KVM_API_VERSION)
-		say(d, LEVEL_NOTE, "kvm", "/dev/kvm has API version %d, not %d; emulation is used", version,
-		    KVM_API_VERSION);
+static void check_kvm(struct doctor *d, const struct config *cfg, const struct vmm_host *host)
+{
+	const char *why = no_kvm(cfg, host);
+
+	if (!why)
+		say(d, LEVEL_OK, "kvm", "/dev/kvm runs 64-bit guests; tried once and remembered");
+	else if (cfg->accel == CONFIG_ACCEL_TCG)
+		say(d, LEVEL_NOTE, "kvm", "not used: %s", why);
 	else
-		say(d, LEVEL_OK, "kvm",
-		    "/dev/kvm opens; whether it runs our guest kernel is tried once and remembered");
+		say(d, cfg->accel == CONFIG_ACCEL_KVM ? LEVEL_FAIL : LEVEL_NOTE, "kvm",
+		    "%s; guests run under QEMU's emulation, which is several times slower%s", why,
+		    access("/dev/kvm", F_OK) < 0 ?
+			    " (enable virtualization in the firmware, or nested in the host)" : "");
+}
+
+/* Which monitor a pod gets, and why it is not the built-in one. True: that one. */
+static bool check_monitor(struct doctor *d, const struct config *cfg, const struct vmm_host *host)
+{
+	const char *named = cfg->machine && !str_eq(cfg->machine, "auto") ? cfg->machine : NULL;
+	bool builtin = !named || str_eq(named, "builtin");
+	const char *why = no_kvm(cfg, host);
+
+	if (!builtin) {
+		say(d, LEVEL_NOTE, "monitor", "QEMU, not the built-in one: the configuration says vm.machine: %s",
+		    named);
+		return false;
+	}
+	if (why || cfg->root_image) {
+		say(d, named ? LEVEL_FAIL : LEVEL_NOTE, "monitor",
+		    "%s built-in one cannot be used: %s%s", named ? "the" : "QEMU; the",
+		    why ? "it needs KVM: " : "it has no pmem device for vm.root_image", why ? why : "");
+		return false;
+	}
+	say(d, LEVEL_OK, "monitor", "the built-in one; QEMU for pods with PCI devices of the host");
+	return true;
 }
 
 static void check_file(struct doctor *d, const char *what, const char *path, int mode)
@@ -111,10 +129,6 @@ static void check_tool(struct doctor *d, const char *name, const char *package)
 	auto_free char *copy = NULL;
 	char *rest;
 
-	if (strchr(name, '/')) {
-		check_file(d, "qemu", name, X_OK);
-		return;
-	}
 	/* mkfs programs live in sbin, which a user's PATH may lack; caisson looks there as well. */
 	copy = cli_format("%s:/usr/sbin:/sbin", dirs ? dirs : "/usr/bin:/bin");
 	rest = copy;
@@ -127,6 +141,17 @@ static void check_tool(struct doctor *d, const char *name, const char *package)
 		}
 	}
 	say(d, LEVEL_FAIL, name, "not found; it is in the package %s", package);
+}
+
+static void check_qemu(struct doctor *d, const struct config *cfg, const struct vmm_host *host, bool builtin)
+{
+	if (cfg->qemu)
+		check_file(d, "qemu", cfg->qemu, X_OK);
+	else if (*host->qemu_path)
+		say(d, LEVEL_OK, "qemu", "%s", host->qemu_path);
+	else
+		say(d, builtin ? LEVEL_NOTE : LEVEL_FAIL, "qemu",
+		    "qemu-system-x86_64 not found in the usual places; it is in the package qemu-system-x86");
 }
 
 static void check_dir(struct doctor *d, const char *what, const char *path, bool space)
@@ -225,6 +250,8 @@ static int do_doctor(void *options, int argc, char **argv)
 						 { "DETAIL", "Detail" } };
 	bool json = *(bool *)options;
 	struct doctor d = { .rows = json_array() };
+	struct vmm_host host = { 0 };
+	bool builtin;
 	auto_free char *root = cli_root_dir();
 	auto_free char *run = cli_run_dir();
 	struct error err = { 0 };
@@ -238,12 +265,16 @@ static int do_doctor(void *options, int argc, char **argv)
 		say(&d, LEVEL_FAIL, "config", "%s", error_text(&err));
 	else
 		say(&d, LEVEL_OK, "config", "read");
-	check_kvm(&d, &cfg);
+	if (vmm_host_probe(run, &host, &err) < 0)
+		(void)snprintf(host.kvm_why, sizeof(host.kvm_why), "%.*s",
+			       (int)sizeof(host.kvm_why) - 1, error_text(&err));
+	check_kvm(&d, &cfg, &host);
+	builtin = check_monitor(&d, &cfg, &host);
 	check_lib(&d, "kernel", cfg.kernel, "vmlinux");
 	check_lib(&d, "initrd", cfg.initrd, "initrd.cpio");
 	check_sibling(&d, "containerd-shim-caisson-v2");
 	check_sibling(&d, "caisson-vmm");
-	check_tool(&d, cfg.qemu ? cfg.qemu : "qemu-system-x86_64", "qemu-system-x86");
+	check_qemu(&d, &cfg, &host, builtin);
 	check_tool(&d, "mkfs.erofs", "erofs-utils");
 	check_tool(&d, "mkfs.ext4", "e2fsprogs");
 	check_dir(&d, "storage", root, true);

@@ -12,6 +12,8 @@ import time
 
 import pytest
 
+from in_testbed import on_kvm
+
 
 def read_until(fd, words, seconds=60):
     """Reads a terminal until it has shown @words."""
@@ -468,7 +470,13 @@ def test_help_man_completion(caisson, tmp_path):
 
 def test_doctor(caisson):
     r = caisson("doctor").ok()
-    assert "kernel" in r.out and "kvm" in r.out
+    assert "kernel" in r.out
+    rows = {x["Check"]: x for x in json.loads(caisson("doctor", "--json").ok().out)}
+    if on_kvm():
+        assert rows["kvm"]["Result"] == "ok" and rows["monitor"]["Detail"].startswith("the built-in one"), rows
+    elif rows["kvm"]["Result"] != "ok":
+        # Why it is not the built-in monitor.
+        assert "built-in one cannot be used: it needs KVM: /dev/kvm" in rows["monitor"]["Detail"], rows
     broken = caisson("doctor", env={"CAISSON_LIBDIR": "/nonexistent"})
     assert broken.code == 1 and "vmlinux" in broken.out
 

@@ -3,6 +3,7 @@
 #include "sandbox/sink.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -18,6 +19,7 @@
 
 struct sink {
 	int fd;               /* fifo, file or pipe; -1 */
+	int path_fd;          /* the fifo's name (O_PATH) until it is opened; -1 */
 	int ready_fd;         /* reading end of a logger's readiness pipe; -1 */
 	struct jsonlog *json; /* NULL, or the log beside the tee in fd */
 	char *tee;            /* path of the fifo to copy to; NULL */
@@ -108,26 +110,57 @@ static struct sink *sink_new(int fd)
 
 	if (s) {
 		s->fd = fd;
+		s->path_fd = -1;
 		s->ready_fd = -1;
 	}
 	return s;
 }
 
+static int reopen(int path_fd, int flags)
+{
+	char link[32];
+
+	(void)snprintf(link, sizeof(link), "/proc/self/fd/%d", path_fd);
+	return open(link, flags | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+}
+
 static int open_fifo(const char *path, struct sink **ret, struct error *err)
 {
-	/* Read-write: no wait for a reader, and a reader may go and come back. */
-	auto_close int fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+	auto_close int fd = open(path, O_PATH | O_CLOEXEC);
 	struct stat st;
 
 	if (fd < 0)
 		return error_errno(err, -errno, "open '%s' for output", path);
 	if (fstat(fd, &st) < 0 || !S_ISFIFO(st.st_mode))
 		return error_set(err, -EINVAL, "'%s' is not a fifo", path);
-	*ret = sink_new(fd);
+	*ret = sink_new(-1);
 	if (!*ret)
 		return error_set(err, -ENOMEM, "out of memory");
-	(void)take_fd(&fd);
+	(*ret)->path_fd = take_fd(&fd);
 	return 0;
+}
+
+void sink_attach(struct sink *s)
+{
+	if (!s || s->path_fd < 0)
+		return;
+	/* Read-write: no wait for a reader. */
+	s->fd = reopen(s->path_fd, O_RDWR);
+	(void)close(s->path_fd);
+	s->path_fd = -1;
+}
+
+bool sink_has_reader(struct sink *s)
+{
+	auto_close int probe = -1;
+
+	if (!s || s->path_fd < 0)
+		return true;
+	probe = reopen(s->path_fd, O_WRONLY);
+	if (probe < 0)
+		return false;
+	sink_attach(s);
+	return true;
 }
 
 static int open_file(const char *path, struct sink **ret, struct error *err)
@@ -369,6 +402,7 @@ ssize_t sink_write(struct sink *s, const void *data, size_t len)
 {
 	ssize_t n;
 
+	sink_attach(s);
 	if (!s->json)
 		return write_some(s->fd, data, len);
 	if (s->logged < len) {
@@ -435,6 +469,8 @@ void sink_close(struct sink *s)
 	jsonlog_close(s->json);
 	if (s->fd >= 0)
 		(void)close(s->fd);
+	if (s->path_fd >= 0)
+		(void)close(s->path_fd);
 	if (s->ready_fd >= 0)
 		(void)close(s->ready_fd);
 	free(s->tee);

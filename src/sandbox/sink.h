@@ -10,6 +10,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
 
@@ -32,6 +33,13 @@ __must_check int sink_open_pair(const char *out_uri, const char *err_uri,
 				const struct sink_owner *owner, struct sink **ret_out,
 				struct sink **ret_err, struct child_id *ret_logger,
 				struct error *err);
+/*
+ * False for a fifo that nobody has opened for reading since it was opened here: its reader would
+ * not come out of open(2) if the sink were closed now. NULL has one.
+ */
+bool sink_has_reader(struct sink *s);
+/* From now on output waits in the fifo for a reader, and the reader may go and come back. */
+void sink_attach(struct sink *s);
 /*
  * Takes bytes from the front of @data: the count, 0 if it must be tried again (with the same
  * bytes first) when sink_fd() is writable, or -errno when the sink is broken for good.

@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * See streams.h. Each stream is a vsock connection to the agent and a pump with one buffer that
- * exists only while bytes are in flight.
- */
+/* Each stream is a vsock connection and a pump, with a buffer only while bytes are in flight. */
 #include "sandbox/streams.h"
 
 #include <fcntl.h>
@@ -17,6 +14,7 @@
 #include "base/loop.h"
 #include "base/str.h"
 #include "sandbox/handover.h"
+#include "sandbox/readers.h"
 #include "sandbox/watch.h"
 
 #define STDIO_BUFFER   32768u
@@ -49,7 +47,7 @@ struct stdio {
 	struct agent_stdio_connect *connect;
 	void (*connect_cb)(void *arg, const struct error *err);
 	void *connect_arg;
-	struct loop_timer *defer; /* runs connect_cb from the loop */
+	struct readers *readers;  /* after connect, before connect_cb */
 	void (*finish_cb)(void *arg);
 	void *finish_arg;
 	struct loop_timer *stall;
@@ -341,6 +339,24 @@ static int stream_start(struct stream *st)
 	return 0;
 }
 
+static bool have_readers(void *arg)
+{
+	const struct stdio *s = arg;
+
+	return sink_has_reader(s->streams[STDIO_OUT].sink) &&
+	       sink_has_reader(s->streams[STDIO_ERR].sink);
+}
+
+static void on_readers(void *arg)
+{
+	struct stdio *s = arg;
+
+	s->readers = NULL;
+	sink_attach(s->streams[STDIO_OUT].sink);
+	sink_attach(s->streams[STDIO_ERR].sink);
+	connect_finished(s, NULL);
+}
+
 static void on_connected(void *arg, const struct error *err, struct agent_stdio *io)
 {
 	struct stdio *s = arg;
@@ -359,21 +375,16 @@ static void on_connected(void *arg, const struct error *err, struct agent_stdio 
 		for (int i = 0; i < 3 && r == 0; i++)
 			if (s->streams[i].wanted)
 				r = stream_start(&s->streams[i]);
+		if (r == 0)
+			r = readers_await(s->loop, have_readers, on_readers, s, &s->readers);
 		if (r < 0)
 			(void)error_errno(&e, r, "open the standard streams");
 	}
-	if (r < 0)
-		for (int i = 0; i < 3; i++)
-			stream_close(&s->streams[i]);
-	connect_finished(s, r < 0 ? &e : NULL);
-}
-
-static void on_nothing_to_connect(void *arg)
-{
-	struct stdio *s = arg;
-
-	s->defer = NULL;
-	connect_finished(s, NULL);
+	if (r == 0)
+		return;
+	for (int i = 0; i < 3; i++)
+		stream_close(&s->streams[i]);
+	connect_finished(s, &e);
 }
 
 int stdio_connect(struct stdio *s, const char *vsock_path,
@@ -388,7 +399,7 @@ int stdio_connect(struct stdio *s, const char *vsock_path,
 		if (s->streams[i].wanted)
 			which |= bits[i];
 	if (!which)
-		return loop_timer_start(s->loop, 0, on_nothing_to_connect, s, &s->defer);
+		return readers_await(s->loop, have_readers, on_readers, s, &s->readers);
 	return agent_stdio_connect(s->loop, vsock_path, which, STDIO_CONNECT_MS, on_connected, s,
 				   &s->connect);
 }
@@ -457,7 +468,7 @@ fail:
 
 bool stdio_busy(const struct stdio *s)
 {
-	return s->connect || s->defer || s->connect_cb;
+	return s->connect || s->connect_cb;
 }
 
 static void stream_save(const struct stream *st, struct arena *a, HandoverStream *m)
@@ -577,7 +588,7 @@ void stdio_free(struct stdio *s)
 	if (!s)
 		return;
 	agent_stdio_cancel(s->connect);
-	loop_timer_cancel(s->defer);
+	readers_cancel(s->readers);
 	loop_timer_cancel(s->stall);
 	for (int i = 0; i < 3; i++)
 		stream_close(&s->streams[i]);

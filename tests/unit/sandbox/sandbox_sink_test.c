@@ -100,6 +100,33 @@ static void test_fifo_waits_for_its_reader(void **state)
 	sink_close(f->out);
 }
 
+/* Closed before, its end would never come: the reader waits for a writer. */
+static void test_fifo_without_a_reader(void **state)
+{
+	struct fixture *f = *state;
+	char text[16];
+	int fd;
+
+	assert_int_equal(mkfifo(f->fifo, 0600), 0);
+	assert_int_equal(open_pair(f, f->fifo, NULL), 0);
+	assert_false(sink_has_reader(f->out));
+	assert_false(sink_has_reader(f->out));
+	fd = open(f->fifo, O_RDONLY | O_NONBLOCK);
+	assert_true(fd >= 0);
+	assert_true(sink_has_reader(f->out));
+	close(fd);
+	assert_true(sink_has_reader(f->out));
+	sink_close(f->out);
+
+	assert_int_equal(open_pair(f, f->fifo, NULL), 0);
+	sink_attach(f->out);
+	assert_int_equal(sink_write(f->out, "late", 4), 4);
+	fd = open(f->fifo, O_RDONLY | O_NONBLOCK);
+	assert_int_equal(read(fd, text, sizeof(text)), 4);
+	close(fd);
+	sink_close(f->out);
+}
+
 static void check_line(char **text, const char *log, const char *stream)
 {
 	char *end = strchr(*text, '\n');
@@ -273,6 +300,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_file),
 		T(test_fifo_waits_for_its_reader),
+		T(test_fifo_without_a_reader),
 		T(test_json_file),
 		T(test_json_cuts_long_lines),
 		T(test_tee_follows_its_reader),

@@ -24,6 +24,7 @@ echo "$(date -u +%Y-%m-%d), $(nproc) processors ($(sed -n 's/^model name[^:]*: /
     "$(awk '/MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo), Linux $(uname -r)."
 section "Start to exit of a trivial container" /usr/bin/python3 bench/start.py
 section "Memory of one idle container" /usr/bin/python3 bench/memory.py
+section "Start and memory of a Kubernetes pod beside runc's" /usr/bin/python3 bench/pod.py
 section "ttRPC beside Go's" bench/ttrpc/run.sh "$peers"
 section "vsock" bench/vsock/run.sh "$build"
 CAISSON_VHOST_DEVICE=$build/src/virtio/caisson-vhost-device

@@ -45,6 +45,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
   netns_mounts_under_state_dir = true
   disable_apparmor = true
   tolerate_missing_hugetlb_controller = true
+  restrict_oom_score_adj = true
   stream_server_address = "127.0.0.1"
   stats_collect_period = 1
   [plugins."io.containerd.grpc.v1.cri".cni]

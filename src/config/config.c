@@ -13,11 +13,12 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "base/str.h"
+#include "config/apply.h"
 #include "config/locate.h"
 #include "config/schema.h"
+#include "config/toml.h"
 
 #define FILE_MAX_SIZE ((size_t)1 << 20)
-#define MIB ((uint64_t)1 << 20)
 
 static const char *const default_annotations[] = {
 	"io.caisson.memory",
@@ -26,17 +27,6 @@ static const char *const default_annotations[] = {
 	"io.katacontainers.config.hypervisor.default_memory",
 	"io.katacontainers.config.hypervisor.default_vcpus",
 };
-
-static int replace_text(char **field, const char *value)
-{
-	char *copy = strdup(value);
-
-	if (!copy)
-		return -ENOMEM;
-	free(*field);
-	*field = copy;
-	return 0;
-}
 
 static void free_annotations(struct config *cfg)
 {
@@ -68,17 +58,17 @@ int config_init(struct config *cfg)
 {
 	*cfg = (struct config){
 		.accel = CONFIG_ACCEL_AUTO,
-		.memory = 256 * MIB,
-		.memory_overhead = 64 * MIB,
+		.memory = (uint64_t)256 << 20,
+		.memory_overhead = (uint64_t)64 << 20,
 		.vcpus = 1,
 		.boot_timeout_ms = 30000,
 		.templates = true,
 		.scratch_size = (uint64_t)10 << 30,
 		.log_console = true,
 	};
-	if (replace_text(&cfg->machine, "auto") < 0 || replace_text(&cfg->share_cache, "auto") < 0 ||
-	    replace_text(&cfg->network_model, "tcfilter") < 0 || replace_text(&cfg->log_level, "info") < 0 ||
-	    replace_text(&cfg->agent_log_level, "info") < 0 ||
+	if (config_set_text(&cfg->machine, "auto") < 0 || config_set_text(&cfg->share_cache, "auto") < 0 ||
+	    config_set_text(&cfg->network_model, "tcfilter") < 0 || config_set_text(&cfg->log_level, "info") < 0 ||
+	    config_set_text(&cfg->agent_log_level, "info") < 0 ||
 	    set_annotations(cfg, default_annotations,
 			    sizeof(default_annotations) / sizeof(default_annotations[0])) < 0) {
 		config_fini(cfg);
@@ -104,200 +94,6 @@ void config_fini(struct config *cfg)
 	*cfg = (struct config){ 0 };
 }
 
-static int parse_number(const char *text, unsigned min, unsigned max, unsigned *ret)
-{
-	unsigned long v;
-	char *end;
-
-	if (*text < '0' || *text > '9')
-		return -EINVAL;
-	errno = 0;
-	v = strtoul(text, &end, 10);
-	if (errno || *end || v < min || v > max)
-		return -EINVAL;
-	*ret = (unsigned)v;
-	return 0;
-}
-
-/* "30", "30s", "500ms". */
-static int parse_duration(const char *text, unsigned *ret_ms)
-{
-	unsigned long v;
-	char *end;
-
-	if (*text < '0' || *text > '9')
-		return -EINVAL;
-	v = strtoul(text, &end, 10);
-	if (strcmp(end, "ms") == 0)
-		;
-	else if (*end == '\0' || strcmp(end, "s") == 0)
-		v = v > 3600 ? ULONG_MAX : v * 1000;
-	else
-		return -EINVAL;
-	if (v < 100 || v > 3600000)
-		return -EINVAL;
-	*ret_ms = (unsigned)v;
-	return 0;
-}
-
-static bool one_of(const char *value, const char *const *list)
-{
-	for (; *list; list++)
-		if (strcmp(value, *list) == 0)
-			return true;
-	return false;
-}
-
-/* One setting, by section and key. Returns -EINVAL with *ret_want set for a bad value. */
-static int apply(struct config *cfg, const char *section, const char *key, const char *value,
-		 const char **ret_want)
-{
-	static const char *const machines[] = { "auto", "builtin", "microvm", "q35", NULL };
-	static const char *const levels[] = { "debug", "info", "warn", "error", NULL };
-	static const char *const models[] = { "tcfilter", "macvtap", "vfio", "none", NULL };
-	static const char *const caches[] = { "auto", "never", "always", NULL };
-	uint64_t bytes;
-	bool *flag;
-
-#define IS(s, k) (strcmp(section, s) == 0 && strcmp(key, k) == 0)
-	if (IS("vm", "kernel") || IS("vm", "initrd") || IS("vm", "root_image") || IS("vm", "qemu") ||
-	    IS("storage", "scratch_dir")) {
-		*ret_want = "an absolute path";
-		if (value[0] != '/' || strlen(value) >= PATH_MAX)
-			return -EINVAL;
-		if (IS("vm", "kernel"))
-			return replace_text(&cfg->kernel, value);
-		if (IS("vm", "root_image"))
-			return replace_text(&cfg->root_image, value);
-		if (IS("vm", "initrd"))
-			return replace_text(&cfg->initrd, value);
-		if (IS("vm", "qemu"))
-			return replace_text(&cfg->qemu, value);
-		return replace_text(&cfg->scratch_dir, value);
-	}
-	if (IS("vm", "kernel_params")) {
-		*ret_want = "one line";
-		if (strchr(value, '\n'))
-			return -EINVAL;
-		return replace_text(&cfg->kernel_params, value);
-	}
-	if (IS("vm", "machine")) {
-		*ret_want = "auto, microvm or q35";
-		return one_of(value, machines) ? replace_text(&cfg->machine, value) : -EINVAL;
-	}
-	if (IS("vm", "accelerator")) {
-		*ret_want = "auto, kvm or tcg";
-		if (strcmp(value, "auto") == 0)
-			cfg->accel = CONFIG_ACCEL_AUTO;
-		else if (strcmp(value, "kvm") == 0)
-			cfg->accel = CONFIG_ACCEL_KVM;
-		else if (strcmp(value, "tcg") == 0)
-			cfg->accel = CONFIG_ACCEL_TCG;
-		else
-			return -EINVAL;
-		return 0;
-	}
-	if (IS("vm", "memory")) {
-		*ret_want = "a size from 64MiB to 1TiB";
-		if (str_parse_size(value, &bytes) < 0 || bytes < 64 * MIB || bytes >> 40 > 1)
-			return -EINVAL;
-		cfg->memory = bytes & ~(MIB - 1);
-		return 0;
-	}
-	if (IS("vm", "memory_max")) {
-		*ret_want = "a size up to 1TiB";
-		if (str_parse_size(value, &bytes) < 0 || bytes >> 40 > 1)
-			return -EINVAL;
-		cfg->memory_max = bytes & ~(MIB - 1);
-		return 0;
-	}
-	if (IS("vm", "memory_overhead")) {
-		*ret_want = "a size up to 4GiB";
-		if (str_parse_size(value, &bytes) < 0 || bytes > 4096 * MIB)
-			return -EINVAL;
-		cfg->memory_overhead = bytes;
-		return 0;
-	}
-	if (IS("vm", "vcpus")) {
-		*ret_want = "a number from 1 to 64";
-		return parse_number(value, 1, 64, &cfg->vcpus);
-	}
-	if (IS("vm", "vcpus_max")) {
-		*ret_want = "a number from 0 to 64";
-		return parse_number(value, 0, 64, &cfg->vcpus_max);
-	}
-	if (IS("vm", "boot_timeout")) {
-		*ret_want = "a time from 100ms to 3600s";
-		return parse_duration(value, &cfg->boot_timeout_ms);
-	}
-	if (IS("storage", "scratch_size")) {
-		*ret_want = "a size from 1MiB to 16TiB";
-		if (str_parse_size(value, &bytes) < 0 || bytes < MIB || bytes >> 44 > 1)
-			return -EINVAL;
-		cfg->scratch_size = bytes & ~(uint64_t)4095;
-		return 0;
-	}
-	if (IS("storage", "disk_rate")) {
-		*ret_want = "0, or bytes a second up to 1TiB";
-		if (str_parse_size(value, &bytes) < 0 || bytes >> 40 > 1)
-			return -EINVAL;
-		cfg->disk_rate = bytes;
-		return 0;
-	}
-	if (IS("storage", "disk_ops")) {
-		unsigned ops;
-		int r;
-
-		*ret_want = "a number up to 10000000";
-		r = parse_number(value, 0, 10000000, &ops);
-		if (r == 0)
-			cfg->disk_ops = ops;
-		return r;
-	}
-	if (IS("storage", "share_cache")) {
-		*ret_want = "auto, never or always";
-		return one_of(value, caches) ? replace_text(&cfg->share_cache, value) : -EINVAL;
-	}
-	if (IS("network", "model")) {
-		*ret_want = "tcfilter, macvtap, vfio or none";
-		return one_of(value, models) ? replace_text(&cfg->network_model, value) : -EINVAL;
-	}
-	if (IS("network", "slots")) {
-		*ret_want = "a number from 0 to 4";
-		return parse_number(value, 0, 4, &cfg->network_slots);
-	}
-	if (IS("network", "rx_rate") || IS("network", "tx_rate")) {
-		*ret_want = "0, or bytes a second from 8KiB to 1TiB";
-		if (str_parse_size(value, &bytes) < 0 || (bytes && bytes < 8192) || bytes >> 40 > 1)
-			return -EINVAL;
-		*(key[0] == 'r' ? &cfg->network_rx_rate : &cfg->network_tx_rate) = bytes;
-		return 0;
-	}
-	if (IS("log", "level") || IS("log", "agent_level")) {
-		*ret_want = "debug, info, warn or error";
-		if (!one_of(value, levels))
-			return -EINVAL;
-		return replace_text(IS("log", "level") ? &cfg->log_level : &cfg->agent_log_level,
-				    value);
-	}
-	flag = IS("vm", "templates")		      ? &cfg->templates :
-	       IS("vm", "hugepages")		      ? &cfg->hugepages :
-	       IS("vm", "prealloc")		      ? &cfg->prealloc :
-	       IS("log", "console")		      ? &cfg->log_console :
-	       IS("storage", "share_locks")	      ? &cfg->share_locks :
-	       IS("storage", "share_file_handles") ? &cfg->share_handles :
-						     NULL;
-	if (flag) {
-		*ret_want = "true or false";
-		if (strcmp(value, "true") != 0 && strcmp(value, "false") != 0)
-			return -EINVAL;
-		*flag = value[0] == 't';
-		return 0;
-	}
-#undef IS
-	return -ENOENT;
-}
-
 static int apply_section(struct config *cfg, const char *file, const char *text, size_t len,
 			 const char *section, const cyaml_schema_field_t *fields, const char *base,
 			 struct error *err)
@@ -311,7 +107,7 @@ static int apply_section(struct config *cfg, const char *file, const char *text,
 		memcpy(&value, base + f->data_offset, sizeof(value));
 		if (!value)
 			continue;
-		r = apply(cfg, section, f->key, value, &want);
+		r = config_apply(cfg, section, f->key, value, &want);
 		if (r == -EINVAL)
 			return error_set(err, r, "%s:%u: %s.%s: '%.64s' is not %s", file,
 					 locate_key(text, len, section, f->key), section, f->key,
@@ -362,6 +158,20 @@ static int apply_text(struct config *cfg, const char *file, const char *text, si
 		r = error_set(err, -ENOMEM, "%s: out of memory", file);
 	(void)cyaml_free(&cyaml, &file_config_schema, fc, 0);
 	return r;
+}
+
+int config_load_text(struct config *cfg, const char *name, const char *text, size_t len,
+		     struct error *err)
+{
+	auto_free char *yaml = NULL;
+	int r;
+
+	if (len > FILE_MAX_SIZE)
+		return error_set(err, -EFBIG, "%s: longer than %zu bytes", name, FILE_MAX_SIZE);
+	if (!toml_is(text, len))
+		return apply_text(cfg, name, text, len, err);
+	r = toml_to_yaml(name, text, len, &yaml, err);
+	return r < 0 ? r : apply_text(cfg, name, yaml, strlen(yaml), err);
 }
 
 static int apply_file(struct config *cfg, const char *path, bool optional, struct error *err)
@@ -508,7 +318,7 @@ int config_annotate(struct config *cfg, const char *name, const char *value, boo
 			(void)snprintf(mib, sizeof(mib), "%llu", (unsigned long long)bits / 8);
 			v = mib;
 		}
-		r = apply(cfg, known[i].section, known[i].key, v, &want);
+		r = config_apply(cfg, known[i].section, known[i].key, v, &want);
 		if (r == -EINVAL)
 			return error_set(err, r, "annotation %s: '%.64s' is not %s", name, value,
 					 want);

@@ -70,6 +70,10 @@ void config_fini(struct config *cfg);
  */
 int config_load(struct config *cfg, const char *path, struct error *err);
 
+/* Applies settings that came as text, in YAML or TOML; errors call it @name. */
+int config_load_text(struct config *cfg, const char *name, const char *text, size_t len,
+		     struct error *err);
+
 /*
  * Applies one annotation. Names outside io.caisson.* and io.katacontainers.config.* are ignored
  * (returns 0), as are names the settings do not allow (returns 0 and sets *ret_denied).

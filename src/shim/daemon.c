@@ -17,6 +17,7 @@
 #include "base/base.h"
 #include "base/loop.h"
 #include "shim/http.h"
+#include "shim/bootstrap.h"
 #include "shim/shim.h"
 
 #define IDLE_MS 60000u /* without any container */
@@ -288,11 +289,20 @@ static void shim_fini(struct shim *shim)
 	(void)uv_loop_close(&shim->loop);
 	config_fini(&shim->config);
 	strv_free(shim->annotations);
+	free(shim->config_path);
+	free(shim->config_body);
 	free(shim->id);
 	free(shim->ns);
 	free(shim->bundle);
 	free(shim->dir);
 	free(shim->address);
+}
+
+int shim_keep_options(struct shim *shim, const char *path, const char *body)
+{
+	shim->config_path = path ? strdup(path) : NULL;
+	shim->config_body = body ? strdup(body) : NULL;
+	return (path && !shim->config_path) || (body && !shim->config_body) ? -ENOMEM : 0;
 }
 
 static int set_up(struct shim *shim, const struct shim_setup *setup, struct error *err)
@@ -305,11 +315,12 @@ static int set_up(struct shim *shim, const struct shim_setup *setup, struct erro
 	shim->bundle = strdup(setup->bundle);
 	shim->dir = strdup(setup->dir);
 	shim->address = strdup(setup->address);
-	if (!shim->id || !shim->ns || !shim->bundle || !shim->dir || !shim->address)
+	r = shim_keep_options(shim, setup->boot->config_path, setup->boot->config_body);
+	if (r < 0 || !shim->id || !shim->ns || !shim->bundle || !shim->dir || !shim->address)
 		return error_set(err, -ENOMEM, "out of memory");
 	shim->log_fd = open_log(shim->bundle, shim->dir);
 	(void)log_level_parse(shim->config.log_level, &level);
-	log_init("shim", shim->log_fd, setup->flags->debug ? LOG_DEBUG : level);
+	log_init("shim", shim->log_fd, setup->flags->debug || setup->boot->debug ? LOG_DEBUG : level);
 	log_set_field("sandbox", shim->id);
 	/* The VM first: it boots while the rest is made. Nothing calls back before the loop runs. */
 	r = set_up_sandbox(shim, setup, err);

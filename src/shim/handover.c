@@ -127,15 +127,19 @@ int handover_read(int fd, Caisson__Handover__V1__Handover **ret, struct error *e
 	return r;
 }
 
+static const char *or_null(const char *text)
+{
+	return str_empty(text) ? NULL : text;
+}
+
 /* Settings are read anew, and changed by what the pod was allowed to change. */
 static int load_config(struct config *cfg, const Caisson__Handover__V1__Shim *m, struct error *err)
 {
 	bool denied;
-	int r = config_init(cfg);
+	int r = shim_load_config(cfg, or_null(m->config_path), or_null(m->config_body), err);
 
 	if (r < 0)
-		return error_set(err, r, "out of memory");
-	r = config_load(cfg, NULL, err);
+		return r;
 	for (size_t i = 0; i + 1 < m->n_annotations && r == 0; i += 2)
 		r = shim_annotate_config(cfg, m->ns, m->annotations[i], m->annotations[i + 1],
 					 &denied, err);
@@ -180,6 +184,8 @@ static int restore_shim(struct shim *shim, const Caisson__Handover__V1__Shim *m,
 	shim->address = strdup(m->address);
 	for (size_t i = 0; i < m->n_annotations && r == 0; i++)
 		r = strv_append(&shim->annotations, m->annotations[i]);
+	if (r == 0)
+		r = shim_keep_options(shim, or_null(m->config_path), or_null(m->config_body));
 	if (r < 0 || !shim->id || !shim->ns || !shim->bundle || !shim->dir || !shim->address)
 		return error_set(err, -ENOMEM, "out of memory");
 	shim->is_pod = m->is_pod;

@@ -23,6 +23,7 @@
 #define SHIM_EXIT_COMMAND "exit-command" /* file of a bundle: CAISSON_EXIT_COMMAND */
 
 struct shim;
+struct bootstrap;
 
 struct shim_flags {
 	const char *ns, *address, *publish_binary, *id, *bundle;
@@ -80,6 +81,7 @@ struct shim {
 	uv_signal_t term, intr;
 	bool leaving;
 	char **annotations; /* name, value...: what changed the settings */
+	char *config_path, *config_body; /* of containerd's options; each may be NULL */
 	struct upgrade *upgrade; /* being handed over, or NULL */
 	struct http_server *monitor; /* NULL: could not be opened */
 	uint64_t scrapes;
@@ -89,6 +91,7 @@ struct shim {
 
 struct shim_setup {
 	const struct shim_flags *flags;
+	const struct bootstrap *boot;
 	const char *bundle, *dir, *address;
 	const char *events_address; /* containerd's ttRPC socket, or NULL */
 	int listen_fd;
@@ -98,6 +101,9 @@ struct shim_setup {
 	char **annotations;         /* taken over by the daemon, which is another process */
 };
 
+/* Settings of the host's files, or of @path, and over them @body. @path and @body may be NULL. */
+__must_check int shim_load_config(struct config *cfg, const char *path, const char *body,
+				  struct error *err);
 /*
  * Applies an annotation to the settings, as far as the namespace may; @denied says that it may not.
  * One that has an effect is to be remembered: see shim_remember_annotation().
@@ -118,6 +124,8 @@ __must_check int shim_set_up(struct shim *shim, const char *events_address, stru
 __must_check int shim_sandbox_options(struct shim *shim, struct sandbox_options *ret,
 				      struct error *err);
 void shim_sandbox_options_fini(struct sandbox_options *o);
+/* Keeps copies of what containerd's options said; each may be NULL. -ENOMEM. */
+__must_check int shim_keep_options(struct shim *shim, const char *path, const char *body);
 /* Serves until the shim leaves, and frees it. The exit status. */
 int shim_serve(struct shim *shim);
 /* Ends the sandbox, frees everything; then @call (may be NULL) is answered and the loop ends. */

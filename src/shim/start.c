@@ -13,8 +13,8 @@
 
 #include "base/base.h"
 #include "oci/oci.h"
-#include "runtimeoptions.pb-c.h"
 #include "sandbox/record.h"
+#include "shim/bootstrap.h"
 #include "shim/shim.h"
 
 #define STDIN_MAX ((size_t)1 << 20)
@@ -61,45 +61,29 @@ static struct grouping grouping_of(const Grpc__Spec *spec, const char *ns, const
 	return g;
 }
 
-/* containerd 2.3 and later writes its parameters to stdin; older ones an Any, or nothing. */
-static Runtimeoptions__V1__BootstrapParams *read_bootstrap(const struct shim_flags *f)
+static int read_bootstrap(const struct shim_flags *f, struct bootstrap *ret, struct error *err)
 {
-	Runtimeoptions__V1__BootstrapParams *p;
 	auto_free uint8_t *data = NULL;
 	struct stat st;
 	ssize_t n;
 
+	*ret = (struct bootstrap){ 0 };
 	if (fstat(STDIN_FILENO, &st) < 0 || S_ISCHR(st.st_mode))
-		return NULL;
+		return 0;
 	data = malloc(STDIN_MAX);
-	n = data ? fd_read_full(STDIN_FILENO, data, STDIN_MAX) : 0;
-	if (n <= 0)
-		return NULL;
-	p = runtimeoptions__v1__bootstrap_params__unpack(NULL, (size_t)n, data);
-	/* An Any may parse as well; only the real thing repeats the flags. */
-	if (p && str_eq(p->instance_id, f->id) && str_eq(p->namespace_, f->ns))
-		return p;
-	runtimeoptions__v1__bootstrap_params__free_unpacked(p, NULL);
-	return NULL;
+	n = data ? fd_read_full(STDIN_FILENO, data, STDIN_MAX) : -ENOMEM;
+	if (n < 0)
+		return error_errno(err, (int)n, "read standard input");
+	return bootstrap_parse(data, (size_t)n, f->id, f->ns, ret, err);
 }
 
-static int print_address(const char *address, bool bootstrap)
+static int print_address(const char *address, const struct bootstrap *boot)
 {
-	Runtimeoptions__V1__BootstrapResult res = RUNTIMEOPTIONS__V1__BOOTSTRAP_RESULT__INIT;
 	auto_free uint8_t *data = NULL;
 	size_t len;
+	int r = bootstrap_answer(boot, address, &data, &len);
 
-	if (!bootstrap)
-		return fd_write_full(STDOUT_FILENO, address, strlen(address));
-	res.version = 3;
-	res.address = (char *)address;
-	res.protocol = (char *)"ttrpc";
-	len = runtimeoptions__v1__bootstrap_result__get_packed_size(&res);
-	data = malloc(len);
-	if (!data)
-		return -ENOMEM;
-	(void)runtimeoptions__v1__bootstrap_result__pack(&res, data);
-	return fd_write_full(STDOUT_FILENO, data, len);
+	return r < 0 ? r : fd_write_full(STDOUT_FILENO, data, len);
 }
 
 /* A socket path of its own for each shim: short whatever the ids' lengths. */
@@ -119,10 +103,9 @@ static int choose_socket(const char *dir, char **ret_path, struct error *err)
 	return *ret_path ? 0 : error_set(err, -ENOMEM, "out of memory");
 }
 
-static int socket_dir(const struct shim_flags *f, const Runtimeoptions__V1__BootstrapParams *boot,
-		      char **ret)
+static int socket_dir(const struct shim_flags *f, const struct bootstrap *boot, char **ret)
 {
-	if (boot && boot->socket_dir && boot->socket_dir[0] == '/')
+	if (boot->socket_dir)
 		*ret = strdup(boot->socket_dir);
 	else if (!str_empty(f->address))
 		*ret = strdup("/run/containerd/s");
@@ -150,7 +133,7 @@ static int keep_exit_command(const char *bundle, struct error *err)
 
 /* The address of the pod that the container joins. */
 static int join_pod(const struct shim_flags *f, const char *bundle, const char *pod,
-		    bool bootstrap, struct error *err)
+		    const struct bootstrap *boot, struct error *err)
 {
 	auto_free char *dir = NULL, *address = NULL;
 	struct sandbox_record rec = { 0 };
@@ -166,7 +149,7 @@ static int join_pod(const struct shim_flags *f, const char *bundle, const char *
 	if (!address)
 		return error_set(err, -ENOENT, "pod '%s' has no shim", pod);
 	(void)!write_bundle_file(bundle, "address", address);
-	r = print_address(address, bootstrap);
+	r = print_address(address, boot);
 	return r < 0 ? error_errno(err, r, "print the address") : 0;
 }
 
@@ -200,17 +183,30 @@ int shim_remember_annotation(char ***list, const char *name, const char *value)
 	return r < 0 ? r : strv_append(list, value);
 }
 
-/* Settings: files first, then what the pod may override. */
-static int load_config(struct config *cfg, const struct shim_flags *f, const Grpc__Spec *spec,
-		       char ***ret_annotations, struct error *err)
+int shim_load_config(struct config *cfg, const char *path, const char *body, struct error *err)
+{
+	int r = config_init(cfg);
+
+	if (r < 0)
+		return error_set(err, r, "out of memory");
+	r = config_load(cfg, path, err);
+	if (r == 0 && body)
+		r = config_load_text(cfg, "the runtime's options", body, strlen(body), err);
+	if (r < 0)
+		config_fini(cfg);
+	return r;
+}
+
+/* Settings: files first, then containerd's options, then what the pod may override. */
+static int load_config(struct config *cfg, const struct shim_flags *f, const struct bootstrap *boot,
+		       const Grpc__Spec *spec, char ***ret_annotations, struct error *err)
 {
 	bool denied;
 	int r;
 
-	r = config_init(cfg);
+	r = shim_load_config(cfg, boot->config_path, boot->config_body, err);
 	if (r < 0)
-		return error_set(err, r, "out of memory");
-	r = config_load(cfg, NULL, err);
+		return r;
 	for (size_t i = 0; r == 0 && spec && i < spec->n_annotations; i++) {
 		const Grpc__Spec__AnnotationsEntry *a = spec->annotations[i];
 
@@ -279,18 +275,18 @@ static int launch(const struct shim_flags *f, struct shim_setup *setup, struct e
 }
 
 static int start_new(const struct shim_flags *f, const char *bundle, const Grpc__Spec *spec,
-		     const Runtimeoptions__V1__BootstrapParams *boot, bool is_pod,
-		     struct error *err)
+		     const struct bootstrap *boot, bool is_pod, struct error *err)
 {
 	auto_free char *dir = NULL, *sockets = NULL, *socket = NULL, *address = NULL;
 	auto_strv char **annotations = NULL;
 	auto_free char *scratch = NULL;
-	struct shim_setup setup = { .flags = f, .bundle = bundle, .is_pod = is_pod, .spec = spec };
+	struct shim_setup setup = { .flags = f, .boot = boot, .bundle = bundle, .is_pod = is_pod,
+				    .spec = spec };
 	struct config cfg = { 0 };
 	auto_close int fd = -1;
 	int r;
 
-	r = load_config(&cfg, f, spec, &annotations, err);
+	r = load_config(&cfg, f, boot, spec, &annotations, err);
 	if (r < 0)
 		return r;
 	r = sandbox_dir_path(f->ns, f->id, &dir, err);
@@ -320,13 +316,11 @@ static int start_new(const struct shim_flags *f, const char *bundle, const Grpc_
 		setup.listen_fd = fd;
 		setup.config = &cfg;
 		setup.annotations = annotations;
-		setup.events_address = boot && !str_empty(boot->containerd_ttrpc_address) ?
-					       boot->containerd_ttrpc_address :
-					       getenv("TTRPC_ADDRESS");
+		setup.events_address = boot->events ? boot->events : getenv("TTRPC_ADDRESS");
 		r = launch(f, &setup, err);
 	}
 	config_fini(&cfg);
-	if (r == 0 && print_address(address, boot != NULL) < 0)
+	if (r == 0 && print_address(address, boot) < 0)
 		r = error_set(err, -EIO, "print the address");
 	if (r < 0)
 		(void)!sandbox_reclaim(dir, NULL);
@@ -350,7 +344,7 @@ static int load_spec(const struct shim_flags *f, const char *bundle, Grpc__Spec 
 
 int shim_start(const struct shim_flags *f)
 {
-	Runtimeoptions__V1__BootstrapParams *boot = NULL;
+	struct bootstrap boot = { 0 };
 	auto_free char *bundle = NULL;
 	struct error err = { 0 };
 	Grpc__Spec *spec = NULL;
@@ -364,18 +358,18 @@ int shim_start(const struct shim_flags *f)
 		(void)fprintf(stderr, "bundle '%s': %s\n", f->bundle, strerror(errno));
 		return 1;
 	}
-	boot = read_bootstrap(f);
-	r = load_spec(f, bundle, &spec, &err);
+	r = read_bootstrap(f, &boot, &err);
+	if (r == 0)
+		r = load_spec(f, bundle, &spec, &err);
 	if (r == 0)
 		r = keep_exit_command(bundle, &err);
 	if (r == 0) {
 		g = spec ? grouping_of(spec, f->ns, f->id) : (struct grouping){ .is_pod = true };
-		r = g.member_of ? join_pod(f, bundle, g.member_of, boot != NULL, &err) :
-				  start_new(f, bundle, spec, boot, g.is_pod, &err);
+		r = g.member_of ? join_pod(f, bundle, g.member_of, &boot, &err) :
+				  start_new(f, bundle, spec, &boot, g.is_pod, &err);
 	}
 	oci_spec_free(spec);
-	if (boot)
-		runtimeoptions__v1__bootstrap_params__free_unpacked(boot, NULL);
+	bootstrap_fini(&boot);
 	if (r < 0) {
 		(void)fprintf(stderr, "%s\n", error_text(&err));
 		return 1;

@@ -97,6 +97,10 @@ static void save_shim(const struct shim *shim, Caisson__Handover__V1__Shim *m)
 	m->listen_fd = ttrpc_listener_fd(shim->listener);
 	m->log_level = (uint32_t)log_get_level();
 	m->scrapes = shim->scrapes;
+	if (shim->config_path)
+		m->config_path = shim->config_path;
+	if (shim->config_body)
+		m->config_body = shim->config_body;
 	m->annotations = shim->annotations;
 	m->n_annotations = strv_len((const char *const *)shim->annotations);
 }

@@ -199,9 +199,63 @@ static void test_annotations(void **state)
 			    "annotation io.caisson.vcpus: 'many' is not a number from 1 to 64");
 }
 
+static int load_text(struct fixture *f, const char *text)
+{
+	return config_load_text(&f->cfg, "options", text, strlen(text), &f->err);
+}
+
+static void test_text_in_either_form(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(load_text(f, "vm: {vcpus: 5}\n"), 0);
+	assert_int_equal(f->cfg.vcpus, 5);
+	/* As containerd writes its own configuration's table, in both styles that it has had. */
+	assert_int_equal(load_text(f, "TypeUrl = \"x\"\n\n[annotations]\n  allow = [\"io.x.*\", 'a#b']\n\n"
+				      "[vm]\n  memory = \"1GiB\" # much\r\n  vcpus = 3\n  templates = false\n"
+				      "[storage]\nscratch_dir = '/a b'\n"), 0);
+	assert_int_equal(f->cfg.memory, 1 << 30);
+	assert_int_equal(f->cfg.vcpus, 3);
+	assert_false(f->cfg.templates);
+	assert_string_equal(f->cfg.scratch_dir, "/a b");
+	assert_int_equal(f->cfg.n_annotations, 2);
+	assert_string_equal(f->cfg.annotations[1], "a#b");
+	assert_int_equal(load_text(f, "[annotations]\nallow = [\n  'one', # first\n  'two',\n]\n"), 0);
+	assert_string_equal(f->cfg.annotations[1], "two");
+	assert_int_equal(load_text(f, "# nothing\n"), 0);
+}
+
+static void test_bad_text(void **state)
+{
+	static const struct {
+		const char *text, *error;
+	} bad[] = {
+		{ "[vm]\nvcpus = 0\n", "options:2: vm.vcpus: '0' is not a number from 1 to 64" },
+		{ "[vm]\n\nbogus = 1\n", "options:3: unknown key 'bogus' in 'vm'" },
+		{ "SystemdCgroup = true\n", "options:1: unknown key 'SystemdCgroup'" },
+		{ "[[vm]]\n", "options:1: a table that is not named by one word" },
+		{ "[vm.more]\n", "options:1: a table that is not named by one word" },
+		{ "[vm]\nmemory\n", "options:2: neither a table nor 'key = value'" },
+		{ "[vm]\nmemory =\n", "options:2: a key without a value" },
+		{ "[vm]\nmemory = \"1g\n", "options:2: a string without its end" },
+		{ "[vm]\nmemory = \"\"\"1g\"\"\"\n", "options:2: a string of several lines" },
+		{ "[vm]\nmemory = {a = 1}\n",
+		  "options:2: a value that is no string, number, boolean or list of those" },
+		{ "[annotations]\nallow = ['a',\n", "options:2: a list without its end" },
+	};
+	struct fixture *f = *state;
+
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		assert_int_equal(load_text(f, bad[i].text), -EINVAL);
+		assert_string_equal(f->err.msg, bad[i].error);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_text_in_either_form, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_bad_text, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_all_keys, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_empty_and_missing, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_errors_name_the_line, setup, teardown),

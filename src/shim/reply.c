@@ -11,10 +11,8 @@ void reply_free(struct reply *r)
 {
 	free(r->id);
 	free(r->exec_id);
-	free(r->bundle);
-	free((char *)r->io.in);
-	free((char *)r->io.out);
-	free((char *)r->io.err);
+	free(r->path);
+	task__create_task_request__free_unpacked(r->create, NULL);
 	free(r);
 }
 

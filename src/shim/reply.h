@@ -6,13 +6,14 @@
 #pragma once
 
 #include "shim/shim.h"
+#include "task.pb-c.h"
 
 struct reply {
 	struct shim *shim;
 	struct ttrpc_call *call;
 	char *id, *exec_id; /* exec_id NULL: init */
-	char *bundle;
-	struct sandbox_stdio io; /* of a create; strings are owned */
+	char *path; /* of a checkpoint */
+	Task__CreateTaskRequest *create; /* what a create asked for; else NULL */
 };
 
 /* Without memory the call is ended, and NULL returned. @exec_id: NULL or "" is none. */

@@ -288,7 +288,7 @@ static void on_checkpointed(void *arg, const struct error *err)
 	struct reply *r = arg;
 
 	ev.container_id = r->id;
-	ev.checkpoint = r->bundle;
+	ev.checkpoint = r->path;
 	if (!err)
 		events_publish(r->shim->events, "/tasks/checkpointed", "TaskCheckpointed", &ev.base);
 	reply_finish(r, err);
@@ -310,8 +310,8 @@ static void checkpoint(void *ctx, struct ttrpc_call *call, const uint8_t *payloa
 		ttrpc_call_fail(call, TTRPC_INVALID_ARGUMENT,
 				"the checkpoint's path must be absolute");
 	} else if ((r = reply_new(shim, call, q->id, NULL))) {
-		r->bundle = take_ptr(&q->path);
-		sandbox_snapshot(shim->sandbox, r->id, r->bundle, !fleeting, on_checkpointed, r);
+		r->path = take_ptr(&q->path);
+		sandbox_snapshot(shim->sandbox, r->id, r->path, !fleeting, on_checkpointed, r);
 	}
 	SHIM_FREE(q);
 }

@@ -55,6 +55,7 @@ static void on_created(void *arg, const struct error *err)
 	Containerd__Events__TaskIO io = CONTAINERD__EVENTS__TASK_IO__INIT;
 	Task__CreateTaskResponse answer = TASK__CREATE_TASK_RESPONSE__INIT;
 	struct reply *r = arg;
+	const Task__CreateTaskRequest *q = r->create;
 
 	if (err) {
 		reply_finish(r, err);
@@ -63,12 +64,14 @@ static void on_created(void *arg, const struct error *err)
 	answer.pid = ev.pid = sandbox_vm_pid(r->shim->sandbox);
 	ttrpc_reply_msg(r->call, &answer.base);
 	ev.container_id = r->id;
-	ev.bundle = r->bundle;
+	ev.bundle = q->bundle;
+	ev.rootfs = q->rootfs;
+	ev.n_rootfs = q->n_rootfs;
 	ev.io = &io;
-	io.stdin = (char *)(r->io.in ? r->io.in : "");
-	io.stdout = (char *)(r->io.out ? r->io.out : "");
-	io.stderr = (char *)(r->io.err ? r->io.err : "");
-	io.terminal = r->io.terminal;
+	io.stdin = q->stdin;
+	io.stdout = q->stdout;
+	io.stderr = q->stderr;
+	io.terminal = q->terminal;
 	events_publish(r->shim->events, "/tasks/create", "TaskCreate", &ev.base);
 	reply_free(r);
 }
@@ -111,11 +114,10 @@ void task_create(void *ctx, struct ttrpc_call *call, const uint8_t *payload, siz
 				.options = q->rootfs[i]->options,
 				.n_options = q->rootfs[i]->n_options,
 			};
-		r->bundle = take_ptr(&q->bundle);
-		r->io = (struct sandbox_stdio){ q->terminal, strdup(q->stdin), strdup(q->stdout),
-						strdup(q->stderr) };
-		c.bundle = r->bundle;
-		if (claim_streams(shim, &c.stdio, &claimed, &err) < 0)
+		r->create = task__create_task_request__unpack(NULL, len, payload);
+		if (!r->create)
+			(void)error_set(&err, -ENOMEM, "out of memory");
+		if (!r->create || claim_streams(shim, &c.stdio, &claimed, &err) < 0)
 			reply_finish(r, &err);
 		else
 			sandbox_create(shim->sandbox, &c, on_created, r);

@@ -70,6 +70,15 @@ SANDBOX_HANDLER = """
       pod_annotations = ["io.caisson.*", "io.katacontainers.*"]
 """
 
+# Settings of ours in containerd's own configuration, of which its CRI plugin knows since 1.7.
+OPTIONS_HANDLER = """
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.caisson-options]
+      runtime_type = "io.containerd.caisson.v2"
+      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.caisson-options.options.vm]
+        vcpus = 2
+        boot_timeout = "120s"
+"""
+
 # Standard streams over the shim's own socket in place of fifos.
 STREAMING_HANDLER = """
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.caisson-streaming]

@@ -92,6 +92,19 @@ def test_run(ctrd):
     assert "err" in r.stderr
 
 
+def test_options_of_the_runtime(ctrd):
+    """A file of settings that containerd's client names, in place of the host's."""
+    settings = ctrd.dir / "options.yaml"
+    settings.write_text("vm:\n  vcpus: 2\n  boot_timeout: 120s\n")
+    options = ("--rm", "--runtime-config-path", settings)
+    r = ctrd.run("two", "nproc", options=options)
+    assert (r.returncode, r.stdout) == (0, "2\n"), r.stderr
+    settings.write_text("vm:\n  vcpus: 2\n  vpcus: 3\n")
+    r = ctrd.run("bad", "true", options=options)
+    assert r.returncode and f"{settings}:3: unknown key 'vpcus' in 'vm'" in r.stderr
+    ctrd.assert_clean()
+
+
 def test_standard_input_and_large_output(ctrd, detached):
     """By exec: ctr 1.6 tells the end of its input there only."""
     detached("pipe")
@@ -102,6 +115,20 @@ def test_standard_input_and_large_output(ctrd, detached):
                           check=True).stdout.split()[0]
     assert lines[0].split()[0] == want
     assert lines[1:] == [str(n) for n in range(1, 100001)]
+
+
+def check_fields(ctrd, body):
+    """What is told of a container's life: topic -> the last event's fields."""
+    create, end, gone = (body[f"/tasks/{t}"] for t in ("create", "exit", "delete"))
+    pid = create["pid"]
+    assert create["bundle"] == str(ctrd.task_file("default", "life", "").parent / "life")
+    assert create["rootfs"][0]["type"] == "overlay" and "options" in create["rootfs"][0]
+    assert "io" in create
+    assert body["/tasks/start"]["pid"] == pid > 0
+    assert body["/tasks/exec-added"]["exec_id"] == "e2"
+    assert body["/tasks/exec-started"]["exec_id"] == "e1" and body["/tasks/exec-started"]["pid"] > 0
+    assert (end["id"], end["pid"], end["exit_status"]) == ("life", pid, 7)
+    assert (gone["pid"], gone["exit_status"], gone["exited_at"]) == (pid, 7, end["exited_at"])
 
 
 def test_life_of_a_task(ctrd, detached):
@@ -132,6 +159,8 @@ def test_life_of_a_task(ctrd, detached):
     assert seen == ["create", "start", "exec-added:e1", "exec-started:e1", "exit:e1",
                     "exec-added:e2", *[x for x in seen if x == "exit:e2"],
                     "paused", "resumed", "exit", "delete"], seen
+    body = {t: b for t, b in events.seen if "life" in (b.get("container_id"), b.get("id"))}
+    check_fields(ctrd, body)
 
 
 def test_signals(ctrd, trap):

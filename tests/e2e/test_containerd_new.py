@@ -30,7 +30,8 @@ def daemon(stage, request):
     program = PEERS / f"containerd-{request.param}/usr/bin/containerd"
     if not program.exists():
         pytest.skip(f"no containerd {request.param}: run tests/peers/get")
-    config = c.SANDBOX_HANDLER + c.STREAMING_HANDLER if request.param == NEWEST else ""
+    config = c.OPTIONS_HANDLER
+    config += c.SANDBOX_HANDLER + c.STREAMING_HANDLER if request.param == NEWEST else ""
     with c.cri_daemon(stage, "ctrn-", program=program, config=config) as d:
         d.import_layout(build_image("busybox"), "docker.io/test/busybox")
         yield d
@@ -69,6 +70,12 @@ def test_run(daemon):
     r = daemon.run("hello", "sh", "-c", "echo out; exit 3", options=("--rm",))
     assert (r.returncode, r.stdout) == (3, "out\n"), r.stderr
     daemon.assert_clean()
+
+
+def test_options_of_the_runtime(cri):
+    pod = cri.pod("options", handler="caisson-options")
+    assert pod.run("main", *LOOP).sh("nproc") == "2\n"
+    pod.remove()
 
 
 @HANDLERS

@@ -177,7 +177,10 @@ def test_bootstrap_of_containerd_2_3(host):
 
 def test_bootstrap_of_older_ones(host):
     """An Any with options on stdin, though it might pass for other parameters: a plain address."""
-    options = encode([(1, "runtimeoptions.v1.Options"), (2, encode([(2, "/etc/none.yaml")]))])
+    settings = os.path.join(host.folder, "options.yaml")
+    with open(settings, "w", encoding="ascii") as f:
+        f.write("vm:\n  boot_timeout: 120s\n")
+    options = encode([(1, "runtimeoptions.v1.Options"), (2, encode([(2, settings)]))])
     p = Pod(host, stdin=options)
     assert p.out.startswith(b"unix:///") and not p.out.endswith(b"\n")
     p.call("ShutdownSandbox")

@@ -1,5 +1,7 @@
 #!/bin/sh
 # All tests, or a part: tools/test.sh [all|unit|e2e] [pytest arguments of e2e...]
+#   tools/test.sh e2e test_run.py -k exec           files, tests
+#   tools/test.sh e2e --backend kvm test_run.py     on the built-in monitor, in the testbed
 # Ends with "N passed, N failed, N skipped"; the exit code is 0 only if nothing failed.
 #
 # Whatever opens a socket runs in a network namespace of its own: no test reaches the network of
@@ -80,6 +82,16 @@ unit() {
 # keeps one processor busy. Failed ones get a second chance, alone, and are named: a VM under
 # emulation on a busy machine can miss a deadline.
 e2e() {
+    files=
+    for arg; do
+        shift
+        case $arg in
+            test_*) set -- "$@" "tests/e2e/$arg"; files=named ;;
+            tests/*) set -- "$@" "$arg"; files=named ;;
+            *) set -- "$@" "$arg" ;;
+        esac
+    done
+    [ "$files" ] || set -- tests/e2e "$@"
     step "build as released" build release false || finish
     step "stage, guest kernel included" tools/stage.sh build/release || finish
     # Made here because the tests themselves have no network.
@@ -94,13 +106,13 @@ e2e() {
     export CAISSON_STAGE
     # Short: sockets' paths are at most 107 bytes long.
     base=$(mktemp -d /tmp/cXXXX)
-    in_own_network /usr/bin/python3 -m pytest tests/e2e -q -rs --junitxml="$out/e2e.xml" \
+    in_own_network /usr/bin/python3 -m pytest -q -rs --junitxml="$out/e2e.xml" \
         --basetemp="$base/t" \
         -o cache_dir="$PWD/$out/cache" --durations=15 -n 2 --dist loadfile "$@" 2>&1 |
         tee "$out/e2e.log"
     if /usr/bin/python3 tools/count.py failed "$out/e2e.xml"; then
         say "once more, those that failed"
-        in_own_network /usr/bin/python3 -m pytest tests/e2e -q -rs --junitxml="$out/e2e-again.xml" \
+        in_own_network /usr/bin/python3 -m pytest -q -rs --junitxml="$out/e2e-again.xml" \
             -o cache_dir="$PWD/$out/cache" --last-failed --last-failed-no-failures none "$@" 2>&1 |
             tee "$out/e2e-again.log"
         # shellcheck disable=SC2046

@@ -50,6 +50,18 @@ def pytest_configure(config):
         pytest.exit("the tests must run in a network namespace of their own", returncode=3)
 
 
+# Files that take longest, first: whoever hands out files to workers gives these out first.
+LONG = ["test_builtin.py", "kvm", "test_network_kinds.py", "test_workloads.py", "test_cri.py", "test_run.py",
+        "test_docker.py", "test_shim.py", "test_containerd.py", "test_scale.py", "test_kill.py"]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    in_testbed.choose(config, items)
+    order = {name: n for n, name in enumerate(LONG)}
+    items.sort(key=lambda i: order.get(i.nodeid.partition("::")[0].rpartition("/")[2], len(LONG)))
+
+
 def stage_dir():
     named = os.environ.get("CAISSON_STAGE")
     if named:
@@ -121,6 +133,8 @@ class Result:
         lines = [x for x in self.err.splitlines() if x.strip()]
         assert len(lines) == 1, f"expected one error line: {self!r}"
         assert lines[0].startswith("caisson: "), repr(self)
+        # A control character that was not meant to be there.
+        assert not lines[0].endswith("?"), repr(self)
         for w in words:
             assert w.lower() in lines[0].lower(), f"no {w!r} in {lines[0]!r}"
         return self
@@ -204,7 +218,7 @@ class Caisson:
         found += [f"file {p}" for p in files_in(self.root / "scratch")]
         return found
 
-    def assert_clean(self, seconds=10):
+    def assert_clean(self, seconds=BOOT_TIMEOUT / 6):
         """What a killed command left is reclaimed by its guardian, so it may take a moment."""
         wait_for_none(self.leaks, seconds)
 

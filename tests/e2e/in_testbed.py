@@ -10,9 +10,9 @@ to be had they are skipped, with the reason. Within a testbed the mark means not
 What takes a processor's time is better done outside: a file's function prepare_testbed(), if it has one,
 runs there first and gives a dictionary of environment variables for the tests.
 
-The same tests on the other back-end: with --backend kvm, whatever has no such mark runs in the testbed too, all
-files in one machine, where the built-in monitor is what `auto` means. Tests marked `qemu` are about QEMU and have
-no part in that. The tests marked `both` have a second run there in an ordinary run of all.
+The same tests on the other back-end: with --backend kvm, whatever has no such mark runs in the testbed too, where
+the built-in monitor is what `auto` means. Tests marked `qemu` are about QEMU and have no part in that. The tests
+marked `both` have a second run there in an ordinary run of all, together in one machine.
 """
 
 import io
@@ -71,6 +71,9 @@ def environment(items, options):
     return env
 
 
+KVM = "tests/e2e/kvm::"
+
+
 class OnKvm(pytest.Item):
     """A test's second run, in the machine for the built-in monitor."""
 
@@ -78,7 +81,7 @@ class OnKvm(pytest.Item):
         super().__init__(**kw)
         self.inner = inner
         # A file of its own for those who hand out tests by file.
-        self._nodeid = f"tests/e2e/kvm::{inner.nodeid.rpartition('/')[2]}"
+        self._nodeid = KVM + inner.nodeid.rpartition("/")[2]
 
     def runtest(self):
         raise NotImplementedError
@@ -88,8 +91,8 @@ class OnKvm(pytest.Item):
         return pathlib.Path(path), line, f"{name} on kvm"
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config, items):
+def choose(config, items):
+    """What runs here, on which back-end: from conftest's pytest_collection_modifyitems."""
     if INSIDE:
         return
     if backend() == "kvm":
@@ -98,9 +101,8 @@ def pytest_collection_modifyitems(config, items):
             config.hook.pytest_deselected(items=rest)
             items[:] = [i for i in items if i not in rest]
         return
-    again = [OnKvm.from_parent(i.parent, name=f"{i.name} on kvm", inner=i)
-             for i in items if i.get_closest_marker("both")]
-    items[:0] = again
+    items += [OnKvm.from_parent(i.parent, name=f"{i.name} on kvm", inner=i)
+              for i in items if i.get_closest_marker("both")]
 
 
 def test_of(item):
@@ -116,12 +118,12 @@ class Group(io.RawIOBase):
         self.changed = threading.Condition()
         self.line, self.rest = b"", []
         tests = [test_of(i) for i in items]
-        self.names = [i.nodeid for i in tests]
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
                    *(f"{i.config.rootpath}/{i.nodeid}" for i in tests)]
         self.bed = machine.Testbed(command, machine.Options(
             **{"timeout": DEFAULT_TIMEOUT, "env": environment(items, options), **options}))
-        threading.Thread(target=self.run, daemon=True).start()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
 
     def run(self):
         end = ("failed", "the testbed has no report of this test")
@@ -170,16 +172,18 @@ class Group(io.RawIOBase):
             return [*(found or ()), made_up(item, outcome, f"{text}\n{said}".strip())]
 
 
-_groups = []
+_groups = {}
 
 
 def group_of(item, options):
-    for g in _groups:
-        if g.options == options and test_of(item).nodeid in g.names:
-            return g
-    _groups.append(Group([i for i in item.session.items if options_of(i) == options and
-                          (options is BACKEND or i.path == item.path)], options))
-    return _groups[-1]
+    """Tests of one file with the same options; second runs are one group in all."""
+    second = isinstance(item, OnKvm)
+    key = (None if second else item.path, repr(options))
+    if key not in _groups:
+        _groups[key] = Group([i for i in item.session.items
+                              if options_of(i) == options and isinstance(i, OnKvm) == second and
+                              (second or i.path == item.path)], options)
+    return _groups[key]
 
 
 def made_up(item, outcome, text):
@@ -207,6 +211,16 @@ def pytest_runtest_protocol(item, nextitem):
     # What an earlier test of the file has set up here ends with the file's last one.
     item.session._setupstate.teardown_exact(nextitem)  # pylint: disable=protected-access
     return True
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session):
+    for g in _groups.values():
+        g.thread.join(30)
+    # For --last-failed: a second run is made from the first one's test.
+    last = session.config.pluginmanager.get_plugin("lfplugin")
+    for name in [n for n in getattr(last, "lastfailed", ()) if n.startswith(KVM)]:
+        last.lastfailed["tests/e2e/" + name[len(KVM):]] = True
 
 
 if INSIDE:

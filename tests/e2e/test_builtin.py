@@ -1,6 +1,7 @@
-"""The built-in monitor, in the testbed: what test_vmm.py asks of any machine, and containers.
+"""The built-in monitor, in the testbed: what test_vmm.py asks of any machine, and what no other test asks.
 
-Guests of guests under emulation are slow: few tests, and one testbed for them all.
+Guests of guests under emulation are slow: few tests, and one testbed for them all. Containers, volumes and
+templates are those of other files' tests: the ones marked `both` run in the testbed, too.
 """
 
 import atexit
@@ -20,7 +21,7 @@ import test_vmm
 from conftest import build_image, stage_dir
 from test_network import host, image, pod, templates  # noqa: F401  pylint: disable=unused-import
 
-OPTIONS = {"memory": 2048, "timeout": 400}
+OPTIONS = {"memory": 2048, "timeout": 1200}
 
 
 def prepare_testbed():
@@ -216,75 +217,6 @@ class TestMachine:
     def test_what_it_cannot_hold_is_said(self, vm):
         vm.popen("--kernel", devices.find_kernel(), "--machine", "builtin", "--accel", "tcg")
         assert "the built-in monitor cannot run this: it needs KVM" in vm.expect("failed")
-
-
-@pytest.mark.testbed(**OPTIONS)
-def test_a_container(caisson, tmp_path):
-    """Two processors, a shared directory, exit codes; no QEMU in sight."""
-    config = tmp_path / "config.yaml"
-    config.write_text("vm:\n  machine: builtin\n  boot_timeout: 120s\n", encoding="ascii")
-    env = {"CAISSON_CONFIG": str(config)}
-    shared = tmp_path / "shared"
-    shared.mkdir()
-    (shared / "in").write_text("from the host", encoding="ascii")
-    script = "nproc; cat /data/in; echo from the guest >/data/out; exit 5"
-    r = caisson("run", "--rm", "--cpus", "2", "-v", f"{shared}:/data", caisson.image, "sh", "-c",
-                script, env=env)
-    assert r.code == 5, r
-    assert r.out.split("\n") == ["2", "from the host"], r
-    assert (shared / "out").read_text(encoding="ascii") == "from the guest\n"
-    assert not qemus()
-
-
-def images_of(caisson):
-    d = pathlib.Path(caisson.root) / "templates"
-    return sorted(p.name for p in d.iterdir()) if d.exists() else []
-
-
-@pytest.mark.testbed(**OPTIONS)
-def test_a_template(own_store, tmp_path):
-    """The first container's machine is saved, others go on from it; each is one of its own."""
-    config = tmp_path / "config.yaml"
-    config.write_text("vm:\n  machine: builtin\n  boot_timeout: 120s\n", encoding="ascii")
-    env = {"CAISSON_CONFIG": str(config)}
-    script = "cat /proc/sys/kernel/random/uuid /etc/hostname; date +%s; nproc"
-    seen = []
-    for n in range(3):
-        before = time.time()
-        r = own_store.run("--name", f"c{n}", "--cpus", "2", own_store.image, "sh", "-c", script,
-                          env=env).ok()
-        uuid, name, now, cpus = r.out.split()
-        assert cpus == "2" and before - 2 <= float(now) <= time.time() + 2, r
-        seen += [uuid, name]
-        assert len(images_of(own_store)) == 1
-    assert len(set(seen)) == len(seen), seen
-    assert not qemus()
-
-
-@pytest.mark.testbed(**OPTIONS)
-def test_clones_of_a_container(own_store, tmp_path):
-    """Started from a template, and a clone of it, and one of that, with their own random numbers."""
-    config = tmp_path / "config.yaml"
-    config.write_text("vm:\n  machine: builtin\n  boot_timeout: 120s\n", encoding="ascii")
-    env = {"CAISSON_CONFIG": str(config)}
-    script = ("head -c 3000000 /dev/urandom >/dev/shm/data; echo kept >/root/file; n=0; "
-              "while :; do n=$((n+1)); echo $n >/dev/shm/x; mv /dev/shm/x /dev/shm/n; sleep 0.2; done")
-    look = "cat /dev/shm/n; md5sum </dev/shm/data; cat /root/file; cat /proc/sys/kernel/random/uuid"
-    own_store.run(own_store.image, "true", env=env).ok()
-    own_store("run", "-d", "--name", "one", "--cpus", "2", own_store.image, "sh", "-c", script, env=env).ok()
-    seen = []
-    for name, source in (("one", None), ("two", "one"), ("three", "two")):
-        if source:
-            own_store("clone", source, name, env=env).ok()
-        out = []
-        while len(out) != 5:
-            out = own_store("exec", name, "sh", "-c", look, env=env).out.split()
-        seen.append(out)
-    assert int(seen[0][0]) <= int(seen[1][0]) <= int(seen[2][0])
-    assert seen[0][1:4] == seen[1][1:4] == seen[2][1:4]
-    assert len({s[4] for s in seen}) == 3
-    own_store("rm", "-f", "one", "two", "three", env=env).ok()
-    assert not qemus()
 
 
 @pytest.mark.testbed(**OPTIONS)

@@ -83,6 +83,7 @@ def removed_with(ctrd, name):
     return int(m[1]) if m else 0
 
 
+@pytest.mark.both
 def test_run(ctrd):
     r = ctrd.run("hello", "sh", "-c", "echo out; echo err >&2; uname -r; touch /made; exit 3",
                  options=("--rm",))
@@ -131,6 +132,7 @@ def check_fields(ctrd, body):
     assert (gone["pid"], gone["exit_status"], gone["exited_at"]) == (pid, 7, end["exited_at"])
 
 
+@pytest.mark.both
 def test_life_of_a_task(ctrd, detached):
     """exec, ps, pause, metrics, kill, rm; with the events of all of it in order."""
     events = Events(ctrd)

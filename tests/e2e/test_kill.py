@@ -16,7 +16,7 @@ import pytest
 
 from conftest import Caisson, vms
 
-ROUNDS = int(os.environ.get("CAISSON_KILLS", "100"))
+ROUNDS = int(os.environ.get("CAISSON_KILLS", "30"))
 AT_A_TIME = 2
 VICTIMS = ("cli", "shim", "vmm", "qemu", "interrupt")
 

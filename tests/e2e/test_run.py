@@ -39,6 +39,7 @@ def wait_for(what, seconds=30):
 
 # ---- run ----
 
+@pytest.mark.both
 def test_output_and_own_kernel(caisson):
     r = caisson.run(caisson.image, "sh", "-c", "echo hello; uname -r; echo oops >&2").ok()
     lines = r.out.splitlines()
@@ -47,11 +48,13 @@ def test_output_and_own_kernel(caisson):
     assert r.err == "oops\n"
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("code", [0, 1, 42, 255])
 def test_exit_code(caisson, code):
     assert caisson.run(caisson.image, "sh", "-c", f"exit {code}").code == code
 
 
+@pytest.mark.both
 def test_signal_is_128_plus(caisson):
     assert caisson.run(caisson.image, "sh", "-c", "sh -c 'kill -9 $$'; exit $?").code == 137
 
@@ -68,6 +71,7 @@ def test_directory_is_126(caisson):
     caisson.run(caisson.image, "/etc").fails(126, "/etc")
 
 
+@pytest.mark.both
 def test_stdin(caisson):
     data = "x" * 300000 + "\n"
     assert caisson.run("-i", caisson.image, "cat", input=data).ok().out == data
@@ -77,6 +81,7 @@ def test_stdin_is_empty_without_i(caisson):
     assert caisson.run(caisson.image, "cat", input="unread\n").ok().out == ""
 
 
+@pytest.mark.both
 def test_large_output_is_complete(caisson):
     r = caisson.run(caisson.image, "sh", "-c", "yes 0123456789 | head -c 5000000 | md5sum; "
                     "yes 0123456789 | head -c 5000000", timeout=120).ok()
@@ -141,6 +146,7 @@ def test_cpu_limit(caisson):
     assert r.out.split() == ["50000", "100000"]
 
 
+@pytest.mark.both
 def test_oom_is_137(caisson):
     r = caisson.run("-m", "32m", caisson.image, "sh", "-c",
                     "x=a; while :; do x=$x$x; done", timeout=120)
@@ -212,6 +218,7 @@ def test_cidfile_name_label(caisson, tmp_path):
     assert row["Names"] == "labelled" and row["Labels"] == {"a": "b"} and row["State"] == "exited"
 
 
+@pytest.mark.both
 def test_terminal(caisson):
     master, slave = pty.openpty()
     p = caisson.popen("run", "--rm", "-it", caisson.image, "sh", stdin=slave, stdout=slave,
@@ -324,6 +331,7 @@ def test_stop_and_rm_of_a_foreground_container(caisson):
         caisson.assert_clean()
 
 
+@pytest.mark.both
 def test_exec(caisson, detached):
     name = detached()
     r = caisson("exec", "-e", "A=b", "-w", "/tmp", "-u", "app", name, "sh", "-c",
@@ -343,6 +351,7 @@ def test_exec_needs_a_running_container(caisson):
     caisson("exec", "nobody", "true").fails(1, "no such container")
 
 
+@pytest.mark.both
 def test_logs(caisson):
     caisson("run", "--name", "talk", caisson.image, "sh", "-c",
             "for i in 1 2 3 4 5; do echo line $i; done; echo bad >&2").ok()
@@ -360,6 +369,7 @@ def test_logs_follow(caisson, detached):
     assert caisson("logs", "-f", name).ok().out == "n1\nn2\nn3\n"
 
 
+@pytest.mark.both
 def test_pause(caisson, detached):
     name = detached(command=("sh", "-c", "while :; do echo x; sleep 0.1; done"))
     caisson("pause", name).ok()
@@ -387,6 +397,7 @@ def test_inspect(caisson, detached):
     assert i["Os"] == "linux"
 
 
+@pytest.mark.both
 def test_cp(caisson, detached, tmp_path):
     name = detached()
     (tmp_path / "dir").mkdir()
@@ -404,6 +415,7 @@ def test_cp(caisson, detached, tmp_path):
     assert not list(tmp_path.glob(".caisson-cp-*"))
 
 
+@pytest.mark.both
 def test_create_then_start(caisson):
     caisson("create", "--name", "later", caisson.image, "echo", "now").ok()
     assert caisson.ps()[0]["State"] == "created" and not caisson.processes()
@@ -429,7 +441,7 @@ def test_eight_at_a_time(caisson):
 
 
 def test_runs_in_a_row(caisson):
-    for i in range(int(os.environ.get("CAISSON_RUNS", "20"))):
+    for i in range(int(os.environ.get("CAISSON_RUNS", "10"))):
         assert caisson.run(caisson.image, "echo", i).ok().out == f"{i}\n"
     caisson.assert_clean()
 
@@ -468,6 +480,7 @@ def test_help_man_completion(caisson, tmp_path):
     assert caisson("completion", "zsh").ok().out.startswith("#compdef caisson")
 
 
+@pytest.mark.both
 def test_doctor(caisson):
     r = caisson("doctor").ok()
     assert "kernel" in r.out
@@ -509,6 +522,7 @@ def config_with(caisson, tmp_path, text):
     return {"CAISSON_CONFIG": str(f)}
 
 
+@pytest.mark.qemu
 def test_root_image_on_pmem(caisson, stage, tmp_path):
     """The guest's root is the image on persistent memory, mapped and not copied; no initramfs."""
     env = config_with(caisson, tmp_path, f"  root_image: {stage}/lib/caisson/root.erofs\n")
@@ -525,5 +539,6 @@ def test_root_image_on_pmem(caisson, stage, tmp_path):
     caisson.run(caisson.image, "true", env=env).fails(125, str(short), "2 MiB")
 
 
+@pytest.mark.both
 def test_several_cpus(caisson):
     assert caisson.run("--cpus", "2", caisson.image, "nproc").ok().out == "2\n"

@@ -68,6 +68,7 @@ def output_of(t, exec_id, args, **more):
 # --- one container from start to end ---
 
 
+@pytest.mark.both
 def test_life_of_a_container(host):
     t = Task(host, "life", ["sh", "-c", "echo out; echo err >&2; hostname; exit 42"])
     assert t.address.startswith("unix://" + host.run)
@@ -395,6 +396,7 @@ def test_pod_with_one_pid_namespace(host):
     pod.finish()
 
 
+@pytest.mark.both
 def test_pod_of_two_containers(host):
     pod = Task(host, "pod", spec=pod_spec("sandbox", "pod", ["sleep", "1000"]), ns="k8s.io")
     pod.create()

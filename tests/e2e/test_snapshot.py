@@ -38,6 +38,7 @@ def facts(c, name):
     return c("exec", name, "sh", "-c", script).ok().out.split("\n")
 
 
+@pytest.mark.both
 def test_a_clone_goes_on(caisson):
     """Memory, files and processes are there; the original counts on; both are stopped as any."""
     c = caisson

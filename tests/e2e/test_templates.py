@@ -35,6 +35,7 @@ def store(own_store):
     return own_store
 
 
+@pytest.mark.both
 def test_the_first_leaves_it_and_others_use_it(own_store):
     assert not started_from(own_store)
     assert started_from(own_store)
@@ -55,6 +56,7 @@ def test_shares_of_others_are_not_in_it(own_store, tmp_path):
     assert out == ["one\n", "two\n", "one\n"]
 
 
+@pytest.mark.both
 def test_clones_differ(store):
     script = "cat /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid; head -c 16 /dev/urandom | od -tx1 -An"
     seen = set()

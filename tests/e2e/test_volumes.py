@@ -69,6 +69,7 @@ def volume(tmp_path):
     return d
 
 
+@pytest.mark.both
 def test_volume_both_ways(caisson, volume):
     r = caisson.run("-v", f"{volume}:/data", caisson.image, "sh", "-c",
                     "cat /data/file && echo from guest > /data/new && mkdir /data/d && "
@@ -153,6 +154,7 @@ def names(caisson, *args):
     return caisson("volume", "ls", "-q", *args).ok().out.split()
 
 
+@pytest.mark.both
 def test_named_volumes(caisson):
     assert caisson("volume", "create", "--label", "k=v", "data").ok().out == "data\n"
     assert caisson("volume", "create", "data").ok().out == "data\n"

@@ -1,22 +1,28 @@
 #!/usr/bin/env python3
 """Our virtio-fs device beside virtiofsd, with the same QEMU and guest kernel. Prints Markdown.
 
-Each server serves a directory of its own to a guest of its own; the guests take turns, so that a busy
-machine is busy for both. Times are the guest's, the best of ROUNDS; beside them the interrupts of
-the device, which is how often the guest had to wait, and the server's processor time.
+Each server serves a directory of its own to a guest of its own. The guests take turns, so that a busy
+machine is busy for all of them; a ratio is the median of those of the rounds. Times are the guest's. Beside
+them what does not depend on the clock: requests of the guest's kernel, counted in the queue itself, and
+interrupts of the device, which is how often the guest had to wait. There are two tables: servers as they
+come ("auto"), and each with all that it has for a directory nobody else changes ("alone": cache=always
+and gathered writes).
 
-The C virtiofsd is measured as it comes, which is without extended attributes, and with what ours always
-has: attributes and ACLs cost a question of the guest's kernel here and there.
-
-fs.py [-r ROUNDS] [-o OUR,OPTIONS] [WORKLOAD...]; CAISSON_VHOST_DEVICE names our program; runs as
-root. The Rust virtiofsd, of a newer Debian, is measured where tests/peers/get has brought it.
+fs.py [-r ROUNDS] [-m MODE] [-o OUR,OPTIONS] [-x] [WORKLOAD...]; -x adds the peers with extended attributes
+and ACLs, which ours always has: they cost a question of the guest's kernel here and there.
+CAISSON_VHOST_DEVICE names our program; runs as root. The Rust virtiofsd, of a newer Debian, is measured
+where tests/peers/get has brought it.
 """
 
 import argparse
+import json
+import mmap
 import os
 import pathlib
 import shutil
 import socket
+import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -29,18 +35,24 @@ PEERS = pathlib.Path(os.environ.get("CAISSON_PEERS", "/var/cache/caisson/peers")
 TICK = os.sysconf("SC_CLK_TCK")
 MEMORY = 1024
 
-FIO = ("fio --name=x --directory=/share --filename=big --size=32m --ioengine=psync --minimal "
-       "--direct=1 --output=/tmp/fio")
+MODES = {"auto": ([], [], []),
+         "alone": (["cache=always", "writeback"], ["-o", "cache=always,writeback"],
+                   ["--cache=always", "--writeback"])}
+
+FIO = "fio --name=x --directory=/share --filename=big --size=32m --ioengine=psync --minimal --output=/tmp/fio"
 # fio's own start takes longer than its work: fields of its terse output, the reads' and the writes' time
 TIME = "&& cut -d ';' -f 9,50 /tmp/fio > /tmp/ms"
 # name, command of the guest, is it a matter of many small operations
 WORKLOADS = {
-    f"fio {kind} {size}": (f"{FIO} --rw={rw} --bs={size} --io_size={total} {TIME}", size == "4k")
+    f"fio {kind} {size}": (f"{FIO} --direct=1 --rw={rw} --bs={size} --io_size={total} {TIME}", size == "4k")
     for kind, rw in [("sequential read", "read"), ("random read", "randread"),
                      ("sequential write", "write"), ("random write", "randwrite")]
-    for size, total in [("4k", "8m"), ("64k", "32m"), ("1m", "64m")]
+    for size, total in [("4k", "4m"), ("64k", "32m"), ("1m", "64m")]
 }
 WORKLOADS |= {
+    "fio through the page cache: sequential read 4k": (f"{FIO} --rw=read --bs=4k --io_size=16m {TIME}", True),
+    "fio through the page cache: random write 4k": (
+        f"{FIO} --rw=randwrite --bs=4k --io_size=8m --end_fsync=1 {TIME}", True),
     "2000 appends of 512 bytes": ("append 2000 512 /share/log", True),
     "find over 100,000 files": ("find /share/many | wc -l > /dev/null", True),
     "tar x of a source tree": ("rm -rf /share/out && mkdir /share/out && "
@@ -51,22 +63,27 @@ WORKLOADS |= {
 PREPARE = {"tar x of a source tree": "rm -rf /share/out"}
 
 
-def fill(d):
-    """The tree that both servers share, once each."""
-    (d / "many").mkdir()
-    for i in range(1000):
+def fill(d, names):
+    """The tree that a server shares, of what the workloads want."""
+    def wanted(word):
+        return any(word in WORKLOADS[n][0] for n in names)
+    for i in range(1000 if wanted("/many") else 0):
         sub = d / f"many/{i}"
-        sub.mkdir()
+        sub.mkdir(parents=True)
+        at = os.open(sub, os.O_PATH)
         for k in range(100):
-            (sub / f"file-{k}").touch()
+            os.close(os.open(f"file-{k}", os.O_CREAT | os.O_WRONLY, dir_fd=at))
+        os.close(at)
     (d / "small").mkdir()
-    for i in range(2000):
+    for i in range(2000 if wanted("/small") else 0):
         (d / f"small/{i}").write_text("x" * 1000)
     with open(d / "big", "wb") as f:
         f.write(os.urandom(32 << 20))
-    subprocess.run(["git", "-C", TOP, "archive", "-o", d / "tree.tar", "HEAD"], check=True)
-    subprocess.run(["git", "clone", "-q", "--no-hardlinks", TOP, d / "repo"], check=True,
-                   stderr=subprocess.DEVNULL)
+    if wanted("tree.tar"):
+        subprocess.run(["git", "-C", TOP, "archive", "-o", d / "tree.tar", "HEAD"], check=True)
+    if wanted("/repo"):
+        subprocess.run(["git", "clone", "-q", "--no-hardlinks", TOP, d / "repo"], check=True,
+                       stderr=subprocess.DEVNULL)
 
 
 def libraries(path):
@@ -135,6 +152,7 @@ class Guest:
              "-object", f"memory-backend-memfd,id=mem,size={MEMORY}M,share=on",
              "-machine", "memory-backend=mem", "-global", "virtio-mmio.force-legacy=false",
              "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+             "-qmp", f"unix:{base}/qmp,server=on,wait=off",
              "-chardev", f"file,id=con,path={base}/console",
              "-device", "virtio-serial-device", "-device", "virtconsole,chardev=con",
              "-chardev", f"socket,id=c0,path={base}/vsock.vu",
@@ -146,6 +164,32 @@ class Guest:
         conn.settimeout(600)
         self.control = conn.makefile("rw")
         assert self.control.readline() == "hello\n"
+        self.find_queue()
+
+    def find_queue(self):
+        """Where the request queue's avail ring is: the guest's memory is a file."""
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(f"{self.base}/qmp")
+            f = s.makefile("rw")
+
+            def ask(command, **args):
+                f.write(json.dumps({"execute": command, "arguments": args}) + "\n")
+                f.flush()
+                while "return" not in (answer := json.loads(f.readline())):
+                    if "error" in answer:
+                        raise RuntimeError(answer)
+                return answer["return"]
+            f.readline()
+            ask("qmp_capabilities")
+            path = [d["path"] for d in ask("x-query-virtio") if "fs" in d["name"]][0]
+            self.avail = ask("x-query-virtio-queue-status", path=path, queue=1)["vring-avail"]
+        for fd in pathlib.Path(f"/proc/{self.qemu.pid}/fd").iterdir():
+            if "memory-backend-memfd" in os.readlink(fd):
+                with open(fd, "rb") as m:
+                    self.ram = mmap.mmap(m.fileno(), MEMORY << 20, prot=mmap.PROT_READ)
+
+    def requests(self):
+        return struct.unpack_from("<H", self.ram, self.avail + 2)[0]
 
     def tree(self):
         """The server's processes: virtiofsd serves from a child."""
@@ -186,12 +230,13 @@ class Guest:
         return int(us), int(irqs)
 
     def measure(self, workload):
+        """Seconds in the guest, seconds of the server's processor time, requests (up to 65,535), interrupts."""
         if workload in PREPARE:
             self(PREPARE[workload])
         self("sync; echo 3 > /proc/sys/vm/drop_caches")
-        before = self.cpu()
+        cpu, asked = self.cpu(), self.requests()
         us, irqs = self(WORKLOADS[workload][0])
-        return us, irqs, self.cpu() - before
+        return us / 1e6, self.cpu() - cpu, (self.requests() - asked) % 65536, irqs
 
     def close(self):
         for p in [self.qemu, self.server, self.vsock]:
@@ -211,73 +256,81 @@ def rust_peer():
             str(root / "usr/lib/x86_64-linux-gnu"), str(root / "usr/libexec/virtiofsd")]
 
 
-def peers():
+def peers(mode, attributes):
+    """Names and commands."""
+    _, c_mode, rust_mode = MODES[mode]
     found = []
     if C_PEER.exists():
-        c = [str(C_PEER), "--socket-path={socket}", "-o", "source={share}"]
+        c = [str(C_PEER), "--socket-path={socket}", "-o", "source={share}", *c_mode]
         found += [("C virtiofsd", c), ("C virtiofsd -o xattr,posix_acl", [*c, "-o", "xattr,posix_acl"])]
     else:
         print("C virtiofsd: skipped, install qemu-system-common.\n")
     rust = rust_peer()
     if rust:
-        rust += ["--socket-path={socket}", "--shared-dir={share}", "--log-level=error"]
-        found += [("Rust virtiofsd", rust), ("Rust virtiofsd --xattr", [*rust, "--xattr", "--posix-acl"])]
+        rust += ["--socket-path={socket}", "--shared-dir={share}", "--log-level=error", *rust_mode]
+        found += [("Rust virtiofsd", rust), ("Rust virtiofsd --xattr --posix-acl", [*rust, "--xattr", "--posix-acl"])]
     else:
         print("Rust virtiofsd: skipped, run tests/peers/get.\n")
-    return found
+    return found if attributes else found[::2]
+
+
+def row(guests, workload, rounds):
+    runs = [[g.measure(workload) for g in guests] for _ in range(rounds)]
+    text = f"| {workload} | {1.5 if WORKLOADS[workload][1] else 1.0} |"
+    for i in range(len(guests)):
+        ms, cpu, asked, irqs = [statistics.median(r[i][k] for r in runs) for k in range(4)]
+        text += f" {ms * 1000:.0f} | {cpu * 1000:.0f} | {asked:.0f} | {irqs:.0f} |"
+        if i > 0:
+            text += f" **{statistics.median(r[i][0] / r[0][0] for r in runs):.2f}** |"
+    print(text, flush=True)
 
 
 def table(guests, names, rounds):
-    ours, others = guests[0], guests[1:]
-    print("| | bar | ours: ms | server's CPU, ms | interrupts |" + "".join(
-        f" {g.name}: ms | server's CPU, ms | interrupts | ratio |" for g in others))
-    print("|---|---|" + "---:|" * (3 + 4 * len(others)))
+    columns = "ms | CPU, ms | requests | interrupts |"
+    print("| | bar |" + "".join(f" {g.name}: {columns}" + (" ratio |" if i else "")
+                                for i, g in enumerate(guests)))
+    print("|---|---|" + "---:|" * (4 + 5 * (len(guests) - 1)))
     for w in names:
-        runs = {g.name: [] for g in guests}
-        for _ in range(rounds):
-            for g in guests:
-                runs[g.name].append(g.measure(w))
+        row(guests, w, rounds)
+    print("\n| after all of it | " + " | ".join(g.name for g in guests) + " |")
+    print("|---|" + "---:|" * len(guests))
+    print("| memory of its own, KiB | " + " | ".join(str(g.memory()) for g in guests) + " |")
+    print("| open descriptors | " + " | ".join(str(g.fds()) for g in guests) + " |", flush=True)
 
-        def best(g, runs=runs):
-            return min(r[0] for r in runs[g.name]) / 1000, min(r[2] for r in runs[g.name]) * 1000, \
-                min(r[1] for r in runs[g.name])
-        ms, cpu, irqs = best(ours)
-        row = f"| {w} | {1.5 if WORKLOADS[w][1] else 1.0} | {ms:.0f} | {cpu:.0f} | {irqs} |"
-        for g in others:
-            pms, pcpu, pirqs = best(g)
-            row += f" {pms:.0f} | {pcpu:.0f} | {pirqs} | {pms / ms:.2f} |"
-        print(row, flush=True)
+
+def compare(mode, args, names):
+    guests = []
+    print(f"\n### {mode}\n")
+    with tempfile.TemporaryDirectory(prefix="caisson-bench-fs-", dir="/var/tmp") as tmp:
+        tmp = pathlib.Path(tmp)
+        initrd = build_initrd(tmp)
+        ours = [str(find_device()), "--socket", "{socket}", "fs", "{share}", *MODES[mode][0],
+                *filter(None, args.ours.split(","))]
+        try:
+            for i, (name, argv) in enumerate([("ours", ours), *peers(mode, args.attributes)]):
+                base = tmp / str(i)
+                (base / "share").mkdir(parents=True)
+                fill(base / "share", names)
+                guests.append(Guest(name, base, initrd, argv, 10 + i))
+            table(guests, names, args.rounds)
+        finally:
+            for g in guests:
+                g.close()
 
 
 def main():
     ap = argparse.ArgumentParser()
-    ap.add_argument("-r", "--rounds", type=int, default=3)
+    ap.add_argument("-r", "--rounds", type=int, default=2)
+    ap.add_argument("-m", "--mode", choices=MODES)
     ap.add_argument("-o", "--ours", default="")
+    ap.add_argument("-x", "--attributes", action="store_true")
     ap.add_argument("workloads", nargs="*")
     args = ap.parse_args()
     names = [w for w in WORKLOADS if not args.workloads or any(a in w for a in args.workloads)]
     if not KERNEL.exists():
         sys.exit("fs.py: no guest kernel")
-    guests = []
-    with tempfile.TemporaryDirectory(prefix="caisson-bench-fs-", dir="/var/tmp") as tmp:
-        tmp = pathlib.Path(tmp)
-        initrd = build_initrd(tmp)
-        ours = [str(find_device()), "--socket", "{socket}", "fs", "{share}",
-                *filter(None, args.ours.split(","))]
-        try:
-            for i, (name, argv) in enumerate([("ours", ours), *peers()]):
-                base = tmp / str(i)
-                (base / "share").mkdir(parents=True)
-                fill(base / "share")
-                guests.append(Guest(name, base, initrd, argv, 10 + i))
-            table(guests, names, args.rounds)
-            print("\n| after all of it | " + " | ".join(g.name for g in guests) + " |")
-            print("|---|" + "---:|" * len(guests))
-            print("| memory of its own, KiB | " + " | ".join(str(g.memory()) for g in guests) + " |")
-            print("| open descriptors | " + " | ".join(str(g.fds()) for g in guests) + " |")
-        finally:
-            for g in guests:
-                g.close()
+    for mode in [args.mode] if args.mode else MODES:
+        compare(mode, args, names)
 
 
 if __name__ == "__main__":

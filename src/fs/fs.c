@@ -62,6 +62,7 @@ int fs_export_new(const struct fs_config *config, struct fs_export **ret_fs, str
 	fs->proc_fd = -1;
 	list_init(&fs->idle);
 	list_init(&fs->mounts);
+	list_init(&fs->kept);
 	(void)pthread_mutex_init(&fs->lock, NULL);
 	(void)pthread_mutex_init(&fs->lock_table, NULL);
 	r = configure(fs, config, err);
@@ -107,6 +108,8 @@ void fs_export_stats(struct fs_export *fs, struct fs_stats *ret_stats)
 	(void)pthread_mutex_lock(&fs->lock);
 	*ret_stats = (struct fs_stats){ .inodes = fs->n_nodes, .files = fs->n_files,
 					.fds = fs->n_fds };
+	for (unsigned i = 0; i < FS_STATS_OPCODES; i++)
+		ret_stats->requests[i] = __atomic_load_n(&fs->requests[i], __ATOMIC_RELAXED);
 	(void)pthread_mutex_unlock(&fs->lock);
 }
 

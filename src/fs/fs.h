@@ -105,10 +105,13 @@ __must_check int fs_export_new(const struct fs_config *config, struct fs_export 
 /* After all its workers. */
 void fs_export_free(struct fs_export *fs);
 
+#define FS_STATS_OPCODES 64u
+
 struct fs_stats {
 	size_t inodes;   /* that the guest knows */
 	size_t files;    /* that it has open */
 	size_t fds;      /* that we hold for it */
+	uint64_t requests[FS_STATS_OPCODES]; /* by FUSE opcode */
 };
 void fs_export_stats(struct fs_export *fs, struct fs_stats *ret_stats);
 

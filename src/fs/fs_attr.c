@@ -196,7 +196,8 @@ static int set_size(struct fs_req *req, const struct fs_node *node,
 
 	if (in->size > INT64_MAX)
 		return -EFBIG;
-	if ((in->valid & FATTR_FH) && fs_req_file(req, in->fh, false, &h) == 0 && h->node != node)
+	if (fs_req_open(req, req->hdr.nodeid, in->valid & FATTR_FH ? in->fh : 0, true, &h) == 0 &&
+	    h->node != node)
 		h = NULL;
 	if (!h) {
 		fd = fs_node_open(req->fs, node, O_WRONLY);

@@ -25,8 +25,11 @@ ssize_t fs_op_opendir(struct fs_req *req)
 	struct fuse_open_out out = { 0 };
 	const struct fs_node *node;
 	ssize_t n;
-	int fd, r = fs_req_dir(req, &node);
+	int fd, r;
 
+	if (req->fs->agreed & FUSE_NO_OPENDIR_SUPPORT)
+		return -ENOSYS;
+	r = fs_req_dir(req, &node);
 	if (r < 0)
 		return r;
 	fd = fs_node_open(req->fs, node, O_RDONLY | O_DIRECTORY);
@@ -97,8 +100,10 @@ static ssize_t read_entries(struct fs_req *req, struct fs_file *h, const struct 
 
 		if (n < 0)
 			return used > 0 ? (ssize_t)used : -errno;
-		if (n == 0)
+		if (n == 0) {
+			h->at_end = used == 0;
 			return (ssize_t)used;
+		}
 		while (at < n) {
 			const struct dirent64 *de = (const void *)(dents.buf + at);
 			ssize_t k = put_entry(req->fs, h->node, de, plus, req->reply + used,
@@ -127,7 +132,7 @@ static ssize_t read_dir(struct fs_req *req, bool plus)
 	int r = fs_take_args(req, &in, sizeof(in));
 
 	if (r == 0)
-		r = fs_req_file(req, in.fh, true, &h);
+		r = fs_req_opendir(req, in.fh, in.offset, &h);
 	if (r < 0)
 		return r;
 	/* The descriptor has one position; a node with open files keeps its descriptor. */
@@ -164,7 +169,7 @@ ssize_t fs_op_fsyncdir(struct fs_req *req)
 	int r = fs_take_args(req, &in, sizeof(in));
 
 	if (r == 0)
-		r = fs_req_file(req, in.fh, true, &h);
+		r = fs_req_opendir(req, in.fh, 0, &h);
 	if (r < 0)
 		return r;
 	return fsync(h->fd) < 0 ? -errno : 0;

@@ -34,6 +34,9 @@ static int open_flags(const struct fs_export *fs, uint32_t flags)
 			f = (f & ~O_ACCMODE) | O_RDWR;
 		f &= ~O_APPEND;
 	}
+	/* One descriptor for whoever has the file open: each write says what it wants. */
+	if (fs->agreed & FUSE_NO_OPEN_SUPPORT)
+		f = O_RDWR;
 	return f;
 }
 
@@ -109,6 +112,9 @@ ssize_t fs_op_open(struct fs_req *req)
 
 	if (r == 0)
 		r = fs_req_node(req, req->hdr.nodeid, &node);
+	/* The guest's kernel does not ask again, and sees to O_TRUNC itself. */
+	if (r == 0 && (req->fs->agreed & FUSE_NO_OPEN_SUPPORT))
+		return -ENOSYS;
 	if (r == 0)
 		r = open_node(req, node, in.flags, in.open_flags & FUSE_OPEN_KILL_SUIDGID, &out.fh);
 	if (r < 0)
@@ -145,13 +151,16 @@ static ssize_t reply_made(struct fs_req *req, const struct fs_node *dir, int fd_
 	struct fs_fd_name self = fs_fd_name(fd);
 	struct fuse_entry_out entry;
 	struct fs_found found;
-	uint64_t fh;
+	uint64_t fh = 0;
 	int path_fd = openat(req->fs->proc_fd, self.s, O_PATH | O_CLOEXEC);
 	int r = path_fd < 0 ? -errno : fs_node_take(req->fs, path_fd, &found);
 
 	if (r < 0)
 		return r;
-	r = fs_file_new(req->fs, take_fd(&fd), false, found.id, &fh);
+	if (req->fs->agreed & FUSE_NO_OPEN_SUPPORT)
+		r = fs_kept_new(req, found.id, take_fd(&fd));
+	else
+		r = fs_file_new(req->fs, take_fd(&fd), false, found.id, &fh);
 	if (r < 0) {
 		fs_node_forget(req->fs, found.id, 1);
 		return r;
@@ -166,13 +175,13 @@ static ssize_t open_existing(struct fs_req *req, const struct fs_node *dir, cons
 {
 	struct fuse_entry_out entry;
 	const struct fs_node *node;
-	uint64_t fh;
+	uint64_t fh = 0;
 	int r = fs_lookup_at(req->fs, dir, name, &entry);
 
 	if (r < 0)
 		return r;
 	r = fs_req_node(req, entry.nodeid, &node);
-	if (r == 0)
+	if (r == 0 && !(node->type == S_IFREG && (req->fs->agreed & FUSE_NO_OPEN_SUPPORT)))
 		r = open_node(req, node, in->flags, in->open_flags & FUSE_OPEN_KILL_SUIDGID, &fh);
 	if (r < 0) {
 		fs_node_forget(req->fs, entry.nodeid, 1);
@@ -244,7 +253,7 @@ ssize_t fs_op_read(struct fs_req *req)
 	int r = fs_take_args(req, &in, sizeof(in));
 
 	if (r == 0)
-		r = fs_req_file(req, in.fh, false, &h);
+		r = fs_req_open(req, req->hdr.nodeid, in.fh, false, &h);
 	if (r < 0)
 		return r;
 	if (fs_bad_range(in.offset, in.size) || req->n_in > req->worker->n_segs)
@@ -268,7 +277,7 @@ ssize_t fs_op_write(struct fs_req *req)
 	int r = fs_take_args(req, &in, sizeof(in));
 
 	if (r == 0)
-		r = fs_req_file(req, in.fh, false, &h);
+		r = fs_req_open(req, req->hdr.nodeid, in.fh, true, &h);
 	if (r < 0)
 		return r;
 	if (fs_bad_range(in.offset, in.size) || req->n_out > req->worker->n_segs ||
@@ -284,6 +293,9 @@ ssize_t fs_op_write(struct fs_req *req)
 	if (n < 0)
 		return -errno;
 	fs_drop_mapped_caps(req, h->node->fd);
+	if (h->implicit && (in.flags & O_DSYNC) &&
+	    ((in.flags & O_SYNC) == O_SYNC ? fsync(h->fd) : fdatasync(h->fd)) < 0)
+		return -errno;
 	out.size = (uint32_t)n;
 	return fs_put(req, &out, sizeof(out));
 }
@@ -305,7 +317,7 @@ ssize_t fs_op_fsync(struct fs_req *req)
 	int r = fs_take_args(req, &in, sizeof(in));
 
 	if (r == 0)
-		r = fs_req_file(req, in.fh, false, &h);
+		r = fs_req_open(req, req->hdr.nodeid, in.fh, false, &h);
 	if (r < 0)
 		return r;
 	r = in.fsync_flags & FUSE_FSYNC_FDATASYNC ? fdatasync(h->fd) : fsync(h->fd);
@@ -319,7 +331,7 @@ ssize_t fs_op_fallocate(struct fs_req *req)
 	int r = fs_take_args(req, &in, sizeof(in));
 
 	if (r == 0)
-		r = fs_req_file(req, in.fh, false, &h);
+		r = fs_req_open(req, req->hdr.nodeid, in.fh, true, &h);
 	if (r < 0)
 		return r;
 	if (fs_bad_range(in.offset, in.length))
@@ -339,7 +351,7 @@ ssize_t fs_op_lseek(struct fs_req *req)
 	int r = fs_take_args(req, &in, sizeof(in));
 
 	if (r == 0)
-		r = fs_req_file(req, in.fh, false, &h);
+		r = fs_req_open(req, req->hdr.nodeid, in.fh, false, &h);
 	if (r < 0)
 		return r;
 	/* Nothing here uses the position, so moving it does no harm. */
@@ -362,9 +374,9 @@ ssize_t fs_op_copy_file_range(struct fs_req *req)
 	int r = fs_take_args(req, &in, sizeof(in));
 
 	if (r == 0)
-		r = fs_req_file(req, in.fh_in, false, &from);
+		r = fs_req_open(req, req->hdr.nodeid, in.fh_in, false, &from);
 	if (r == 0)
-		r = fs_req_file(req, in.fh_out, false, &to);
+		r = fs_req_open(req, in.nodeid_out, in.fh_out, true, &to);
 	if (r < 0)
 		return r;
 	if (fs_bad_range(in.off_in, in.len) || fs_bad_range(in.off_out, in.len))

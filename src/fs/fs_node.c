@@ -133,6 +133,7 @@ static void node_rest(struct fs_export *fs, struct fs_node *node)
 		return;
 	}
 	list_remove(&node->idle);
+	fs_kept_drop(fs, node);
 	unlink_node(fs, node);
 	table_remove(&fs->nodes, node->id);
 	fs_handle_drop(fs, node);
@@ -182,10 +183,10 @@ static int node_new(struct fs_export *fs, int *fd, uint64_t mount, const struct 
 		    struct fs_node **ret_node)
 {
 	struct fs_node *node;
-	int r;
+	int r = fs_room_for_fd(fs);
 
-	if (fs->n_fds >= fs->max_fds)
-		return -ENFILE;
+	if (r < 0)
+		return r;
 	node = calloc(1, sizeof(*node));
 	if (!node)
 		return -ENOMEM;
@@ -291,14 +292,14 @@ int fs_nodes_init(struct fs_export *fs, int root_fd)
 
 /* --- open files --- */
 
-/* With the lock held. */
-static void file_unref(struct fs_export *fs, struct fs_file *h)
+void fs_file_unref(struct fs_export *fs, struct fs_file *h)
 {
 	if (--h->refs > 0)
 		return;
 	close(h->fd);
 	fs->n_fds--;
-	node_unref(fs, h->node);
+	if (!h->implicit)
+		node_unref(fs, h->node);
 	(void)pthread_mutex_destroy(&h->pos_lock);
 	free(h);
 }
@@ -312,7 +313,9 @@ int fs_file_new(struct fs_export *fs, int fd_in, bool is_dir, uint64_t node, uin
 	if (!h)
 		return -ENOMEM;
 	lock(fs);
-	r = fs->n_fds >= fs->max_fds ? -ENFILE : node_ref(fs, node, &h->node);
+	r = fs_room_for_fd(fs);
+	if (r == 0)
+		r = node_ref(fs, node, &h->node);
 	if (r == 0) {
 		r = table_add(&fs->handles, h, ret_fh);
 		if (r < 0)
@@ -339,7 +342,7 @@ static void file_forget(struct fs_export *fs, uint64_t fh)
 
 	table_remove(&fs->handles, fh);
 	fs->n_files--;
-	file_unref(fs, h);
+	fs_file_unref(fs, h);
 }
 
 void fs_file_release(struct fs_export *fs, uint64_t fh, bool is_dir)
@@ -351,6 +354,15 @@ void fs_file_release(struct fs_export *fs, uint64_t fh, bool is_dir)
 	if (h && h->is_dir == is_dir)
 		file_forget(fs, fh);
 	unlock(fs);
+}
+
+int fs_room_for_fd(struct fs_export *fs)
+{
+	while (fs->n_fds >= fs->max_fds) {
+		if (!fs_kept_evict(fs))
+			return -ENFILE;
+	}
+	return 0;
 }
 
 int fs_count_fds(struct fs_export *fs, int n)
@@ -423,8 +435,14 @@ void fs_req_end(struct fs_req *req)
 	if (req->n_files == 0 && req->n_nodes == 0)
 		return;
 	lock(req->fs);
-	while (req->n_files > 0)
-		file_unref(req->fs, req->files[--req->n_files]);
+	while (req->n_files > 0) {
+		struct fs_file *h = req->files[--req->n_files];
+
+		if (h->implicit && h->is_dir)
+			fs_kept_put(req->fs, h);
+		else
+			fs_file_unref(req->fs, h);
+	}
 	while (req->n_nodes > 0)
 		node_unref(req->fs, req->nodes[--req->n_nodes]);
 	unlock(req->fs);
@@ -437,6 +455,8 @@ void fs_nodes_clear(struct fs_export *fs)
 		if (fs->handles.slot[i])
 			file_forget(fs, i);
 	}
+	while (fs_kept_evict(fs))
+		;
 	for (size_t i = FS_ROOT_ID + 1; i < fs->nodes.n_slots; i++) {
 		struct fs_node *node = fs->nodes.slot[i];
 

@@ -49,6 +49,7 @@ struct fs_node {
 	struct fs_handle *handle; /* while fd is -1 */
 	struct list idle;      /* in fs_export.idle while its descriptor may be put away */
 	struct fs_lock *locks; /* of the guest, under lock_table */
+	struct fs_file *kept;  /* its descriptors of fs_kept.c, the last put first */
 	/* What the file was when the guest last opened it; 0: not known, or too recent to tell. */
 	int64_t seen_ctime_ns;
 	off_t seen_size;
@@ -59,9 +60,15 @@ struct fs_file {
 	int fd;
 	bool is_dir;
 	unsigned refs;         /* the table's, requests' */
-	struct fs_node *node;  /* holds a reference */
+	struct fs_node *node;  /* holds a reference; if implicit, whoever uses the file has one */
 	pthread_mutex_t pos_lock; /* held while a directory is read */
 	off_t dir_pos;         /* where the directory's descriptor stands */
+	/* Of fs_kept.c. */
+	bool implicit;         /* in no table, the guest does not know of it */
+	bool writable;
+	bool at_end;           /* a directory read to its end */
+	struct fs_file *next;  /* same node */
+	struct list kept;
 };
 
 /* A table of things by number; freed numbers are used again. Number 0 is never given out. */
@@ -97,10 +104,13 @@ struct fs_export {
 	size_t n_buckets, n_nodes, n_files;
 	struct list idle;      /* used last at the end */
 	struct list mounts;    /* struct fs_mount, fs_handle.c */
+	struct list kept;      /* fs_kept.c; used last at the front */
+	unsigned n_kept;
 
 	pthread_mutex_t lock_table;
 	void (*on_unlock)(void *ctx); /* lock_table */
 	void *on_unlock_ctx;
+	uint64_t requests[FS_STATS_OPCODES];    /* atomic */
 	uint64_t interrupts[FS_MAX_INTERRUPTS]; /* lock_table; 0: none */
 	unsigned next_interrupt;
 };
@@ -118,6 +128,7 @@ struct fs_worker {
 	uid_t own_uid, uid;    /* uid, gid: for the file system, at this moment */
 	gid_t own_gid, gid;
 	mode_t umask;
+	bool overrides;        /* CAP_DAC_OVERRIDE: opens whatever the guest's kernel lets it */
 	bool has_fsetid, no_fsetid; /* CAP_FSETID: permitted; given up for this moment */
 	uint32_t caps[2];      /* effective, with it */
 };
@@ -177,6 +188,10 @@ __must_check int fs_node_open(struct fs_export *fs, const struct fs_node *node, 
 __must_check int fs_file_new(struct fs_export *fs, int fd, bool is_dir, uint64_t node,
 			     uint64_t *ret_fh);
 void fs_file_release(struct fs_export *fs, uint64_t fh, bool is_dir);
+/* With fs_export.lock held. */
+void fs_file_unref(struct fs_export *fs, struct fs_file *h);
+/* With fs_export.lock held: whether another descriptor may be had, for which a kept one may go. -ENFILE. */
+__must_check int fs_room_for_fd(struct fs_export *fs);
 /* For descriptors held beside nodes and files. -ENFILE; given back with a negative @n. */
 __must_check int fs_count_fds(struct fs_export *fs, int n);
 
@@ -195,6 +210,21 @@ __must_check int fs_handle_open(struct fs_export *fs, struct fs_node *node);
 /* Whether @fd is the very file that @node, which has no descriptor, was. */
 bool fs_handle_is(const struct fs_node *node, int fd);
 void fs_handle_drop(struct fs_export *fs, struct fs_node *node);
+
+/* --- fs_kept.c --- */
+
+/* As fs_req_file(), but if the guest does not open files (@fh is 0) it is the one of node @id. */
+__must_check int fs_req_open(struct fs_req *req, uint64_t id, uint64_t fh, bool writable,
+			     struct fs_file **ret_file);
+/* The request's directory, best where its descriptor stands at @pos. */
+__must_check int fs_req_opendir(struct fs_req *req, uint64_t fh, uint64_t pos,
+				struct fs_file **ret_file);
+/* A descriptor for both (taken) of a file just made, to be kept. */
+__must_check int fs_kept_new(struct fs_req *req, uint64_t id, int fd);
+/* With fs_export.lock held; a reference goes to the books. */
+void fs_kept_put(struct fs_export *fs, struct fs_file *h);
+void fs_kept_drop(struct fs_export *fs, struct fs_node *node);
+bool fs_kept_evict(struct fs_export *fs);
 
 /* --- fs_worker.c --- */
 

@@ -64,7 +64,7 @@ ssize_t fs_put(struct fs_req *req, const void *data, size_t len)
 
 /* --- operations about the session --- */
 
-static uint64_t wanted_features(const struct fs_export *fs)
+static uint64_t wanted_features(const struct fs_export *fs, const struct fs_worker *worker)
 {
 	uint64_t want = FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_ATOMIC_O_TRUNC |
 			FUSE_AUTO_INVAL_DATA | FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO |
@@ -72,6 +72,15 @@ static uint64_t wanted_features(const struct fs_export *fs)
 			FUSE_CACHE_SYMLINKS | FUSE_HANDLE_KILLPRIV_V2 | FUSE_SETXATTR_EXT |
 			FUSE_INIT_EXT | FS_DIRECT_IO_ALLOW_MMAP;
 
+	/*
+	 * An open tells us nothing where nobody else changes the directory. What would have to be known of
+	 * one: whose locks it has, O_DIRECT, and that a file without a name may not be put away.
+	 */
+	if (fs->cache == FS_CACHE_ALWAYS && worker->overrides && !fs->locks && !fs->direct_io &&
+	    !fs->file_handles) {
+		want |= FUSE_NO_OPEN_SUPPORT | FUSE_NO_OPENDIR_SUPPORT;
+		want &= ~(uint64_t)FUSE_ATOMIC_O_TRUNC;
+	}
 	if (fs->submounts)
 		want |= FUSE_SUBMOUNTS;
 	if (fs->locks)
@@ -105,7 +114,10 @@ static ssize_t op_init(struct fs_req *req)
 			return r;
 		offered |= (uint64_t)in.flags2 << 32;
 	}
-	agreed = wanted_features(fs) & offered;
+	agreed = wanted_features(fs, req->worker) & offered;
+	/* Only a kernel that can leave out OPEN sees to O_TRUNC. */
+	if (!(agreed & FUSE_NO_OPEN_SUPPORT))
+		agreed |= FUSE_ATOMIC_O_TRUNC & offered;
 	fs_reset(fs);
 	(void)pthread_mutex_lock(&fs->lock);
 	fs->agreed = agreed;
@@ -258,6 +270,8 @@ size_t fs_handle(struct fs_worker *worker, const struct iovec *out, size_t n_out
 	req.args_len = iov_to_buf(out, n_out, sizeof(req.hdr), worker->args, want);
 	worker->args[req.args_len] = '\0';
 	req.in_len = iov_total(in, n_in);
+	if (req.hdr.opcode < FS_STATS_OPCODES)
+		(void)__atomic_fetch_add(&req.fs->requests[req.hdr.opcode], 1, __ATOMIC_RELAXED);
 	switch (req.hdr.opcode) {
 	case FUSE_FORGET:
 		forget(&req);

@@ -53,6 +53,7 @@ static void read_caps(struct fs_worker *w)
 	w->caps[0] = data[0].effective;
 	w->caps[1] = data[1].effective;
 	w->has_fsetid = data[0].effective & 1u << CAP_FSETID;
+	w->overrides = data[0].effective & 1u << CAP_DAC_OVERRIDE;
 }
 
 static void set_fsetid(const struct fs_worker *w, bool on)

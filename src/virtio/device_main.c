@@ -83,6 +83,9 @@ static int fs_option(struct fs_config *c, const char *o, uint32_t *queues, struc
 	return r < 0 ? error_set(err, r, "unknown option '%s'", o) : 0;
 }
 
+/* The one that the device serves, if it is a file system. */
+static struct fs_export *served;
+
 static int new_fs(int argc, char **argv, struct virtio_dev **ret_dev, struct error *err)
 {
 	struct fs_config config = { 0 };
@@ -103,7 +106,10 @@ static int new_fs(int argc, char **argv, struct virtio_dev **ret_dev, struct err
 	if (config.root_fd < 0)
 		return error_errno(err, -errno, "open %s", argv[1]);
 	r = fs_export_new(&config, &fs, err);
-	return r < 0 ? r : fs_dev_new(fs, queues, NULL, ret_dev, err);
+	if (r < 0)
+		return r;
+	served = fs;
+	return fs_dev_new(fs, queues, NULL, ret_dev, err);
 }
 
 static int open_tap(const char *name, bool multi_queue)
@@ -169,6 +175,20 @@ static int new_device(int argc, char **argv, struct virtio_dev **ret_dev, struct
 				       "stream SOCKET MAC | fs DIR [OPTION...]");
 }
 
+/* How many requests there were so far, "OPCODE:COUNT ...". */
+static void print_requests(void)
+{
+	struct fs_stats stats;
+
+	fs_export_stats(served, &stats);
+	for (unsigned i = 0; i < FS_STATS_OPCODES; i++) {
+		if (stats.requests[i] > 0)
+			(void)printf("%u:%llu ", i, (unsigned long long)stats.requests[i]);
+	}
+	(void)printf("\n");
+	(void)fflush(stdout);
+}
+
 static void command(struct virtio_dev *dev, bool is_blk, char *line)
 {
 	struct blk_source *src = NULL;
@@ -176,6 +196,8 @@ static void command(struct virtio_dev *dev, bool is_blk, char *line)
 	char *word = strtok(line, " \n"), *path = strtok(NULL, " \n"), *serial;
 	int r;
 
+	if (word && served && str_eq(word, "requests"))
+		print_requests();
 	if (!word || !is_blk)
 		return;
 	serial = strtok(NULL, " \n");

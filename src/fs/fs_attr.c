@@ -9,6 +9,9 @@
 #include "base/cleanup.h"
 #include "fs/fs_priv.h"
 
+/* A file in the window takes 2 MiB of it: smaller ones are better read. */
+#define DAX_MIN_SIZE 65536
+
 /* The kernel's 32-bit form of a device number. */
 static uint32_t rdev_of(dev_t d)
 {
@@ -46,7 +49,7 @@ int fs_stat(int fd, struct stat *ret_st, uint64_t *ret_mount)
 	return 0;
 }
 
-void fs_fill_attr(const struct stat *st, struct fuse_attr *attr)
+void fs_fill_attr(const struct fs_export *fs, const struct stat *st, struct fuse_attr *attr)
 {
 	*attr = (struct fuse_attr){
 		.ino = st->st_ino,
@@ -65,6 +68,8 @@ void fs_fill_attr(const struct stat *st, struct fuse_attr *attr)
 		.rdev = rdev_of(st->st_rdev),
 		.blksize = (uint32_t)st->st_blksize,
 	};
+	if ((fs->agreed & FUSE_HAS_INODE_DAX) && S_ISREG(st->st_mode) && st->st_size >= DAX_MIN_SIZE)
+		attr->flags |= FUSE_ATTR_DAX;
 }
 
 void fs_fill_entry(const struct fs_export *fs, const struct fs_found *found, uint64_t parent_mount,
@@ -76,7 +81,7 @@ void fs_fill_entry(const struct fs_export *fs, const struct fs_found *found, uin
 		.entry_valid = fs->timeout_s,
 		.attr_valid = fs->timeout_s,
 	};
-	fs_fill_attr(&found->st, &entry->attr);
+	fs_fill_attr(fs, &found->st, &entry->attr);
 	/*
 	 * The guest makes it a mount of its own: inode numbers are unique within one only. Its inode for
 	 * the place has no generation, and the mount goes as soon as ours is another.
@@ -92,7 +97,7 @@ static ssize_t reply_attr(struct fs_req *req, const struct stat *st)
 {
 	struct fuse_attr_out out = { .attr_valid = req->fs->timeout_s };
 
-	fs_fill_attr(st, &out.attr);
+	fs_fill_attr(req->fs, st, &out.attr);
 	return fs_put(req, &out, sizeof(out));
 }
 

@@ -253,7 +253,7 @@ static inline bool fs_bad_range(uint64_t off, uint64_t len)
 /* --- fs_attr.c --- */
 
 __must_check int fs_stat(int fd, struct stat *ret_st, uint64_t *ret_mount);
-void fs_fill_attr(const struct stat *st, struct fuse_attr *attr);
+void fs_fill_attr(const struct fs_export *fs, const struct stat *st, struct fuse_attr *attr);
 void fs_fill_entry(const struct fs_export *fs, const struct fs_found *found, uint64_t parent_mount,
 		   struct fuse_entry_out *entry);
 /* Looks @name up in @parent, and counts it. */

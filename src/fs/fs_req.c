@@ -90,7 +90,7 @@ static uint64_t wanted_features(const struct fs_export *fs, const struct fs_work
 	if (fs->writeback)
 		want |= FUSE_WRITEBACK_CACHE;
 	if (fs->dax)
-		want |= FUSE_MAP_ALIGNMENT;
+		want |= FUSE_MAP_ALIGNMENT | FUSE_HAS_INODE_DAX;
 	return want;
 }
 

@@ -75,6 +75,24 @@ int gmem_add_host(struct gmem *mem, uint64_t gpa, uint64_t size, uint64_t uva, v
 	return insert(mem, &(struct gmem_region){ .gpa = gpa, .size = size, .uva = uva, .hva = hva });
 }
 
+void *gmem_reserve(uint64_t size)
+{
+	uint8_t *room;
+	size_t skip;
+
+	if (size > SIZE_MAX - GMEM_HUGE_PAGE)
+		return NULL;
+	room = mmap(NULL, size + GMEM_HUGE_PAGE, PROT_NONE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (room == MAP_FAILED)
+		return NULL;
+	skip = (size_t)(-(uintptr_t)room % GMEM_HUGE_PAGE);
+	if (skip)
+		(void)munmap(room, skip);
+	(void)munmap(room + skip + size, GMEM_HUGE_PAGE - skip);
+	return room + skip;
+}
+
 static void unmap(struct gmem_region *region)
 {
 	if (region->map)

@@ -43,6 +43,8 @@ __must_check int gmem_add_fd(struct gmem *mem, uint64_t gpa, uint64_t size, uint
 		uint64_t offset);
 /* The same with memory the caller owns and keeps alive; for the built-in monitor and for tests. */
 __must_check int gmem_add_host(struct gmem *mem, uint64_t gpa, uint64_t size, uint64_t uva, void *hva);
+/* Addresses for @size bytes where a huge page of the guest can be one of ours; NULL if there are none. */
+void *gmem_reserve(uint64_t size);
 /* Removes the region with exactly these bounds; -ENOENT if there is none. */
 int gmem_remove(struct gmem *mem, uint64_t gpa, uint64_t size, uint64_t uva);
 void gmem_fini(struct gmem *mem);

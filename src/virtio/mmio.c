@@ -46,6 +46,7 @@ enum {
 	REG_QUEUE_DESC = 0x80,
 	REG_QUEUE_DRIVER = 0x90,
 	REG_QUEUE_DEVICE = 0xa0,
+	REG_SHM_SEL = 0xac,
 	REG_SHM_LEN = 0xb0,
 	REG_SHM_BASE = 0xb8,
 	REG_GENERATION = 0xfc,
@@ -193,7 +194,7 @@ static void do_reset(struct virtio_mmio *m)
 	if (m->status != 0)
 		(void)evloop_call(&m->dev->loop, reset, m);
 	m->status = 0;
-	m->device_sel = m->driver_sel = m->queue_sel = 0;
+	m->device_sel = m->driver_sel = m->queue_sel = m->shm_sel = 0;
 	m->driver_features = 0;
 	for (unsigned i = 0; i < VIRTIO_MAX_QUEUES; i++) {
 		struct mmio_queue *q = &m->queues[i];
@@ -302,6 +303,9 @@ static void write_reg(struct virtio_mmio *m, uint32_t off, uint32_t v)
 	case REG_QUEUE_SEL:
 		m->queue_sel = v;
 		break;
+	case REG_SHM_SEL:
+		m->shm_sel = v;
+		break;
 	case REG_QUEUE_NOTIFY:
 		if (v < m->dev->n_queues)
 			virtio_kick_raise(m->queues[v].kick_fd);
@@ -325,6 +329,16 @@ static void write_reg(struct virtio_mmio *m, uint32_t off, uint32_t v)
 	default:
 		break;
 	}
+}
+
+static uint32_t read_shm(const struct virtio_mmio *m, uint32_t off)
+{
+	uint64_t v = (off & ~4u) == REG_SHM_LEN ? m->config.shm_size : m->config.shm_base;
+
+	/* All ones: there is no such region. */
+	if (m->shm_sel != 0 || m->config.shm_size == 0)
+		return UINT32_MAX;
+	return (uint32_t)(off & 4 ? v >> 32 : v);
 }
 
 static uint32_t read_reg(const struct virtio_mmio *m, uint32_t off)
@@ -355,8 +369,7 @@ static uint32_t read_reg(const struct virtio_mmio *m, uint32_t off)
 	case REG_SHM_LEN + 4:
 	case REG_SHM_BASE:
 	case REG_SHM_BASE + 4:
-		/* All ones: there is no such region. */
-		return UINT32_MAX;
+		return read_shm(m, off);
 	case REG_GENERATION:
 		return __atomic_load_n(&m->generation, __ATOMIC_SEQ_CST);
 	default:

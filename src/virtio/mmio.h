@@ -33,6 +33,7 @@ struct virtio_mmio_config {
 	uint32_t id;         /* enum virtio_id */
 	uint16_t queue_size; /* the largest that is offered; a power of two */
 	unsigned n_queues; /* at least; those beyond the device's own stay idle */
+	uint64_t shm_base, shm_size; /* addresses of shared memory region 0; size 0: there is none */
 	int irq_fd; /* signalled for an interrupt; the caller's, outlives the device */
 };
 

@@ -33,7 +33,7 @@ struct virtio_mmio {
 
 	pthread_mutex_t lock;
 	uint32_t status;
-	uint32_t device_sel, driver_sel, queue_sel;
+	uint32_t device_sel, driver_sel, queue_sel, shm_sel;
 	uint64_t driver_features;
 	struct mmio_queue queues[VIRTIO_MAX_QUEUES];
 

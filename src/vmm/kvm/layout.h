@@ -28,6 +28,9 @@
 #define LAYOUT_IDENTITY_MAP 0xfffbc000u
 #define LAYOUT_TSS        0xfffbd000u
 
+/* Above all memory: windows of files, each from a multiple of this on. */
+#define LAYOUT_WINDOW_STEP 0x8000000ull
+
 #define LAYOUT_PANIC_PORT 0x505u        /* an I/O port: the guest's kernel tells of its panic */
 
 /* Lines of the I/O APIC that devices have; a machine with more devices shares them. */

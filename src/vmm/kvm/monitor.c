@@ -302,6 +302,15 @@ int monitor_new(uv_loop_t *loop, const struct monitor_config *config, const stru
 	return 0;
 }
 
+int monitor_add_window(struct monitor *m, struct window *w, struct error *err)
+{
+	int r = vm_add_window(&m->vm, w);
+
+	return r < 0 ? error_errno(err, r, "give the guest a window of %llu MiB for files",
+				   (unsigned long long)(w->size >> 20))
+		     : 0;
+}
+
 int monitor_add_device(struct monitor *m, struct virtio_dev **dev,
 		       const struct virtio_mmio_config *config, struct error *err)
 {

@@ -16,6 +16,7 @@
 #include "virtio/mmio.h"
 #include "vmm/kvm/limits.h"
 #include "vmm/kvm/vcpu.h"
+#include "vmm/kvm/window.h"
 
 struct monitor;
 
@@ -60,6 +61,8 @@ __must_check int monitor_new(uv_loop_t *loop, const struct monitor_config *confi
 /* Takes *@dev in every case; starts its thread. @config's irq_fd is filled in here. */
 __must_check int monitor_add_device(struct monitor *m, struct virtio_dev **dev,
 				    const struct virtio_mmio_config *config, struct error *err);
+/* A window for a share. Before any device; @w outlives the monitor. */
+__must_check int monitor_add_window(struct monitor *m, struct window *w, struct error *err);
 /* Loads the kernel, or the saved state, and starts the vCPUs. Once. */
 __must_check int monitor_start(struct monitor *m, struct error *err);
 /* Frees once the loop has run; ends what still runs, without a callback. NULL is fine. */

@@ -51,43 +51,37 @@ static int create(int kvm)
 	}
 }
 
-static int add_slot(struct vm *vm, uint32_t slot, uint64_t gpa, uint64_t off, uint64_t size)
+static int add_slot(struct vm *vm, uint64_t gpa, uint8_t *mem, uint64_t size)
 {
 	struct kvm_userspace_memory_region region = {
-		.slot = slot,
+		.slot = vm->n_slots,
 		.guest_phys_addr = gpa,
 		.memory_size = size,
-		.userspace_addr = (uintptr_t)vm->mem + off,
+		.userspace_addr = (uintptr_t)mem,
 	};
 
 	if (ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &region) < 0)
 		return -errno;
-	return gmem_add_host(&vm->gmem, gpa, size, gpa, vm->mem + off);
+	vm->n_slots++;
+	return gmem_add_host(&vm->gmem, gpa, size, gpa, mem);
 }
 
-/* Maps the memory where a huge page of the guest is one of ours. */
 static int map_memory(struct vm *vm, bool copy)
 {
-	uint8_t *room = mmap(NULL, vm->mem_size + GMEM_HUGE_PAGE, PROT_NONE,
-			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	size_t skip;
+	uint8_t *room = gmem_reserve(vm->mem_size);
 
-	if (room == MAP_FAILED)
-		return -errno;
-	skip = (size_t)(-(uintptr_t)room % GMEM_HUGE_PAGE);
-	vm->mem = mmap(room + skip, vm->mem_size, PROT_READ | PROT_WRITE,
+	if (!room)
+		return -ENOMEM;
+	vm->mem = mmap(room, vm->mem_size, PROT_READ | PROT_WRITE,
 		       (copy ? MAP_PRIVATE : MAP_SHARED) | MAP_NORESERVE | MAP_FIXED, vm->mem_fd,
 		       0);
 	if (vm->mem == MAP_FAILED) {
 		int r = -errno;
 
 		vm->mem = NULL;
-		(void)munmap(room, vm->mem_size + GMEM_HUGE_PAGE);
+		(void)munmap(room, vm->mem_size);
 		return r;
 	}
-	if (skip)
-		(void)munmap(room, skip);
-	(void)munmap(room + skip + vm->mem_size, GMEM_HUGE_PAGE - skip);
 	return 0;
 }
 
@@ -108,9 +102,10 @@ static int add_memory(struct vm *vm, bool copy)
 	(void)madvise(vm->mem, vm->mem_size, MADV_DONTDUMP);
 	vm->low_size = MIN_OF(vm->mem_size, (uint64_t)LAYOUT_HOLE);
 	vm->high_size = vm->mem_size - vm->low_size;
-	r = add_slot(vm, 0, 0, 0, vm->low_size);
+	r = add_slot(vm, 0, vm->mem, vm->low_size);
 	if (r == 0 && vm->high_size)
-		r = add_slot(vm, 1, LAYOUT_HOLE_END, vm->low_size, vm->high_size);
+		r = add_slot(vm, LAYOUT_HOLE_END, vm->mem + vm->low_size, vm->high_size);
+	vm->windows_end = LAYOUT_HOLE_END + vm->high_size;
 	return r;
 }
 
@@ -168,6 +163,18 @@ void vm_fini(struct vm *vm)
 	vm->mem = NULL;
 	if (vm->mem_fd >= 0)
 		(void)close(take_fd(&vm->mem_fd));
+}
+
+int vm_add_window(struct vm *vm, struct window *w)
+{
+	uint64_t gpa = (vm->windows_end + LAYOUT_WINDOW_STEP - 1) & ~(LAYOUT_WINDOW_STEP - 1);
+	int r = add_slot(vm, gpa, w->mem, w->size);
+
+	if (r < 0)
+		return r;
+	w->gpa = gpa;
+	vm->windows_end = gpa + w->size;
+	return 0;
 }
 
 int vm_ioevent(struct vm *vm, uint64_t addr, uint32_t value, int fd)

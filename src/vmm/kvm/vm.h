@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "virtio/gmem.h"
+#include "vmm/kvm/window.h"
 
 struct vm {
 	int kvm; /* /dev/kvm; the caller's */
@@ -17,6 +18,8 @@ struct vm {
 	uint8_t *mem;
 	uint64_t mem_size;
 	uint64_t low_size, high_size;
+	uint32_t n_slots;     /* of KVM's */
+	uint64_t windows_end; /* of all that has addresses, windows included */
 	size_t run_size; /* of a vCPU's shared structure */
 	bool tsc_deadline;
 	struct gmem gmem;
@@ -30,6 +33,9 @@ struct vm {
 __must_check int vm_init(struct vm *vm, int kvm, int mem_fd, uint64_t mem_size, bool copy,
 			 struct error *err);
 void vm_fini(struct vm *vm);
+
+/* Gives @w addresses above the memory. Before there are devices; @w outlives the VM. */
+__must_check int vm_add_window(struct vm *vm, struct window *w);
 
 /* KVM signals @fd when the guest writes @value (4 bytes) to @addr. */
 __must_check int vm_ioevent(struct vm *vm, uint64_t addr, uint32_t value, int fd);

@@ -12,6 +12,7 @@ extern const struct command cmd_images, cmd_pull, cmd_load, cmd_rmi, cmd_prune;
 extern const struct command cmd_volume_create, cmd_volume_ls, cmd_volume_rm, cmd_volume_inspect;
 extern const struct command cmd_volume_prune;
 extern const struct command cmd_network_create, cmd_network_ls, cmd_network_rm, cmd_network_inspect;
+extern const struct command cmd_pool_ls, cmd_pool_set, cmd_pool_fill, cmd_pool_rm, cmd_pool_inspect;
 extern const struct command cmd_metrics, cmd_upgrade;
 extern const struct command cmd_doctor, cmd_version, cmd_completion, cmd_help;
 

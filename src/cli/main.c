@@ -15,6 +15,7 @@ const struct command *const commands[] = {
 	&cmd_cp,    &cmd_images,  &cmd_pull,   &cmd_load,  &cmd_rmi,
 	&cmd_volume_create, &cmd_volume_ls, &cmd_volume_rm, &cmd_volume_inspect, &cmd_volume_prune,
 	&cmd_network_create, &cmd_network_ls, &cmd_network_rm, &cmd_network_inspect,
+	&cmd_pool_ls, &cmd_pool_set, &cmd_pool_fill, &cmd_pool_rm, &cmd_pool_inspect,
 	&cmd_prune,   &cmd_metrics, &cmd_upgrade, &cmd_doctor,
 	&cmd_version, &cmd_completion, &cmd_help, &cmd_settle, NULL,
 };

@@ -143,6 +143,10 @@ int config_apply(struct config *cfg, const char *section, const char *key, const
 		*ret_want = "a number from 0 to 64";
 		return parse_number(value, 0, 64, &cfg->vcpus_max);
 	}
+	if (IS("vm", "pool")) {
+		*ret_want = "a number from 0 to 64";
+		return parse_number(value, 0, CONFIG_POOL_MAX, &cfg->pool);
+	}
 	if (IS("vm", "boot_timeout")) {
 		*ret_want = "a time from 100ms to 3600s";
 		return parse_duration(value, &cfg->boot_timeout_ms);

@@ -15,6 +15,8 @@
 
 #define CONFIG_DEFAULT_PATH "/etc/caisson/config.yaml"
 
+#define CONFIG_POOL_MAX 64u
+
 enum config_accel {
 	CONFIG_ACCEL_AUTO,
 	CONFIG_ACCEL_KVM,
@@ -40,6 +42,7 @@ struct config {
 	bool hugepages;         /* guests' memory is of huge pages set aside by the host */
 	bool prealloc;          /* guests' memory is taken at their start */
 	bool templates;         /* guests start from a saved one where that can be */
+	unsigned pool;          /* machines of each kind that wait ready, at most CONFIG_POOL_MAX */
 
 	char *scratch_dir;      /* NULL: scratch/ beneath the state root */
 	uint64_t scratch_size;  /* apparent size of a container's writable layer */

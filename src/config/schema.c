@@ -21,6 +21,7 @@ static const cyaml_schema_field_t vm_fields[] = {
 	TEXT("vcpus_max", struct file_vm, vcpus_max),
 	TEXT("boot_timeout", struct file_vm, boot_timeout),
 	TEXT("templates", struct file_vm, templates),
+	TEXT("pool", struct file_vm, pool),
 	TEXT("hugepages", struct file_vm, hugepages),
 	TEXT("prealloc", struct file_vm, prealloc),
 	CYAML_FIELD_END,

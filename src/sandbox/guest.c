@@ -10,6 +10,7 @@
 
 #include "sandbox/internal.h"
 #include "sandbox/network.h"
+#include "sandbox/pool.h"
 
 #define AGENT_LOST_MS 1000 /* between the agent's connection and the VM's own end */
 
@@ -181,6 +182,8 @@ static void agent_arrived(struct sandbox *s, int fd)
 		if (template_loads(s->template) || s->restore)
 			r = make_unique(s);
 	}
+	if (r == 0)
+		pool_refill(s);
 	template_free(take_ptr(&s->template));
 	if (r == 0 && s->restore)
 		sandbox_prepared(s);
@@ -205,7 +208,7 @@ static void on_template_saved(void *arg)
 		agent_arrived(s, take_fd(&s->hello_fd));
 }
 
-void guest_hello(void *arg, const struct error *err, int fd, uint32_t host_port)
+static void guest_hello(void *arg, const struct error *err, int fd, uint32_t host_port)
 {
 	struct sandbox *s = arg;
 
@@ -222,4 +225,25 @@ void guest_hello(void *arg, const struct error *err, int fd, uint32_t host_port)
 	if (!s->template || template_loads(s->template) ||
 	    template_save(s->template, s->vmm, on_template_saved, s) < 0)
 		agent_arrived(s, take_fd(&s->hello_fd));
+}
+
+int guest_spawn(struct sandbox *s, const struct vmm_config *cfg, struct error *err)
+{
+	int r = agent_vsock_accept(s->loop, s->vsock, AGENT_PORT_HELLO, 0, guest_hello, s, &s->hello, err);
+
+	return r < 0 ? r : vmm_spawn(s->loop, cfg, &sandbox_vm_events, s, &s->vmm, err);
+}
+
+static void on_arrival(void *arg)
+{
+	struct sandbox *s = arg;
+
+	s->boot_timer = NULL;
+	agent_arrived(s, take_fd(&s->hello_fd));
+}
+
+int guest_arrives(struct sandbox *s, int fd)
+{
+	s->hello_fd = fd;
+	return loop_timer_start(s->loop, 0, on_arrival, s, &s->boot_timer);
 }

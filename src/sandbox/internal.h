@@ -82,6 +82,7 @@ struct sandbox {
 	struct agent_vsock *hello;
 	int hello_fd;           /* the agent's connection while the machine is being saved, or -1 */
 	struct template *template;
+	bool pooled;            /* machines of its kind can wait in the pool */
 	struct restore *restore;   /* goes on from a snapshot, see restore.c; NULL: not */
 	char *snapshot_key;        /* NULL: the machine cannot be saved */
 	struct snapshot *snapshot; /* being written, see snapshot.c */
@@ -270,12 +271,18 @@ void size_limits(struct container *c, const Grpc__LinuxResources *res);
  */
 void size_follow(struct sandbox *s, bool shrink, sandbox_done_fn done, void *arg);
 
+/* --- vm.c --- */
+
+extern const struct vmm_events sandbox_vm_events; /* of the machine, with the sandbox */
+
 /* --- guest.c --- */
 
-/* The agent's first connection, @fd (taken), or why there will be none. */
+/* Starts the machine of @cfg, and waits for its agent's connection. */
+__must_check int guest_spawn(struct sandbox *s, const struct vmm_config *cfg, struct error *err);
+/* The agent's connection is there: takes @fd, on success. The rest follows from the loop. */
+__must_check int guest_arrives(struct sandbox *s, int fd);
 /* Takes up what the agent was last asked, by another program: the call with that id, 0: none. */
 __must_check int guest_resume(struct sandbox *s, uint32_t oom_call);
-void guest_hello(void *arg, const struct error *err, int fd, uint32_t host_port);
 
 /* --- container.c --- */
 

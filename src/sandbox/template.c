@@ -14,13 +14,14 @@
 
 #define MAX_TEMPLATES 8
 #define KEY_MAX       (16u * 1024u)
+#define KIND_MAX      (64u * 1024u)
 #define STATE_MAX     (16 << 20)
 
 struct template {
-	char name[24];
+	char name[TEMPLATE_NAME_MAX];
 	char fresh[32];         /* new-NAME */
-	uint8_t *key;
-	size_t key_len;
+	uint8_t *key, *kind;
+	size_t key_len, kind_len;
 	int root_fd;            /* the directory of all templates */
 	int dir_fd;             /* of one being made, locked; else -1 */
 	int ram_fd, state_fd;
@@ -132,6 +133,7 @@ static int try_make(struct template *t)
 		return -EBUSY;
 	(void)unlinkat(dir, "ram", 0);
 	(void)unlinkat(dir, "state", 0);
+	(void)unlinkat(dir, "kind", 0);
 	(void)unlinkat(dir, "key", 0);
 	t->ram_fd = openat(dir, "ram", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	t->state_fd = openat(dir, "state", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
@@ -139,27 +141,92 @@ static int try_make(struct template *t)
 	return t->ram_fd < 0 || t->state_fd < 0 ? -EIO : 0;
 }
 
-void template_find(struct vmm_config *cfg, struct template **ret)
+static struct template *template_new(void)
 {
 	struct template *t = calloc(1, sizeof(*t));
+
+	if (t)
+		t->root_fd = t->dir_fd = t->ram_fd = t->state_fd = -1;
+	return t;
+}
+
+/* With a key. */
+static int load_by_key(struct template *t)
+{
+	uint64_t h = hash_more(UINT64_C(0xcbf29ce484222325), t->key, t->key_len);
+
+	(void)!str_format(t->name, sizeof(t->name), "%016llx", (unsigned long long)h);
+	(void)!str_format(t->fresh, sizeof(t->fresh), "new-%s", t->name);
+	t->root_fd = open_root();
+	return t->root_fd < 0 ? t->root_fd : try_load(t);
+}
+
+int template_open(const char *name, struct template **ret, uint8_t **ret_kind, size_t *ret_len,
+		  struct error *err)
+{
+	struct template *t = template_new();
+	auto_close int root = open_root();
+	auto_free char *path = str_printf("%s/kind", name), *kind = NULL;
+	size_t len = 0;
+	int r = t && path ? 0 : error_set(err, -ENOMEM, "out of memory");
+
+	if (r == 0) {
+		r = root < 0 ? root : fd_read_file(root, path, KIND_MAX, &kind, &len);
+		if (r < 0)
+			(void)error_errno(err, r, "the template '%s'", name);
+	}
+	if (r == 0)
+		r = vmm_kind_key((uint8_t *)kind, len, &t->key, &t->key_len, err);
+	if (r == 0) {
+		r = load_by_key(t);
+		if (r == 0 && !str_eq(t->name, name))
+			r = -ENOENT;
+		if (r < 0)
+			(void)error_set(err, r, "the template '%s' is of programs that have changed", name);
+	}
+	if (r < 0) {
+		template_free(t);
+		return r;
+	}
+	*ret = t;
+	*ret_kind = (uint8_t *)take_ptr(&kind);
+	*ret_len = len;
+	return 0;
+}
+
+void template_use(const struct template *t, struct vmm_config *cfg)
+{
+	cfg->template_ram_fd = t->ram_fd;
+	cfg->template_state_fd = t->state_fd;
+}
+
+const char *template_name(const struct template *t)
+{
+	return t ? t->name : NULL;
+}
+
+bool template_has_key(const struct template *t, const char *key, size_t len)
+{
+	return len == t->key_len && memcmp(t->key, key, len) == 0;
+}
+
+void template_find(struct vmm_config *cfg, struct template **ret)
+{
+	struct template *t = template_new();
 	struct error why = { 0 };
 	int r;
 
 	*ret = NULL;
 	if (!t)
 		return;
-	t->root_fd = t->dir_fd = t->ram_fd = t->state_fd = -1;
 	r = vmm_template_key(cfg, &t->key, &t->key_len, &why);
-	if (r == 0) {
-		uint64_t h = hash_more(UINT64_C(0xcbf29ce484222325), t->key, t->key_len);
-
-		(void)!str_format(t->name, sizeof(t->name), "%016llx", (unsigned long long)h);
-		(void)!str_format(t->fresh, sizeof(t->fresh), "new-%s", t->name);
-		t->root_fd = open_root();
-		r = t->root_fd < 0 ? t->root_fd : try_load(t);
-	}
+	if (r == 0)
+		r = load_by_key(t);
 	if (r == -ENOENT)
 		r = try_make(t);
+	/* Without it there are no machines of its kind ahead of their use. */
+	if (r == 0 && !t->loads && vmm_kind_save(cfg, &t->kind, &t->kind_len, &why) < 0)
+		log_debug("%s", error_text(&why));
 	if (r < 0) {
 		log_debug("no template: %s", why.code ? why.msg : strerror(-r));
 		template_free(t);
@@ -167,8 +234,7 @@ void template_find(struct vmm_config *cfg, struct template **ret)
 	}
 	if (t->loads) {
 		log_info("starting from the template %s", t->name);
-		cfg->template_ram_fd = t->ram_fd;
-		cfg->template_state_fd = t->state_fd;
+		template_use(t, cfg);
 	} else {
 		cfg->will_save = true;
 	}
@@ -183,7 +249,7 @@ bool template_loads(const struct template *t)
 /* --- keeping few --- */
 
 struct aged {
-	char name[24];
+	char name[TEMPLATE_NAME_MAX];
 	struct timespec used;
 };
 
@@ -258,6 +324,28 @@ static void prune(const struct template *t)
 		(void)!fsutil_remove_tree(t->root_fd, oldest.name);
 }
 
+void template_newest(char ret[static TEMPLATE_NAME_MAX])
+{
+	auto_close int root = open_root();
+	auto_closedir DIR *d = NULL;
+	struct timespec best = { 0 };
+	struct dirent *e;
+
+	ret[0] = '\0';
+	if (root < 0 || fd_opendir(root, ".", &d) < 0)
+		return;
+	while ((e = readdir(d))) {
+		auto_free char *key = str_printf("%s/key", e->d_name);
+		struct stat st;
+
+		if (strlen(e->d_name) != 16 || !key || fstatat(root, key, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
+		    older(&st.st_mtim, &best))
+			continue;
+		best = st.st_mtim;
+		(void)!str_format(ret, TEMPLATE_NAME_MAX, "%s", e->d_name);
+	}
+}
+
 /* --- making one --- */
 
 static int publish(struct template *t)
@@ -267,7 +355,9 @@ static int publish(struct template *t)
 
 	if (!key)
 		return -EIO;
-	r = fsutil_write_volatile(t->dir_fd, "key", key, strlen(key), 0600);
+	r = t->kind ? fsutil_write_volatile(t->dir_fd, "kind", t->kind, t->kind_len, 0600) : 0;
+	if (r == 0)
+		r = fsutil_write_volatile(t->dir_fd, "key", key, strlen(key), 0600);
 	if (r < 0)
 		return r;
 	if (renameat(t->root_fd, t->fresh, t->root_fd, t->name) < 0)
@@ -322,5 +412,6 @@ void template_free(struct template *t)
 	cleanup_close_(&t->state_fd);
 	cleanup_close_(&t->root_fd);
 	free(t->key);
+	free(t->kind);
 	free(t);
 }

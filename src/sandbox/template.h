@@ -3,7 +3,8 @@
  * Templates of VMs (see vmm.h): finding one that fits, or leaving one. They live beneath the state
  * root (or $CAISSON_TEMPLATES), one directory each:
  *   NAME/ram, state   the machine; NAME is a hash of the key
- *   NAME/key          what the template depends on, and checks of the two; written last
+ *   NAME/kind         what machines of it are made like (vmm_kind_save())
+ *   NAME/key          what the template depends on, and checks of the first two; written last
  *   new-NAME/         one that is being made, under a lock on the directory
  * Nothing of a container is ever in one: it is saved before the guest gets the first. A template of
  * another boot of the host is never used.
@@ -11,6 +12,8 @@
 #pragma once
 
 #include "vmm/vmm.h"
+
+#define TEMPLATE_NAME_MAX 24
 
 struct template;
 
@@ -20,6 +23,20 @@ struct template;
  * never a reason to fail.
  */
 void template_find(struct vmm_config *cfg, struct template **ret);
+/*
+ * The template @name, for another machine of its kind; *ret_kind is the caller's. -ENOENT: there is none,
+ * or it is not what such a machine would start from now.
+ */
+__must_check int template_open(const char *name, struct template **ret, uint8_t **ret_kind,
+			       size_t *ret_len, struct error *err);
+/* Lets @cfg start from it. */
+void template_use(const struct template *t, struct vmm_config *cfg);
+/* NULL: there is none, as for the next. */
+const char *template_name(const struct template *t);
+/* Does @key, as long as @len, say what it depends on? */
+bool template_has_key(const struct template *t, const char *key, size_t len);
+/* The name of the one used last, or "". */
+void template_newest(char ret[static TEMPLATE_NAME_MAX]);
 /* The machine starts from it. */
 bool template_loads(const struct template *t);
 /*

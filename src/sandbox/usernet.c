@@ -177,6 +177,18 @@ void usernet_nic(const struct usernet *u, struct vmm_nic *ret_nic)
 				     .fds = &u->ours, .n_fds = 1 };
 }
 
+int usernet_wire(struct usernet *u, const char *dir, struct error *err)
+{
+	int fd = vmm_sock_connect(dir, VMM_SOCK_NIC "0", err);
+
+	if (fd < 0)
+		return fd;
+	enlarge(fd);
+	cleanup_close_(&u->theirs);
+	u->theirs = fd;
+	return 0;
+}
+
 int usernet_start(struct sandbox *s, struct error *err)
 {
 	struct usernet *u = s->usernet;

@@ -48,6 +48,8 @@ __must_check int usernet_open(struct sandbox *s, const char *network, const char
 			      struct error *err);
 /* The card of the VM. Valid until usernet_start(). */
 void usernet_nic(const struct usernet *u, struct vmm_nic *ret_nic);
+/* The VM in @dir runs, and its card listens for its wire: that becomes passt's end. */
+__must_check int usernet_wire(struct usernet *u, const char *dir, struct error *err);
 /* The VM has its end of the socket: starts passt. Without it the guest's network is dead. */
 __must_check int usernet_start(struct sandbox *s, struct error *err);
 /* Tells the agent address and routes. */

@@ -13,6 +13,7 @@
 #include "oci/oci.h"
 #include "sandbox/internal.h"
 #include "sandbox/network.h"
+#include "sandbox/pool.h"
 
 #define CONSOLE_MS    1000 /* for the console's last lines */
 #define TAIL_LINES    12u
@@ -221,12 +222,12 @@ static char *vm_name(const struct sandbox *s)
 	return name;
 }
 
-static const struct vmm_events vm_events = { on_vm_started, on_vm_exited };
+const struct vmm_events sandbox_vm_events = { on_vm_started, on_vm_exited };
 
 int sandbox_attach_vm(struct sandbox *s)
 {
 	struct error err = { 0 };
-	int r = vmm_attach(s->loop, s->vm_dir, &vm_events, s, &s->vmm, &err);
+	int r = vmm_attach(s->loop, s->vm_dir, &sandbox_vm_events, s, &s->vmm, &err);
 
 	if (r == 0)
 		return 0;
@@ -279,10 +280,6 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 		r = network_open(s, spec, pod_vcpus(s, spec), err);
 	if (r < 0)
 		return r;
-	r = agent_vsock_accept(s->loop, s->vsock, AGENT_PORT_HELLO, 0, guest_hello, s, &s->hello, err);
-	if (r < 0)
-		return r;
-
 	vmm_config_init(&cfg);
 	cfg.id = name;
 	cfg.dir = s->vm_dir;
@@ -325,7 +322,8 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 		s->snapshot_key = NULL;
 	if (s->config->templates && !s->restore)
 		template_find(&cfg, &s->template);
-	r = vmm_spawn(s->loop, &cfg, &vm_events, s, &s->vmm, err);
+	if (!pool_take(s, &cfg))
+		r = guest_spawn(s, &cfg, err);
 	network_vm_started(s);
 	if (r < 0) {
 		network_vm_gone(s);
@@ -335,8 +333,10 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 	}
 	s->state = VM_BOOTING;
 	s->vm_pid = (uint32_t)vmm_pid(s->vmm);
-	r = loop_timer_start(s->loop, s->config->boot_timeout_ms, on_boot_timeout, s,
-			     &s->boot_timer);
+	/* Of a machine that was there the agent's arrival is under way. */
+	if (!s->boot_timer)
+		r = loop_timer_start(s->loop, s->config->boot_timeout_ms, on_boot_timeout, s,
+				     &s->boot_timer);
 	if (r < 0)
 		return error_errno(err, r, "start a timer");
 

@@ -3,10 +3,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/base.h"
 #include "mount.pb-c.h"
+#include "sandbox/pool.h"
 #include "shim/shim.h"
 #include "task.pb-c.h"
 
@@ -59,6 +61,30 @@ int shim_delete(const struct shim_flags *f)
 	answer.exit_status = KILLED_STATUS;
 	answer.exited_at = &at;
 	return print_message(&answer.base);
+}
+
+/* The one who has just got a machine is the first to want the processors. */
+#define FILL_AFTER_US 200000u
+
+int shim_fill(const struct shim_flags *f)
+{
+	struct config cfg = { 0 };
+	struct error err = { 0 };
+	bool newest = str_eq(f->id, "newest");
+	int r = config_init(&cfg) < 0 ? error_set(&err, -ENOMEM, "out of memory") :
+					config_load(&cfg, NULL, &err);
+
+	(void)umask(0077);
+	log_init("pool", STDERR_FILENO, LOG_WARN);
+	if (r == 0 && !newest)
+		(void)usleep(FILL_AFTER_US);
+	if (r == 0)
+		r = pool_fill(newest ? NULL : f->id, &cfg, &err);
+	config_fini(&cfg);
+	if (r < 0)
+		(void)fprintf(stderr, "%s\n", error_text(&err));
+	/* Of the newest, if it does not fit any more: the next container leaves another. */
+	return r < 0 && !(newest && r == -ENOENT);
 }
 
 int shim_info(void)

@@ -109,6 +109,8 @@ int main(int argc, char **argv)
 		return shim_resume(&f);
 	if (str_eq(command, "delete"))
 		return shim_delete(&f);
+	if (str_eq(command, "fill"))
+		return shim_fill(&f);
 	(void)fprintf(stderr, "unknown command: %s\n%s", command, usage);
 	return 1;
 }

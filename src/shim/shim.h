@@ -35,6 +35,8 @@ struct shim_flags {
 
 int shim_start(const struct shim_flags *f);
 int shim_delete(const struct shim_flags *f);
+/* Makes machines that wait in the pool; the id is their kind's, "newest" of the one used last. */
+int shim_fill(const struct shim_flags *f);
 int shim_info(void);
 
 /* --- handover.c: commands that a shim runs in the program which is to take over --- */

@@ -20,7 +20,7 @@ enum net_kind {
 /* System calls of the device's thread, besides those of its loop. */
 #define NET_SYSCALLS                                                                    \
 	SYS_readv, SYS_writev, SYS_sendmsg, SYS_recvmsg, SYS_sendto, SYS_recvfrom,      \
-	SYS_ioctl, SYS_fcntl
+	SYS_ioctl, SYS_fcntl, SYS_accept4
 
 struct net_config {
 	enum net_kind kind;
@@ -28,6 +28,7 @@ struct net_config {
 	uint32_t mtu;     /* 0: not told to the driver */
 	const int *fds;   /* one a pair; taken in every case */
 	unsigned n_pairs; /* those beyond NET_MAX_PAIRS are closed */
+	bool listens;     /* STREAM: the descriptor listens, and the first that connects is the wire */
 };
 
 __must_check int net_dev_new(const struct net_config *config, struct virtio_dev **ret_dev,

@@ -48,6 +48,7 @@ struct net_pair {
 	bool off;      /* the driver uses fewer pairs */
 	bool attached; /* the tap's queue, if it has several */
 	bool starved;  /* a packet waits for buffers of the driver's */
+	bool listens;  /* STREAM: nobody is at the other end yet */
 	uint8_t in[HDR + LENGTH + FRAME_MAX];
 	size_t in_len;                   /* TAP: a packet that waits. STREAM: bytes read so far */
 	uint8_t out[LENGTH + FRAME_MAX]; /* STREAM: of a frame that is being sent */
@@ -94,6 +95,8 @@ static void hang_up(struct net_pair *p)
 	p->fd = -1;
 	p->in_len = p->out_len = 0;
 }
+
+static void on_ready(struct evsource *source, uint32_t events);
 
 /* --- towards the guest --- */
 
@@ -208,8 +211,25 @@ static bool give_frames(struct net_pair *p)
 	return room;
 }
 
+/* The first that connects is the wire. False: there is none yet. */
+static bool connect_wire(struct net_pair *p)
+{
+	int fd = accept4(p->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+	if (fd < 0)
+		return false;
+	hang_up(p);
+	p->fd = fd;
+	p->listens = false;
+	if (evloop_add(&p->net->dev.loop, &p->source, fd, 0, on_ready) < 0)
+		hang_up(p);
+	return p->fd >= 0;
+}
+
 static void receive_stream(struct net_pair *p)
 {
+	if (p->listens && !connect_wire(p))
+		return;
 	for (int i = 0; i < 4 && p->fd >= 0; i++) {
 		ssize_t n;
 
@@ -275,7 +295,7 @@ static void put_stream(struct net_pair *p, const struct vq_chain *chain)
 {
 	size_t len = chain->out_len - HDR;
 
-	if (chain->out_len < HDR + FRAME_MIN || len > FRAME_MAX || p->fd < 0)
+	if (chain->out_len < HDR + FRAME_MIN || len > FRAME_MAX || p->fd < 0 || p->listens)
 		return;
 	store_be32(p->out, (uint32_t)len);
 	(void)iov_to_buf(chain->iov, chain->n_out, HDR, p->out + LENGTH, len);
@@ -561,6 +581,7 @@ int net_dev_new(const struct net_config *config, struct virtio_dev **ret_dev, st
 		net->pairs[i].index = i;
 		net->pairs[i].fd = config->fds[i];
 		net->pairs[i].source.fd = -1;
+		net->pairs[i].listens = net->stream && config->listens;
 	}
 	net->dev.n_queues = 2 * n + (n > 1);
 	net->dev.config_size = sizeof(struct virtio_net_config);

@@ -231,32 +231,23 @@ static void undo_start(struct vmm *v)
 		log_warn("%s", error_text(&ignored));
 }
 
-int vmm_spawn(uv_loop_t *loop, const struct vmm_config *cfg, const struct vmm_events *events,
-	      void *ctx, struct vmm **ret_vmm, struct error *err)
+/* Takes @f. */
+static int spawn(uv_loop_t *loop, const struct vmm_config *cfg, const uint8_t *config, size_t len,
+		 struct start_fds *f, const struct vmm_events *events, void *ctx,
+		 struct vmm **ret_vmm, struct error *err)
 {
-	__attribute__((cleanup(start_fds_fini))) struct start_fds f = { -1, -1, -1,    -1,
-									-1, -1, { 0 }, 0 };
-	auto_free uint8_t *config = NULL;
-	size_t len = 0;
-	struct vmm *v;
-	int pidfd = -1;
-	bool vhost = false;
-	int r = config_pack(cfg, &config, &len, &vhost, err);
+	struct vmm *v = vmm_client_new(loop, cfg->dir, events, ctx, err);
+	int pidfd = -1, r;
 
-	if (r == 0 && vhost)
-		r = open_vhost(cfg, &f, err);
-	if (r < 0)
-		return r;
-	v = vmm_client_new(loop, cfg->dir, events, ctx, err);
 	if (!v)
 		return -ENOMEM;
-	r = start(v, cfg, &f, &pidfd, err);
+	r = start(v, cfg, f, &pidfd, err);
 	if (r == 0)
 		r = vmm_client_watch(v, take_fd(&pidfd), err);
 	if (r == 0)
 		r = vmm_client_join(v, err);
 	if (r == 0)
-		r = send_config(f.config_write, config, len, err);
+		r = send_config(f->config_write, config, len, err);
 	if (r < 0) {
 		cleanup_close_(&pidfd);
 		undo_start(v);
@@ -265,4 +256,51 @@ int vmm_spawn(uv_loop_t *loop, const struct vmm_config *cfg, const struct vmm_ev
 	}
 	*ret_vmm = v;
 	return 0;
+}
+
+#define START_FDS_NONE { -1, -1, -1, -1, -1, -1, { 0 }, 0 }
+
+int vmm_spawn(uv_loop_t *loop, const struct vmm_config *cfg, const struct vmm_events *events,
+	      void *ctx, struct vmm **ret_vmm, struct error *err)
+{
+	__attribute__((cleanup(start_fds_fini))) struct start_fds f = START_FDS_NONE;
+	auto_free uint8_t *config = NULL;
+	size_t len = 0;
+	bool vhost = false;
+	int r = config_pack(cfg, &config, &len, &vhost, err);
+
+	if (r == 0 && vhost)
+		r = open_vhost(cfg, &f, err);
+	return r < 0 ? r : spawn(loop, cfg, config, len, &f, events, ctx, ret_vmm, err);
+}
+
+int vmm_spawn_kind(uv_loop_t *loop, const uint8_t *kind, size_t len, const struct vmm_config *cfg,
+		   const struct vmm_events *events, void *ctx, struct vmm **ret_vmm,
+		   struct error *err)
+{
+	__attribute__((cleanup(start_fds_fini))) struct start_fds f = START_FDS_NONE;
+	Caisson__Vmm__V1__VmConfig *saved = caisson__vmm__v1__vm_config__unpack(NULL, len, kind);
+	Caisson__Vmm__V1__VmConfig msg;
+	auto_free uint8_t *config = NULL;
+
+	if (!saved)
+		return error_set(err, -EBADMSG, "the machine's configuration is malformed");
+	/* What the copy is given is not the original's to free. */
+	msg = *saved;
+	msg.id = (char *)cfg->id;
+	msg.dir = (char *)cfg->dir;
+	msg.template_ = CAISSON__VMM__V1__TEMPLATE__TEMPLATE_LOAD;
+	len = msg.n_nics == cfg->n_nics ? caisson__vmm__v1__vm_config__get_packed_size(&msg) : 0;
+	config = len && len <= SPAWN_CONFIG_MAX ? malloc(len) : NULL;
+	if (config)
+		(void)caisson__vmm__v1__vm_config__pack(&msg, config);
+	caisson__vmm__v1__vm_config__free_unpacked(saved, NULL);
+	if (!config)
+		return error_set(err, -EINVAL, "the machine's configuration cannot be used");
+	return spawn(loop, cfg, config, len, &f, events, ctx, ret_vmm, err);
+}
+
+int vmm_move(const char *from, const char *to)
+{
+	return rename(from, to) < 0 ? -errno : 0;
 }

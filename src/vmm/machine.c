@@ -314,6 +314,14 @@ static int start_backends(struct machine *m, struct pending *p, bool shares, str
 	return r;
 }
 
+static bool is_listening(int fd)
+{
+	int on = 0;
+	socklen_t len = sizeof(on);
+
+	return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &on, &len) == 0 && on;
+}
+
 /* Takes the inherited descriptors over: they are closed here once QEMU has them. */
 static int take_nics(const Caisson__Vmm__V1__VmConfig *config, struct qemu_nic *nics,
 		     struct error *err)
@@ -335,6 +343,7 @@ static int take_nics(const Caisson__Vmm__V1__VmConfig *config, struct qemu_nic *
 		nics[i].vhost = in->vhost;
 		for (unsigned k = 0; k < in->queues; k++)
 			nics[i].fd[k] = fd++;
+		nics[i].listens = in->kind == VMM_NIC_STREAM && is_listening(nics[i].fd[0]);
 	}
 	for (size_t i = 0; i < config->n_nics; i++)
 		for (unsigned k = 0; nics[i].vhost && k < nics[i].n_queues; k++)
@@ -439,6 +448,7 @@ static int add_builtin_nics(struct machine *m, const Caisson__Vmm__V1__VmConfig 
 	for (size_t i = 0; i < config->n_nics && r == 0; i++) {
 		struct net_config nic = {
 			.kind = nics[i].kind == VMM_NIC_STREAM ? NET_STREAM : NET_TAP,
+			.listens = nics[i].listens,
 			.fds = nics[i].fd,
 			.n_pairs = nics[i].n_queues,
 			.mtu = nics[i].mtu,

@@ -47,10 +47,22 @@ static int remove_sockets(int dirfd, struct error *err)
 		if ((str_eq(e->d_name, SPAWN_SOCK_CONTROL) || str_eq(e->d_name, SPAWN_SOCK_FDS) ||
 		     str_eq(e->d_name, SPAWN_SOCK_VSOCK) ||
 		     str_has_prefix(e->d_name, SPAWN_SOCK_VSOCK "_") ||
+		     str_has_prefix(e->d_name, VMM_SOCK_NIC) ||
 		     str_has_prefix(e->d_name, ".tmp-")) &&
 		    unlinkat(dirfd, e->d_name, 0) < 0 && errno != ENOENT)
 			return error_errno(err, -errno, "remove '%s'", e->d_name);
 	return 0;
+}
+
+pid_t vmm_running(const char *dir)
+{
+	auto_close int dirfd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	struct record rec, now;
+
+	if (dirfd < 0 || record_read(dirfd, &rec, NULL) < 0 || record_init(&now, NULL) < 0 ||
+	    !str_eq(rec.boot_id, now.boot_id) || !child_id_alive(&rec.vmm))
+		return 0;
+	return rec.vmm.pid;
 }
 
 int vmm_reclaim(const char *dir, struct error *err)

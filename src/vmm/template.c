@@ -61,27 +61,20 @@ static int add_boot(struct buf *b, const Caisson__Vmm__V1__VmConfig *msg, struct
 	return r;
 }
 
-/* The configuration as caisson-vmm would get it, less what differs between like machines. */
-static int add_config(struct buf *b, const struct vmm_config *cfg, bool boot, struct error *err)
+/* Of the configuration as caisson-vmm would get it, what does not differ between like machines. */
+static int add_config(struct buf *b, const Caisson__Vmm__V1__VmConfig *msg, bool boot,
+		      struct error *err)
 {
-	auto_free uint8_t *packed = NULL;
-	Caisson__Vmm__V1__VmConfig *msg;
-	bool vhost = false;
-	size_t len = 0;
-	int r = config_pack(cfg, &packed, &len, &vhost, err);
+	int r = 0;
 
-	if (r < 0)
-		return r;
-	msg = caisson__vmm__v1__vm_config__unpack(NULL, len, packed);
-	if (!msg)
-		return error_set(err, -ENOMEM, "no memory for a template's key");
-	if (!can_be_saved(msg) || msg->hugepages || msg->prealloc || msg->n_disks || msg->n_pci ||
-	    vhost)
-		r = error_set(err, -EOPNOTSUPP, "such a machine cannot be saved");
-	if (r == 0 && msg->machine != VMM_MACHINE_BUILTIN)
+	if (!can_be_saved(msg) || msg->hugepages || msg->prealloc || msg->n_disks || msg->n_pci)
+		return error_set(err, -EOPNOTSUPP, "such a machine cannot be saved");
+	if (msg->machine != VMM_MACHINE_BUILTIN)
 		r = add_file(b, msg->qemu, err);
 	for (size_t i = 0; i < msg->n_nics && r == 0; i++)
-		r = add_nic(b, msg->nics[i], err);
+		r = msg->nics[i]->vhost ?
+			    error_set(err, -EOPNOTSUPP, "such a machine cannot be saved") :
+			    add_nic(b, msg->nics[i], err);
 	for (size_t i = 0; i < msg->n_shares && r == 0; i++)
 		if (buf_printf(b, "share %s\n", msg->shares[i]->tag) < 0)
 			r = error_set(err, -ENOMEM, "no memory for a template's key");
@@ -89,40 +82,56 @@ static int add_config(struct buf *b, const struct vmm_config *cfg, bool boot, st
 				 msg->memory_mib, msg->memory_max_mib, msg->vcpus, msg->vcpus_max,
 				 msg->shelf) < 0)
 		r = error_set(err, -ENOMEM, "no memory for a template's key");
-	if (r == 0 && boot)
-		r = add_boot(b, msg, err);
-	caisson__vmm__v1__vm_config__free_unpacked(msg, NULL);
-	return r;
+	return r == 0 && boot ? add_boot(b, msg, err) : r;
+}
+
+static int pack_and_unpack(const struct vmm_config *cfg, Caisson__Vmm__V1__VmConfig **ret_msg,
+			   struct error *err)
+{
+	auto_free uint8_t *packed = NULL;
+	bool vhost = false;
+	size_t len = 0;
+	int r = config_pack(cfg, &packed, &len, &vhost, err);
+
+	if (r < 0)
+		return r;
+	*ret_msg = caisson__vmm__v1__vm_config__unpack(NULL, len, packed);
+	return *ret_msg ? 0 : error_set(err, -ENOMEM, "no memory for a template's key");
 }
 
 int vmm_snapshot_key(const struct vmm_config *cfg, char **ret_key, struct error *err)
 {
+	Caisson__Vmm__V1__VmConfig *msg = NULL;
 	struct buf b = BUF_INIT(0);
-	int r = add_config(&b, cfg, false, err);
+	int r = pack_and_unpack(cfg, &msg, err);
 
+	if (r == 0)
+		r = add_config(&b, msg, false, err);
 	if (r == 0 && buf_take_str(&b, ret_key) < 0)
 		r = error_set(err, -ENOMEM, "no memory for a snapshot's key");
+	caisson__vmm__v1__vm_config__free_unpacked(msg, NULL);
 	buf_fini(&b);
 	return r;
 }
 
-int vmm_template_key(const struct vmm_config *cfg, uint8_t **ret_key, size_t *ret_len,
-		     struct error *err)
+/* @program: of caisson-vmm, NULL: beside this one. */
+static int template_key(const Caisson__Vmm__V1__VmConfig *msg, const char *program,
+			uint8_t **ret_key, size_t *ret_len, struct error *err)
 {
-	auto_free char *dir = NULL, *program = NULL;
+	auto_free char *dir = NULL, *own = NULL;
 	struct buf b = BUF_INIT(0);
 	struct record rec;
 	char *text = NULL;
 	int r = record_init(&rec, err);
 
-	if (r == 0 && (fsutil_own_dir(&dir) < 0 || !(program = str_join_path(dir, SPAWN_PROGRAM))))
+	if (r == 0 && (fsutil_own_dir(&dir) < 0 || !(own = str_join_path(dir, SPAWN_PROGRAM))))
 		r = error_set(err, -ENOMEM, "find the folder of this program");
 	if (r == 0 && buf_printf(&b, "caisson template 1\nboot %s\n", rec.boot_id) < 0)
 		r = error_set(err, -ENOMEM, "no memory for a template's key");
 	if (r == 0)
-		r = add_file(&b, cfg->program ? cfg->program : program, err);
+		r = add_file(&b, program ? program : own, err);
 	if (r == 0)
-		r = add_config(&b, cfg, true, err);
+		r = add_config(&b, msg, true, err);
 	if (r == 0) {
 		*ret_len = b.len;
 		if (buf_take_str(&b, &text) < 0)
@@ -131,4 +140,53 @@ int vmm_template_key(const struct vmm_config *cfg, uint8_t **ret_key, size_t *re
 	}
 	buf_fini(&b);
 	return r;
+}
+
+int vmm_template_key(const struct vmm_config *cfg, uint8_t **ret_key, size_t *ret_len,
+		     struct error *err)
+{
+	Caisson__Vmm__V1__VmConfig *msg = NULL;
+	int r = pack_and_unpack(cfg, &msg, err);
+
+	if (r == 0)
+		r = template_key(msg, cfg->program, ret_key, ret_len, err);
+	caisson__vmm__v1__vm_config__free_unpacked(msg, NULL);
+	return r;
+}
+
+int vmm_kind_save(const struct vmm_config *cfg, uint8_t **ret_kind, size_t *ret_len,
+		  struct error *err)
+{
+	bool vhost = false;
+
+	return config_pack(cfg, ret_kind, ret_len, &vhost, err);
+}
+
+int vmm_kind_key(const uint8_t *kind, size_t len, uint8_t **ret_key, size_t *ret_len,
+		 struct error *err)
+{
+	Caisson__Vmm__V1__VmConfig *msg = caisson__vmm__v1__vm_config__unpack(NULL, len, kind);
+	int r = msg ? template_key(msg, NULL, ret_key, ret_len, err) :
+		      error_set(err, -EBADMSG, "the machine's configuration is malformed");
+
+	caisson__vmm__v1__vm_config__free_unpacked(msg, NULL);
+	return r;
+}
+
+int vmm_kind_describe(const uint8_t *kind, size_t len, struct vmm_kind *ret, struct error *err)
+{
+	Caisson__Vmm__V1__VmConfig *msg = caisson__vmm__v1__vm_config__unpack(NULL, len, kind);
+
+	if (!msg)
+		return error_set(err, -EBADMSG, "the machine's configuration is malformed");
+	*ret = (struct vmm_kind){ .machine = (enum vmm_machine)msg->machine,
+				  .memory_mib = msg->memory_mib, .vcpus = msg->vcpus,
+				  .n_nics = MIN_OF(msg->n_nics, (size_t)VMM_MAX_NICS),
+				  .n_shares = msg->n_shares };
+	for (size_t i = 0; i < ret->n_nics; i++) {
+		ret->nics[i] = (enum vmm_nic_kind)msg->nics[i]->kind;
+		ret->n_queues[i] = msg->nics[i]->queues;
+	}
+	caisson__vmm__v1__vm_config__free_unpacked(msg, NULL);
+	return 0;
 }

@@ -105,7 +105,8 @@ enum vmm_nic_kind {
 	VMM_NIC_TAP = 0,            /* tap or macvtap descriptors with IFF_VNET_HDR, one a queue */
 	/*
 	 * One connected stream socket that carries Ethernet frames, each after its length (4 bytes,
-	 * big endian), as passt speaks it: make a socket pair, give passt the other end by --fd.
+	 * big endian), as passt speaks it: make a socket pair, give passt the other end by --fd. Or a
+	 * listening one: the first that connects is the other end, until then the wire is cut.
 	 */
 	VMM_NIC_STREAM,
 };
@@ -322,6 +323,37 @@ int vmm_snapshot_key(const struct vmm_config *cfg, char **ret_key, struct error 
  */
 int vmm_snapshot(struct vmm *vmm, int ram_fd, int state_fd, vmm_done_fn cb, void *ctx);
 
+/*
+ * Machines of one kind, made ahead of their use: what vmm_kind_save() gives of a configuration is kept
+ * with the template, and vmm_spawn_kind() starts another machine from that alone. It is for files of our
+ * own, checked by vmm_kind_key(): the key of the template that machines of the kind start from now.
+ */
+struct vmm_kind {
+	enum vmm_machine machine;
+	uint32_t memory_mib, vcpus;
+	enum vmm_nic_kind nics[VMM_MAX_NICS];
+	unsigned n_queues[VMM_MAX_NICS];
+	size_t n_nics, n_shares;
+};
+
+int vmm_kind_save(const struct vmm_config *cfg, uint8_t **ret_kind, size_t *ret_len,
+		  struct error *err);
+int vmm_kind_key(const uint8_t *kind, size_t len, uint8_t **ret_key, size_t *ret_len,
+		 struct error *err);
+int vmm_kind_describe(const uint8_t *kind, size_t len, struct vmm_kind *ret, struct error *err);
+/*
+ * As vmm_spawn(). Of @cfg count id, dir, program, the descriptors and cgroup_parent, and of its cards
+ * the descriptors; it starts from a template.
+ */
+int vmm_spawn_kind(uv_loop_t *loop, const uint8_t *kind, size_t len, const struct vmm_config *cfg,
+		   const struct vmm_events *events, void *ctx, struct vmm **ret_vmm,
+		   struct error *err) __attribute__((warn_unused_result));
+/*
+ * Makes the directory @from of a running VM @to, which may be an empty directory: the VM does not notice.
+ * Who has it afterwards is who vmm_attach()es. -ENOENT: somebody else has taken it.
+ */
+int vmm_move(const char *from, const char *to) __attribute__((warn_unused_result));
+
 /* The last VMM_CONSOLE_RING bytes of the guest's console, raw. */
 int vmm_console(struct vmm *vmm, vmm_text_fn cb, void *ctx);
 
@@ -332,6 +364,10 @@ int vmm_console(struct vmm *vmm, vmm_text_fn cb, void *ctx);
  */
 int vmm_reclaim(const char *dir, struct error *err);
 
+/* Begins the names of sockets that cards listen on, where the caller has made such. */
+#define VMM_SOCK_NIC "nic.sock_"
+/* The process of the VM in @dir; 0: none runs there. */
+pid_t vmm_running(const char *dir);
 /* Connects to the socket @name ("vsock.sock") in @dir whatever the length of the path. */
 int vmm_sock_connect(const char *dir, const char *name, struct error *err);
 /* Makes a listening socket @name ("vsock.sock_1030") in @dir, mode 0600. */

@@ -328,8 +328,8 @@ static int add_nic(struct argv *a, const struct qemu_plan *plan, size_t i)
 	int r = 0;
 
 	if (nic->kind == VMM_NIC_STREAM) {
-		r |= argv_opt(a, "-netdev", "stream,id=net%zu,server=off,addr.type=fd,addr.str=%d", i,
-			      nic->fd[0]);
+		r |= argv_opt(a, "-netdev", "stream,id=net%zu,server=%s,addr.type=fd,addr.str=%d", i,
+			      nic->listens ? "on" : "off", nic->fd[0]);
 	} else {
 		format_fds(fds, sizeof(fds), "fd", nic->fd, nic->n_queues);
 		if (nic->vhost) {

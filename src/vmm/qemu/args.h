@@ -37,6 +37,7 @@ struct qemu_nic {
 	int fd[VMM_MAX_QUEUES];
 	int vhost_fd[VMM_MAX_QUEUES];
 	bool vhost;
+	bool listens;                   /* STREAM: the descriptor is a listening one */
 };
 
 struct qemu_plan {

@@ -5,6 +5,7 @@ cd "$(dirname "$0")/.." || exit 1
 bad=0
 tools/check-includes.sh || bad=1
 tools/check-text.sh || bad=1
+tools/check-docs.py || bad=1
 shellcheck -S warning tools/*.sh .ci/run guest/kernel/build deploy/install tests/peers/get || bad=1
 codespell -q 3 -L crate,ede,fo,hist,passt,ro,te,ue src docs README.md CONTRIBUTING.md || bad=1
 [ -d build/lint ] || CC=clang meson setup build/lint -Dpreset=dev >/dev/null

@@ -556,18 +556,21 @@ def pod_cgroup():
     made.parent.rmdir()
 
 
-def test_virtual_machine_is_in_the_pods_cgroup(cri, pod_cgroup):
+@pytest.mark.parametrize("kind, resources, cpus, more_than", [
+    ("guaranteed", dict(memory_limit_in_bytes=400 << 20, cpu_period=100000, cpu_quota=150000), 2, 400),
+    ("burstable", dict(cpu_shares=512), 1, 128),
+    ("besteffort", dict(cpu_shares=2), 1, 128)])
+def test_virtual_machine_is_in_the_pods_cgroup(cri, pod_cgroup, kind, resources, cpus, more_than):
     """So that the kubelet's limits hold for all of it; and its size follows the pod's limits."""
     parent, path = pod_cgroup
-    p = cri.pod("qos", linux=dict(cgroup_parent=parent, resources=dict(
-        memory_limit_in_bytes=400 << 20, cpu_period=100000, cpu_quota=150000),
-        security_context=dict(namespace_options=dict(pid=1))))
+    p = cri.pod(f"qos-{kind}", linux=dict(cgroup_parent=parent, resources=resources,
+                security_context=dict(namespace_options=dict(pid=1))))
     k = p.run("main", *LOOP)
     inside = [x for d in path.glob("caisson-*/cgroup.procs") for x in d.read_text().split()]
     names = {c.comm(x)[:11] for x in inside}
     assert {"caisson-vmm", "qemu-system"} <= names, names
-    assert k.sh("nproc") == "2\n"
-    assert int(k.sh("head -n 1 /proc/meminfo").split()[1]) > 400 << 10
+    assert k.sh("nproc") == f"{cpus}\n"
+    assert int(k.sh("head -n 1 /proc/meminfo").split()[1]) > more_than << 10
     p.remove()
     assert not list(path.glob("*/"))
 
@@ -732,7 +735,9 @@ def test_empty_and_filled_volumes(pod, daemon, kind):
     k.remove()
 
 
-def test_pods_in_parallel(cri):
+def test_pods_in_parallel(cri, daemon):
+    """All of one kind: their guests come from one template."""
+    before = daemon.log().count("starting from the template")
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         def whole(n):
             p = cri.pod(f"parallel{n}")
@@ -741,3 +746,5 @@ def test_pods_in_parallel(cri):
             p.remove()
             return code, text
         assert list(pool.map(whole, range(4))) == [(0, f"job-{n}\n") for n in range(4)]
+    cri.pod("parallel4").remove()
+    assert daemon.log().count("starting from the template") > before

@@ -283,9 +283,15 @@ static void on_create_hooks_done(void *arg, const struct error *err)
 
 void container_agent_ready(struct container *c)
 {
+	struct error err = { 0 };
+
 	if (!c->creating || !c->waits_for_agent)
 		return;
 	c->waits_for_agent = false;
+	if (hooks_remember(c, &err) < 0) {
+		container_part_done(c, &err);
+		return;
+	}
 	c->pending++;
 	container_ref(c);
 	hooks_run(c, HOOK_CREATE, on_create_hooks_done, container_ref(c));
@@ -456,6 +462,7 @@ static void on_stop_hooks_done(void *arg, const struct error *err)
 
 	if (err)
 		log_warn("container %s: %s", rm->c->id, err->msg);
+	hooks_forget(rm->c);
 	rm->done(rm->arg, NULL, &rm->exit);
 	container_unref(rm->c);
 	free(rm);

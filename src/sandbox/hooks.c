@@ -2,6 +2,7 @@
 /* See hooks.h. */
 #include "sandbox/hooks.h"
 
+#include <fcntl.h>
 #include <jansson.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -12,7 +13,6 @@
 #include "oci/oci.h"
 #include "sandbox/internal.h"
 
-#define HOOK_TIMEOUT_MS (120u * 1000u) /* of one that names none; the longest of all */
 #define OUTPUT_MAX	400
 
 enum { PRESTART, CREATE_RUNTIME, CREATE_CONTAINER, POSTSTART, POSTSTOP, KINDS };
@@ -95,21 +95,29 @@ static void run_finished(struct run *r, const struct error *err)
 }
 
 /* The runtime specification's state. */
-static char *state_text(const struct run *r)
+static json_t *state_json(const struct container *c, int kind)
 {
-	const Grpc__Spec *spec = r->c->spec;
-	json_t *o = json_pack("{s:s, s:s, s:s, s:i, s:s}", "ociVersion", OCI_VERSION, "id", r->c->id,
-			      "status", kinds[r->kind].status, "pid",
-			      r->point == HOOK_STOPPED ? 0 : (int)sandbox_vm_pid(r->c->s), "bundle",
-			      r->c->bundle);
+	const Grpc__Spec *spec = c->spec;
+	json_t *o = json_pack("{s:s, s:s, s:s, s:i, s:s}", "ociVersion", OCI_VERSION, "id", c->id,
+			      "status", kinds[kind].status, "pid",
+			      kinds[kind].point == HOOK_STOPPED ? 0 : (int)sandbox_vm_pid(c->s), "bundle",
+			      c->bundle);
 	json_t *all = o ? json_object() : NULL;
-	char *text = NULL;
 
 	for (size_t i = 0; all && i < spec->n_annotations; i++)
 		(void)json_object_set_new(all, spec->annotations[i]->key,
 					  json_string(spec->annotations[i]->value));
 	if (all && json_object_set_new(o, "annotations", all) == 0)
-		text = json_dumps(o, JSON_COMPACT);
+		return o;
+	json_decref(o);
+	return NULL;
+}
+
+static char *state_text(const struct run *r)
+{
+	json_t *o = state_json(r->c, r->kind);
+	char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
+
 	json_decref(o);
 	return text;
 }
@@ -272,6 +280,63 @@ static void run_next(struct run *r)
 	ms = h->timeout > 0 ? MIN_OF((uint64_t)h->timeout, UINT64_C(3600)) * 1000 : HOOK_TIMEOUT_MS;
 	(void)!loop_timer_start(r->c->s->loop, MIN_OF(ms, (uint64_t)HOOK_TIMEOUT_MS),
 				on_hook_timeout, r, &r->timer);
+}
+
+/* --- what is left to whoever frees the sandbox when this process was killed --- */
+
+static json_t *strings_json(char **v, size_t n)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; list && i < n; i++)
+		if (json_array_append_new(list, json_string(v[i])) < 0) {
+			json_decref(list);
+			return NULL;
+		}
+	return list;
+}
+
+static json_t *hook_json(const Grpc__Hook *h)
+{
+	return json_pack("{s:s, s:o, s:o, s:I}", "path", h->path, "args", strings_json(h->args, h->n_args),
+			 "env", strings_json(h->env, h->n_env), "timeout", (json_int_t)h->timeout);
+}
+
+int hooks_remember(const struct container *c, struct error *err)
+{
+	auto_free char *path = NULL, *text = NULL;
+	json_t *list, *all = NULL;
+	const Grpc__Hook *h;
+	int r = 0;
+
+	if (!hooks_any(c, HOOK_STOPPED))
+		return 0;
+	list = json_array();
+	for (size_t i = 0; list && r == 0 && (h = hook_at(c, POSTSTOP, i)); i++)
+		r = json_array_append_new(list, hook_json(h));
+	if (list && r == 0)
+		all = json_pack("{s:o?, s:O}", "state", state_json(c, POSTSTOP), "hooks", list);
+	text = all ? json_dumps(all, JSON_COMPACT) : NULL;
+	json_decref(all);
+	json_decref(list);
+	path = str_printf("%s/" HOOKS_LATE, c->s->dir);
+	if (!text || !path)
+		return error_set(err, -ENOMEM, "out of memory");
+	r = fsutil_mkdir_p(path, 0700);
+	if (r == 0) {
+		auto_close int dir = open(path, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+
+		r = dir < 0 ? -errno : fsutil_write_volatile(dir, c->id, text, strlen(text), 0600);
+	}
+	return r < 0 ? error_errno(err, r, "keep the poststop hooks in '%s'", path) : 0;
+}
+
+void hooks_forget(const struct container *c)
+{
+	auto_free char *path = str_printf("%s/" HOOKS_LATE "/%s", c->s->dir, c->id);
+
+	if (path)
+		(void)unlink(path);
 }
 
 bool hooks_any(const struct container *c, enum hook_point point)

@@ -25,3 +25,15 @@ bool hooks_any(const struct container *c, enum hook_point point);
  * last line of what it wrote; those after it do not run.
  */
 void hooks_run(struct container *c, enum hook_point point, sandbox_done_fn done, void *arg);
+
+#define HOOK_TIMEOUT_MS (120u * 1000u) /* of one that names none; the longest of all */
+#define HOOKS_LATE	"poststop" /* folder of a sandbox's: a file for each container */
+
+/*
+ * Writes down the hooks that are to run after the container's end, before any other hook runs: if this
+ * process does not come to it, hooks_run_late() does. The container's hooks have run: hooks_forget().
+ */
+__must_check int hooks_remember(const struct container *c, struct error *err);
+void hooks_forget(const struct container *c);
+/* For reclaim: runs what is left of a dead sandbox's, and waits. What fails is logged. */
+void hooks_run_late(const char *dir);

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "sandbox/hooks.h"
 #include "sandbox/record.h"
 #include "sandbox/sandbox.h"
 #include "vmm/vmm.h"
@@ -73,6 +74,8 @@ int sandbox_reclaim(const char *dir, struct error *err)
 	for (size_t i = 0; i < rec.n_children; i++)
 		keep(kill_and_wait(&rec.children[i], "a helper process", &e), &e, &first, err);
 
+	/* With the machine gone and its network still there, as after an end of the container's own. */
+	hooks_run_late(dir);
 	if (rec.net)
 		keep(net_release(rec.net, &e), &e, &first, err);
 	if (rec.socket && unlink(rec.socket) < 0 && errno != ENOENT && errno != ENOTDIR)

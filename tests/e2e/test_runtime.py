@@ -199,6 +199,26 @@ def test_hooks(runtime, tmp_path):
     assert all(s["pid"] > 1 for s in states[:4])
 
 
+def test_poststop_hooks_when_the_shim_was_killed(runtime, tmp_path):
+    """They run when what is left is freed, once, with the state; networks of nerdctl's depend on it."""
+    seen = tmp_path / "seen"
+    hook = {"path": "/bin/sh", "args": ["hook", "-c", f"echo $0 $V >>{seen}; cat >>{seen}; echo >>{seen}"],
+            "env": ["V=one"], "timeout": 10}
+    fails = {"path": "/bin/false"}
+    pid, _, _ = runtime.create("hooked", ["sleep", "1000"], hooks={"poststop": [fails, hook]})
+    runtime("start", "hooked")
+    with open(os.path.join(runtime.folder, "bundles/hooked/shim.pid"), encoding="ascii") as f:
+        os.kill(int(f.read()), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert not seen.exists()
+    runtime("delete", "--force", "hooked")
+    runtime("delete", "--force", "hooked")
+    said, state = seen.read_text(encoding="ascii").splitlines()
+    assert said == "hook one"
+    state = json.loads(state)
+    assert (state["id"], state["status"], state["pid"]) == ("hooked", "stopped", 0)
+
+
 @pytest.mark.parametrize("hook, words", [
     (["-c", "echo first; echo no room; exit 3"], "hooks.createRuntime[0] '/bin/sh' failed with code 3: no room"),
     (["-c", "sleep 100"], "hooks.createRuntime[0] '/bin/sh' took too long"),

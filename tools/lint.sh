@@ -6,7 +6,7 @@ bad=0
 tools/check-includes.sh || bad=1
 tools/check-text.sh || bad=1
 tools/check-docs.py || bad=1
-shellcheck -S warning tools/*.sh .ci/run guest/kernel/build deploy/install tests/peers/get || bad=1
+shellcheck -S warning tools/*.sh .ci/run guest/kernel/build deploy/install tests/peers/get tests/peers/kata || bad=1
 codespell -q 3 -L crate,ede,fo,hist,passt,ro,te,ue src docs README.md CONTRIBUTING.md || bad=1
 [ -d build/lint ] || CC=clang meson setup build/lint -Dpreset=dev >/dev/null
 ninja -C build/lint >/dev/null || bad=1

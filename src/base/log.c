@@ -7,6 +7,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/trace.h"
+
 #define LINE_MAX_BYTES 4000
 #define MAX_FIELDS     4
 
@@ -129,7 +131,7 @@ static void put_field(struct line *l, const char *key, const char *value)
 
 static void begin_line(struct line *l, enum log_level level, const char *msg)
 {
-	char stamp[128];
+	char stamp[128], trace[33];
 	struct timespec ts;
 	struct tm tm;
 
@@ -146,6 +148,9 @@ static void begin_line(struct line *l, enum log_level level, const char *msg)
 		put_field(l, "source", logger.source);
 	for (size_t i = 0; i < MAX_FIELDS && logger.fields[i].key[0]; i++)
 		put_field(l, logger.fields[i].key, logger.fields[i].value);
+	trace_id(trace);
+	if (*trace)
+		put_field(l, "trace_id", trace);
 }
 
 static void end_line(struct line *l)

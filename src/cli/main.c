@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/trace.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "cli/help.h"
@@ -101,6 +102,7 @@ int main(int argc, char **argv)
 	const struct command *cmd;
 	int words;
 
+	(void)trace_swap(trace_of(getenv("TRACEPARENT")));
 	if (argc < 2) {
 		help_overview(stderr, commands, commands_count());
 		return EXIT_CAISSON;

@@ -137,6 +137,7 @@ static int build_shm(struct container *c, struct storages *st)
 
 static void ask_agent(struct container *c)
 {
+	struct trace outer;
 	Grpc__CreateContainerRequest req = GRPC__CREATE_CONTAINER_REQUEST__INIT;
 	Grpc__Hooks *hooks = c->spec->hooks, guests;
 	struct storages st = { 0 };
@@ -179,8 +180,10 @@ static void ask_agent(struct container *c)
 			c->spec->hooks = &guests;
 		}
 		files_send(c);
+		outer = trace_swap(c->trace);
 		r = agent_create_container(c->s->agent, &req, on_container_created,
 					   container_ref(c));
+		(void)trace_swap(outer);
 		c->spec->hooks = hooks;
 		if (r < 0) {
 			(void)error_errno(&err, r, "ask the agent");
@@ -329,6 +332,7 @@ struct container *container_new(struct sandbox *s, const struct sandbox_create *
 	list_init(&c->processes);
 	c->refs = 1;
 	c->s = s;
+	c->trace = trace_of(trace_parent());
 	c->id = strdup(q->id);
 	c->guest_id = strdup(q->id);
 	c->bundle = strdup(q->bundle);

@@ -10,6 +10,7 @@
 #include "agentclient/agentclient.h"
 #include "base/base.h"
 #include "base/loop.h"
+#include "base/trace.h"
 #include "sandbox/record.h"
 #include "sandbox/sandbox.h"
 #include "sandbox/shares.h"
@@ -152,6 +153,7 @@ struct process {
 	/* a start that is under way */
 	sandbox_done_fn start_done;
 	void *start_arg;
+	struct trace trace;
 };
 
 /* A file or block device of the host as a disk of the VM. */
@@ -224,6 +226,7 @@ struct container {
 	struct error failure;
 	sandbox_done_fn create_done;
 	void *create_arg;
+	struct trace trace; /* of the request that makes it */
 	struct removal *removal; /* it is deleted while it is created; or NULL */
 };
 

@@ -318,6 +318,7 @@ static void on_exec_connected(void *arg, const struct error *err)
 {
 	Grpc__ExecProcessRequest req = GRPC__EXEC_PROCESS_REQUEST__INIT;
 	struct process *p = arg;
+	struct trace outer;
 	struct error e = { 0 };
 	int r;
 
@@ -334,7 +335,9 @@ static void on_exec_connected(void *arg, const struct error *err)
 	req.stdin_port = stdio_port(p->io, STDIO_IN);
 	req.stdout_port = stdio_port(p->io, STDIO_OUT);
 	req.stderr_port = stdio_port(p->io, STDIO_ERR);
+	outer = trace_swap(p->trace);
 	r = agent_exec_process(p->container->s->agent, &req, on_exec_started, process_ref(p));
+	(void)trace_swap(outer);
 	if (r < 0) {
 		(void)error_errno(&e, r, "ask the agent");
 		process_unref(p);
@@ -369,6 +372,7 @@ void sandbox_start(struct sandbox *s, const char *id, const char *exec_id, sandb
 	p->state = PROCESS_STARTING;
 	p->start_done = done;
 	p->start_arg = arg;
+	p->trace = trace_of(trace_parent());
 	if (p->exec_id) {
 		r = stdio_connect(p->io, s->vsock, on_exec_connected, process_ref(p));
 	} else if (p->container->goes_on) {

@@ -75,6 +75,7 @@ static int start(struct ttrpc_client *cl, const char *service, const char *metho
 	struct conn *c = cl->conn;
 	size_t slen = strlen(service), mlen = strlen(method), n;
 	struct wire_header h = { 0, c->next_id, WIRE_REQUEST, 0 };
+	struct ttrpc_kv trace[2];
 	struct ttrpc_pending *p;
 	uint8_t *data, *at;
 	int r;
@@ -86,6 +87,7 @@ static int start(struct ttrpc_client *cl, const char *service, const char *metho
 	if (len > TTRPC_DATA_MAX || slen > TTRPC_DATA_MAX || mlen > TTRPC_DATA_MAX)
 		return -EMSGSIZE;
 	timeout_ns = MIN_OF(timeout_ns, (uint64_t)INT64_MAX);
+	metadata = wire_metadata_or_trace(metadata, trace);
 	n = wire_request_size(slen, mlen, len, timeout_ns, metadata);
 	if (n > TTRPC_DATA_MAX)
 		return -EMSGSIZE;

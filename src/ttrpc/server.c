@@ -4,6 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
+#include "base/trace.h"
+
 /* Each entry costs memory beyond its bytes. */
 #define METADATA_MAX 1024u
 #define STREAM_FLAGS (TTRPC_CLIENT_STREAM | TTRPC_SERVER_STREAM)
@@ -411,6 +414,7 @@ static void handle_request(struct conn *c, struct wire_header h, const uint8_t *
 	struct ttrpc_call *call;
 	uint64_t deadline = 0;
 	bool stream;
+	struct trace outer;
 	int r;
 
 	if (!(h.id & 1)) {
@@ -479,7 +483,10 @@ static void handle_request(struct conn *c, struct wire_header h, const uint8_t *
 	} else {
 		call->s.remote_closed = call->s.eof_told = true;
 	}
+	outer = trace_swap(trace_of(ttrpc_call_metadata(call, "traceparent")));
+	log_write(LOG_DEBUG, "request", "method", e->method->name, NULL);
 	e->method->fn(e->ctx, call, req.payload.p, req.payload.len);
+	(void)trace_swap(outer);
 }
 
 void server_request(struct conn *c, uint32_t id, uint64_t deadline, const uint8_t *data, size_t len)

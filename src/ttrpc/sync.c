@@ -93,10 +93,12 @@ static int send_request(struct ttrpc_sync *s, const char *service, const char *m
 	size_t slen = strlen(service), mlen = strlen(method);
 	size_t len = req ? protobuf_c_message_get_packed_size(req) : 0, n;
 	auto_free uint8_t *frame = NULL;
+	struct ttrpc_kv trace[2];
 	uint8_t *at;
 
 	if (len > TTRPC_DATA_MAX || slen > TTRPC_DATA_MAX || mlen > TTRPC_DATA_MAX)
 		return -EMSGSIZE;
+	metadata = wire_metadata_or_trace(metadata, trace);
 	n = wire_request_size(slen, mlen, len, timeout_ns, metadata);
 	if (n > TTRPC_DATA_MAX)
 		return -EMSGSIZE;

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "base/trace.h"
 
 struct field {
 	uint32_t num;
@@ -137,6 +138,15 @@ int wire_request_parse(const uint8_t *data, size_t len, struct wire_request *ret
 		}
 	}
 	return r;
+}
+
+const struct ttrpc_kv *wire_metadata_or_trace(const struct ttrpc_kv *given, struct ttrpc_kv room[2])
+{
+	if (given || !*trace_parent())
+		return given;
+	room[0] = (struct ttrpc_kv){ "traceparent", trace_parent() };
+	room[1] = (struct ttrpc_kv){ 0 };
+	return room;
 }
 
 bool wire_metadata_next(struct span *rest, struct span *key, struct span *value)

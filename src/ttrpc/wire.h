@@ -41,6 +41,9 @@ void wire_header_put(uint8_t *p, struct wire_header h);
 /* 0 or -EPROTO. The spans point into @data. */
 __must_check int wire_request_parse(const uint8_t *data, size_t len, struct wire_request *ret);
 __must_check int wire_response_parse(const uint8_t *data, size_t len, struct wire_response *ret);
+/* @given if there is any, else the trace at hand in @room, which stays as long as that does; or NULL. */
+const struct ttrpc_kv *wire_metadata_or_trace(const struct ttrpc_kv *given, struct ttrpc_kv room[2]);
+
 /*
  * Gives the next metadata entry of a request that has been parsed, and moves @rest, which starts
  * as the whole request, behind it. False at the end.

@@ -90,6 +90,7 @@ class Connection:
         self.service = service
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.connect(address.removeprefix("unix://"))
+        self.metadata = {}
         self.lock = threading.Condition()
         self.answers, self.next_id, self.closed = {}, 1, False
         self.reader = threading.Thread(target=self.read, daemon=True)
@@ -118,7 +119,8 @@ class Connection:
                 self.lock.notify_all()
 
     def send(self, method, fields, service=None):
-        payload = encode([(1, service or self.service), (2, method), (3, encode(fields))])
+        payload = encode([(1, service or self.service), (2, method), (3, encode(fields)),
+                          *((5, encode([*enumerate(kv, 1)])) for kv in self.metadata.items())])
         with self.lock:
             stream = self.next_id
             self.next_id += 2

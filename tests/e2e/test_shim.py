@@ -5,6 +5,7 @@ Few VMs, many checks in each: under emulation a boot takes about a second.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -13,6 +14,7 @@ import time
 import pytest
 
 import shimclient as sc
+from ctrd import wait_until
 from shimclient import RpcError, Task, default_spec, encode
 
 pytestmark = pytest.mark.skipif(not sc.STAGE or not os.path.exists(sc.SHIM),
@@ -501,6 +503,29 @@ def test_start_outside_a_bundle(host):
 
 
 # --- bootstrap of newer containerds, events ---
+
+
+def test_traces_are_passed_on(host):
+    """W3C's traceparent among a call's metadata: its id is in the lines of the shim and of the agent."""
+    ids = {name: f"{n:032x}" for n, name in enumerate(("create", "start", "kill"), 1)}
+    with open(host.config, "a", encoding="ascii") as f:
+        f.write("log:\n  level: debug\n  agent_level: debug\n")
+    t = Task(host, "traced", ["sleep", "1000"])
+    calls = {"create": t.create, "start": t.start, "kill": lambda: t.kill(9)}
+    for name, call in calls.items():
+        t.conn.metadata = {"traceparent": f"00-{ids[name]}-00f067aa0ba902b7-01"}
+        call()
+    t.conn.metadata = {"traceparent": "of no such form"}
+    assert t.wait() == 137
+
+    def methods(source, name):
+        lines = [x for x in host.log("traced").splitlines()
+                 if f"trace_id={ids[name]}" in x and f"source={source}" in x]
+        return [m for x in lines for m in re.findall(r"method=(\w+)", x)]
+    for name, asked in (("create", "CreateContainer"), ("start", "StartContainer"), ("kill", "SignalProcess")):
+        assert name.capitalize() in methods("shim", name)
+        wait_until(lambda a=asked, n=name: a in methods("agent", n))
+    t.finish()
 
 
 def test_bootstrap_params_and_events(host):

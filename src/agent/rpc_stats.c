@@ -1,4 +1,5 @@
 /* StatsContainer: what the kernel counts for a container, in the shape of Kata's message. */
+#include <stdio.h>
 #include <string.h>
 
 #include "agent/netdev.h"
@@ -38,6 +39,7 @@ static int add_netdev(const char *name, const uint64_t *c, void *arg)
 struct parts {
 	Grpc__MemoryStats__StatsEntry *stat, **stats;
 	Grpc__BlkioStatsEntry *io, **bytes, **ops;
+	char (*device)[40];
 	Grpc__HugetlbStats *huge;
 	Grpc__CgroupStats__HugetlbStatsEntry *hugetlb, **hugetlbs;
 };
@@ -47,6 +49,7 @@ static void parts_free(struct parts *p)
 	free(p->stat);
 	free(p->stats);
 	free(p->io);
+	free(p->device);
 	free(p->bytes);
 	free(p->ops);
 	free(p->huge);
@@ -61,24 +64,26 @@ static int parts_alloc(struct parts *p, const struct container_stats *st)
 	p->stat = calloc(st->memory.n_stat + 1, sizeof(*p->stat));
 	p->stats = calloc(st->memory.n_stat + 1, sizeof(*p->stats));
 	p->io = calloc(io * 2, sizeof(*p->io));
+	p->device = calloc(st->io.n_dev + 1, sizeof(*p->device));
 	p->bytes = calloc(io, sizeof(*p->bytes));
 	p->ops = calloc(io, sizeof(*p->ops));
 	p->huge = calloc(st->n_hugetlb + 1, sizeof(*p->huge));
 	p->hugetlb = calloc(st->n_hugetlb + 1, sizeof(*p->hugetlb));
 	p->hugetlbs = calloc(st->n_hugetlb + 1, sizeof(*p->hugetlbs));
-	return p->stat && p->stats && p->io && p->bytes && p->ops && p->huge && p->hugetlb &&
-			       p->hugetlbs ?
+	return p->stat && p->stats && p->io && p->device && p->bytes && p->ops && p->huge &&
+			       p->hugetlb && p->hugetlbs ?
 		       0 :
 		       -ENOMEM;
 }
 
 static Grpc__BlkioStatsEntry *io_entry(Grpc__BlkioStatsEntry *e,
-				       const struct container_io_stats *d, const char *op,
-				       uint64_t value)
+				       const struct container_io_stats *d, char *device,
+				       const char *op, uint64_t value)
 {
 	grpc__blkio_stats_entry__init(e);
 	e->major = d->major;
 	e->minor = d->minor;
+	e->device = device;
 	e->op = (char *)op;
 	e->value = value;
 	return e;
@@ -91,13 +96,16 @@ static void fill_io(Grpc__BlkioStats *m, struct parts *p, const struct container
 
 	for (size_t i = 0; i < st->io.n_dev; i++) {
 		const struct container_io_stats *d = &st->io.dev[i];
+		char *dev = p->device[i];
 
-		p->bytes[n] = io_entry(e++, d, "Read", d->rbytes);
-		p->ops[n++] = io_entry(e++, d, "Read", d->rios);
-		p->bytes[n] = io_entry(e++, d, "Write", d->wbytes);
-		p->ops[n++] = io_entry(e++, d, "Write", d->wios);
-		p->bytes[n] = io_entry(e++, d, "Discard", d->dbytes);
-		p->ops[n++] = io_entry(e++, d, "Discard", d->dios);
+		if (*d->name)
+			(void)snprintf(dev, sizeof(p->device[i]), "/dev/%s", d->name);
+		p->bytes[n] = io_entry(e++, d, dev, "Read", d->rbytes);
+		p->ops[n++] = io_entry(e++, d, dev, "Read", d->rios);
+		p->bytes[n] = io_entry(e++, d, dev, "Write", d->wbytes);
+		p->ops[n++] = io_entry(e++, d, dev, "Write", d->wios);
+		p->bytes[n] = io_entry(e++, d, dev, "Discard", d->dbytes);
+		p->ops[n++] = io_entry(e++, d, dev, "Discard", d->dios);
 	}
 	m->io_service_bytes_recursive = p->bytes;
 	m->io_serviced_recursive = p->ops;
@@ -123,6 +131,29 @@ static void fill_memory(Grpc__MemoryStats *m, struct parts *p, const struct cont
 	}
 	m->stats = p->stats;
 	m->n_stats = st->memory.n_stat;
+}
+
+struct pressure {
+	Grpc__PressureStats msg;
+	Grpc__Pressure some, full;
+};
+
+static Grpc__PressureStats *fill_pressure(struct pressure *p, const struct container_psi *psi)
+{
+	grpc__pressure_stats__init(&p->msg);
+	grpc__pressure__init(&p->some);
+	grpc__pressure__init(&p->full);
+	p->some.avg10 = psi->some_avg10 / 100.0;
+	p->some.avg60 = psi->some_avg60 / 100.0;
+	p->some.avg300 = psi->some_avg300 / 100.0;
+	p->some.total = psi->some_total;
+	p->full.avg10 = psi->full_avg10 / 100.0;
+	p->full.avg60 = psi->full_avg60 / 100.0;
+	p->full.avg300 = psi->full_avg300 / 100.0;
+	p->full.total = psi->full_total;
+	p->msg.some = &p->some;
+	p->msg.full = &p->full;
+	return &p->msg;
 }
 
 static void fill_hugetlb(Grpc__CgroupStats *m, struct parts *p, const struct container_stats *st)
@@ -152,6 +183,8 @@ static void reply(struct ttrpc_call *call, struct container_stats *st, struct pa
 	Grpc__MemoryData mem = GRPC__MEMORY_DATA__INIT, swap = mem, kernel = mem;
 	Grpc__PidsStats pids = GRPC__PIDS_STATS__INIT;
 	Grpc__BlkioStats io = GRPC__BLKIO_STATS__INIT;
+	Grpc__MemoryEvents events = GRPC__MEMORY_EVENTS__INIT;
+	struct pressure cpu_psi, memory_psi, io_psi;
 	auto_free struct net_stats *net = calloc(1, sizeof(*net));
 
 	usage.total_usage = st->cpu.usage_ns;
@@ -162,6 +195,15 @@ static void reply(struct ttrpc_call *call, struct container_stats *st, struct pa
 	throttling.throttled_time = st->cpu.throttled_ns;
 	cpu.cpu_usage = &usage;
 	cpu.throttling_data = &throttling;
+	cpu.pressure = fill_pressure(&cpu_psi, &st->cpu.psi);
+	memory.pressure = fill_pressure(&memory_psi, &st->memory.psi);
+	io.pressure = fill_pressure(&io_psi, &st->io.psi);
+	events.low = st->memory.ev_low;
+	events.high = st->memory.ev_high;
+	events.max = st->memory.ev_max;
+	events.oom = st->memory.ev_oom;
+	events.oom_kill = st->memory.ev_oom_kill;
+	memory.events = &events;
 	memory.usage = &mem;
 	memory.swap_usage = &swap;
 	memory.kernel_usage = &kernel;

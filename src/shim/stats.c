@@ -8,6 +8,7 @@
 #include "shim/shim.h"
 
 #define NETWORKS_MAX 32u
+#define HUGETLB_MAX  8u
 
 static uint64_t mem_stat(const Grpc__MemoryStats *m, const char *key)
 {
@@ -72,6 +73,45 @@ static void fill_memory(Io__Containerd__Cgroups__V2__MemoryStat *out, const Grpc
 	}
 }
 
+struct pressure {
+	Io__Containerd__Cgroups__V2__PSIStats msg;
+	Io__Containerd__Cgroups__V2__PSIData some, full;
+};
+
+static void fill_data(Io__Containerd__Cgroups__V2__PSIData *out, const Grpc__Pressure *p)
+{
+	io__containerd__cgroups__v2__psidata__init(out);
+	if (!p)
+		return;
+	out->avg10 = p->avg10;
+	out->avg60 = p->avg60;
+	out->avg300 = p->avg300;
+	out->total = p->total;
+}
+
+/* NULL if the guest told nothing. */
+static Io__Containerd__Cgroups__V2__PSIStats *fill_pressure(struct pressure *out,
+							    const Grpc__PressureStats *p)
+{
+	if (!p)
+		return NULL;
+	io__containerd__cgroups__v2__psistats__init(&out->msg);
+	fill_data(&out->some, p->some);
+	fill_data(&out->full, p->full);
+	out->msg.some = &out->some;
+	out->msg.full = &out->full;
+	return &out->msg;
+}
+
+static void fill_events(Io__Containerd__Cgroups__V2__MemoryEvents *out, const Grpc__MemoryEvents *e)
+{
+	out->low = e->low;
+	out->high = e->high;
+	out->max = e->max;
+	out->oom = e->oom;
+	out->oom_kill = e->oom_kill;
+}
+
 static void fill_cpu(Io__Containerd__Cgroups__V2__CPUStat *out, const Grpc__CpuStats *c)
 {
 	/* The agent counts nanoseconds. */
@@ -134,6 +174,8 @@ int stats_pack(const Grpc__StatsContainerResponse *st, uint8_t **ret_data, size_
 	Io__Containerd__Cgroups__V2__IOStat io = IO__CONTAINERD__CGROUPS__V2__IOSTAT__INIT;
 	Io__Containerd__Cgroups__V2__IOEntry entry[16], *entry_ptr[16];
 	Io__Containerd__Cgroups__V2__NetworkStat net[NETWORKS_MAX], *net_ptr[NETWORKS_MAX];
+	Io__Containerd__Cgroups__V2__HugeTlbStat huge[HUGETLB_MAX], *huge_ptr[HUGETLB_MAX];
+	struct pressure cpu_psi, mem_psi, io_psi;
 	const Grpc__CgroupStats *cg = st->cgroup_stats;
 	uint8_t *data;
 
@@ -146,11 +188,31 @@ int stats_pack(const Grpc__StatsContainerResponse *st, uint8_t **ret_data, size_
 		pids.current = cg->pids_stats->current;
 		pids.limit = cg->pids_stats->limit;
 	}
-	if (cg && cg->cpu_stats)
+	if (cg && cg->cpu_stats) {
 		fill_cpu(&cpu, cg->cpu_stats);
-	if (cg && cg->memory_stats)
+		cpu.psi = fill_pressure(&cpu_psi, cg->cpu_stats->pressure);
+	}
+	if (cg && cg->memory_stats) {
 		fill_memory(&mem, cg->memory_stats);
+		mem.psi = fill_pressure(&mem_psi, cg->memory_stats->pressure);
+		if (cg->memory_stats->events)
+			fill_events(&events, cg->memory_stats->events);
+	}
+	m.hugetlb = huge_ptr;
+	for (size_t i = 0; cg && i < cg->n_hugetlb_stats && m.n_hugetlb < HUGETLB_MAX; i++) {
+		const Grpc__CgroupStats__HugetlbStatsEntry *h = cg->hugetlb_stats[i];
+
+		if (!h->value)
+			continue;
+		io__containerd__cgroups__v2__huge_tlb_stat__init(&huge[m.n_hugetlb]);
+		huge[m.n_hugetlb].pagesize = h->key;
+		huge[m.n_hugetlb].current = h->value->usage;
+		huge[m.n_hugetlb].max = h->value->max_usage;
+		huge_ptr[m.n_hugetlb] = &huge[m.n_hugetlb];
+		m.n_hugetlb++;
+	}
 	if (cg && cg->blkio_stats) {
+		io.psi = fill_pressure(&io_psi, cg->blkio_stats->pressure);
 		io.n_usage = fill_io(entry, ARRAY_LEN(entry), cg->blkio_stats);
 		for (size_t i = 0; i < io.n_usage; i++)
 			entry_ptr[i] = &entry[i];

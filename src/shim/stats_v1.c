@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The agent's statistics as containerd's cgroup v1 metrics, for hosts that have version 1. */
 #include <linux/magic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/vfs.h>
@@ -12,11 +11,18 @@
 
 #define NETWORKS_MAX 32u
 #define ENTRIES_MAX  64u
+#define HUGETLB_MAX  8u
 
 typedef Io__Containerd__Cgroups__V1__MemoryStat MemoryStat;
 typedef Io__Containerd__Cgroups__V1__MemoryEntry MemoryEntry;
 typedef Io__Containerd__Cgroups__V1__BlkIOEntry BlkIOEntry;
 typedef Io__Containerd__Cgroups__V1__NetworkStat NetworkStat;
+typedef Io__Containerd__Cgroups__V1__HugetlbStat HugetlbStat;
+
+struct blkio_list {
+	BlkIOEntry entry[ENTRIES_MAX], *ptr[ENTRIES_MAX];
+	size_t n;
+};
 
 bool stats_host_is_v1(void)
 {
@@ -65,21 +71,46 @@ static MemoryEntry *fill_entry(MemoryEntry *e, const Grpc__MemoryData *d)
 	return e;
 }
 
-static size_t fill_blkio(BlkIOEntry *entry, BlkIOEntry **ptr, char (*name)[24],
-			 Grpc__BlkioStatsEntry *const *list, size_t n)
+static void fill_blkio(struct blkio_list *out, Grpc__BlkioStatsEntry *const *list, size_t n)
 {
-	n = MIN_OF(n, (size_t)ENTRIES_MAX);
-	for (size_t i = 0; i < n; i++) {
-		io__containerd__cgroups__v1__blk_ioentry__init(&entry[i]);
-		(void)snprintf(name[i], sizeof(name[i]), "%llu:%llu",
-			       (unsigned long long)list[i]->major,
-			       (unsigned long long)list[i]->minor);
-		entry[i].op = list[i]->op;
-		entry[i].device = name[i];
-		entry[i].major = list[i]->major;
-		entry[i].minor = list[i]->minor;
-		entry[i].value = list[i]->value;
-		ptr[i] = &entry[i];
+	for (size_t i = 0; i < n && out->n < ENTRIES_MAX; i++) {
+		BlkIOEntry *e = &out->entry[out->n];
+
+		io__containerd__cgroups__v1__blk_ioentry__init(e);
+		e->op = list[i]->op;
+		e->device = list[i]->device;
+		e->major = list[i]->major;
+		e->minor = list[i]->minor;
+		e->value = list[i]->value;
+		out->ptr[out->n++] = e;
+	}
+}
+
+/* Version 1 counts what is swapped in its second figure, "memsw", and not beside the first. */
+static void fill_memsw(MemoryEntry *swap, const MemoryEntry *memory)
+{
+	swap->usage += memory->usage;
+	if (__builtin_add_overflow(swap->limit, memory->limit, &swap->limit))
+		swap->limit = UINT64_MAX;
+	swap->max = MAX_OF(swap->max, memory->max);
+}
+
+static size_t fill_hugetlb(HugetlbStat *huge, HugetlbStat **ptr, const Grpc__CgroupStats *cg)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < cg->n_hugetlb_stats && n < HUGETLB_MAX; i++) {
+		const Grpc__CgroupStats__HugetlbStatsEntry *h = cg->hugetlb_stats[i];
+
+		if (!h->value)
+			continue;
+		io__containerd__cgroups__v1__hugetlb_stat__init(&huge[n]);
+		huge[n].pagesize = h->key;
+		huge[n].usage = h->value->usage;
+		huge[n].max = h->value->max_usage;
+		huge[n].failcnt = h->value->failcnt;
+		ptr[n] = &huge[n];
+		n++;
 	}
 	return n;
 }
@@ -117,8 +148,10 @@ int stats_pack_v1(const Grpc__StatsContainerResponse *st, uint8_t **ret_data, si
 	Io__Containerd__Cgroups__V1__BlkIOStat blkio = IO__CONTAINERD__CGROUPS__V1__BLK_IOSTAT__INIT;
 	MemoryStat mem = IO__CONTAINERD__CGROUPS__V1__MEMORY_STAT__INIT;
 	MemoryEntry entries[3];
-	BlkIOEntry bytes[ENTRIES_MAX], *bytes_ptr[ENTRIES_MAX], ops[ENTRIES_MAX], *ops_ptr[ENTRIES_MAX];
-	char bytes_name[ENTRIES_MAX][24], ops_name[ENTRIES_MAX][24];
+	Io__Containerd__Cgroups__V1__MemoryOomControl oom =
+		IO__CONTAINERD__CGROUPS__V1__MEMORY_OOM_CONTROL__INIT;
+	struct blkio_list bytes = { .n = 0 }, ops = { .n = 0 };
+	HugetlbStat huge[HUGETLB_MAX], *huge_ptr[HUGETLB_MAX];
 	NetworkStat net[NETWORKS_MAX], *net_ptr[NETWORKS_MAX];
 	const Grpc__CgroupStats *cg = st->cgroup_stats;
 	uint8_t *data;
@@ -150,17 +183,28 @@ int stats_pack_v1(const Grpc__StatsContainerResponse *st, uint8_t **ret_data, si
 		mem.kernel = fill_entry(&entries[2], cg->memory_stats->kernel_usage);
 		if (mem.usage)
 			mem.hierarchical_memory_limit = mem.usage->limit;
+		if (mem.usage && mem.swap) {
+			fill_memsw(mem.swap, mem.usage);
+			mem.hierarchical_swap_limit = mem.swap->limit;
+		}
+		if (cg->memory_stats->events) {
+			oom.oom_kill = cg->memory_stats->events->oom_kill;
+			m.memory_oom_control = &oom;
+		}
+	}
+	if (cg) {
+		m.n_hugetlb = fill_hugetlb(huge, huge_ptr, cg);
+		m.hugetlb = huge_ptr;
 	}
 	if (cg && cg->blkio_stats) {
-		blkio.n_io_service_bytes_recursive =
-			fill_blkio(bytes, bytes_ptr, bytes_name,
-				   cg->blkio_stats->io_service_bytes_recursive,
-				   cg->blkio_stats->n_io_service_bytes_recursive);
-		blkio.io_service_bytes_recursive = bytes_ptr;
-		blkio.n_io_serviced_recursive =
-			fill_blkio(ops, ops_ptr, ops_name, cg->blkio_stats->io_serviced_recursive,
-				   cg->blkio_stats->n_io_serviced_recursive);
-		blkio.io_serviced_recursive = ops_ptr;
+		fill_blkio(&bytes, cg->blkio_stats->io_service_bytes_recursive,
+			   cg->blkio_stats->n_io_service_bytes_recursive);
+		fill_blkio(&ops, cg->blkio_stats->io_serviced_recursive,
+			   cg->blkio_stats->n_io_serviced_recursive);
+		blkio.n_io_service_bytes_recursive = bytes.n;
+		blkio.io_service_bytes_recursive = bytes.ptr;
+		blkio.n_io_serviced_recursive = ops.n;
+		blkio.io_serviced_recursive = ops.ptr;
 	}
 	m.n_network = fill_network(net, net_ptr, st);
 	m.network = net_ptr;

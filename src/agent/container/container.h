@@ -153,6 +153,7 @@ struct container_kv {
 
 struct container_io_stats {
 	uint32_t major, minor;
+	char name[32];          /* "vda", "" if it has none any more */
 	uint64_t rbytes, wbytes, rios, wios, dbytes, dios;
 };
 

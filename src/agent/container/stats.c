@@ -116,6 +116,23 @@ static int stats_memory(int dir, struct container_stats *st)
 	return 0;
 }
 
+/* The name that the kernel has for a block device. */
+static void stats_device(struct container_io_stats *d)
+{
+	char path[64], target[256];
+	const char *base;
+	ssize_t n;
+
+	(void)snprintf(path, sizeof(path), "/sys/dev/block/%u:%u", d->major, d->minor);
+	n = readlink(path, target, sizeof(target) - 1);
+	if (n <= 0)
+		return;
+	target[n] = '\0';
+	base = strrchr(target, '/');
+	if (base)
+		(void)snprintf(d->name, sizeof(d->name), "%.31s", base + 1);
+}
+
 static int stats_io(int dir, struct container_stats *st)
 {
 	auto_free char *text = NULL;
@@ -145,6 +162,7 @@ static int stats_io(int dir, struct container_stats *st)
 		d->wios = wi;
 		d->dbytes = db;
 		d->dios = di;
+		stats_device(d);
 		st->io.n_dev++;
 	}
 	return 0;

@@ -151,6 +151,13 @@ int config_apply(struct config *cfg, const char *section, const char *key, const
 		*ret_want = "a time from 100ms to 3600s";
 		return parse_duration(value, &cfg->boot_timeout_ms);
 	}
+	if (IS("vm", "agent_timeout")) {
+		*ret_want = "0, or a time from 100ms to 3600s";
+		if (!str_eq(value, "0"))
+			return parse_duration(value, &cfg->agent_timeout_ms);
+		cfg->agent_timeout_ms = 0;
+		return 0;
+	}
 	if (IS("storage", "scratch_size")) {
 		*ret_want = "a size from 1MiB to 16TiB";
 		if (str_parse_size(value, &bytes) < 0 || bytes < MIB || bytes >> 44 > 1)

@@ -39,6 +39,7 @@ struct config {
 	uint64_t memory_max;
 	unsigned vcpus_max;
 	unsigned boot_timeout_ms;
+	unsigned agent_timeout_ms; /* an agent that is silent for so long is lost; 0: never */
 	bool hugepages;         /* guests' memory is of huge pages set aside by the host */
 	bool prealloc;          /* guests' memory is taken at their start */
 	bool templates;         /* guests start from a saved one where that can be */

@@ -20,6 +20,7 @@ static const cyaml_schema_field_t vm_fields[] = {
 	TEXT("vcpus", struct file_vm, vcpus),
 	TEXT("vcpus_max", struct file_vm, vcpus_max),
 	TEXT("boot_timeout", struct file_vm, boot_timeout),
+	TEXT("agent_timeout", struct file_vm, agent_timeout),
 	TEXT("templates", struct file_vm, templates),
 	TEXT("pool", struct file_vm, pool),
 	TEXT("hugepages", struct file_vm, hugepages),

@@ -10,8 +10,8 @@
  */
 struct file_vm {
 	char *kernel, *initrd, *root_image, *kernel_params, *qemu, *machine, *accelerator;
-	char *memory, *memory_max, *memory_overhead, *vcpus, *vcpus_max, *boot_timeout, *templates, *pool,
-	     *hugepages, *prealloc;
+	char *memory, *memory_max, *memory_overhead, *vcpus, *vcpus_max, *boot_timeout,
+	     *agent_timeout, *templates, *pool, *hugepages, *prealloc;
 };
 
 struct file_storage {

@@ -178,7 +178,9 @@ static void agent_arrived(struct sandbox *s, int fd)
 	if (r == 0) {
 		s->state = VM_READY;
 		log_info("the agent is ready");
+		vmm_booted(s->vmm);
 		agent_client_on_closed(s->agent, on_agent_closed, s);
+		health_start(s);
 		if (template_loads(s->template) || s->restore)
 			r = make_unique(s);
 	}

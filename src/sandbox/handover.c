@@ -497,6 +497,7 @@ void sandbox_resume(struct sandbox *s)
 		network_resume(s);
 		volumes_resume(s);
 		agent_client_go(s->agent);
+		health_start(s);
 	}
 	cleanup_close_(&s->vmm_fd);
 	s->vmm_fd = -1;

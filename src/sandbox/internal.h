@@ -90,6 +90,11 @@ struct sandbox {
 	struct agent_client *agent;
 	struct loop_timer *boot_timer, *lost_timer, *wind_down_timer;
 	bool has_lasting_disk; /* one that is written to and outlives the VM */
+	struct {
+		struct loop_timer *timer;
+		bool asked;      /* it has not answered yet */
+		unsigned missed; /* times that were due meanwhile */
+	} health;             /* see health.c */
 	struct error failure; /* why the VM is gone */
 	uint32_t gone_status; /* exit status of the processes that went with it */
 	char *console_tail;
@@ -286,6 +291,12 @@ __must_check int guest_spawn(struct sandbox *s, const struct vmm_config *cfg, st
 __must_check int guest_arrives(struct sandbox *s, int fd);
 /* Takes up what the agent was last asked, by another program: the call with that id, 0: none. */
 __must_check int guest_resume(struct sandbox *s, uint32_t oom_call);
+
+/* --- health.c --- */
+
+/* From now on the agent must answer. */
+void health_start(struct sandbox *s);
+void health_stop(struct sandbox *s);
 
 /* --- container.c --- */
 

@@ -60,6 +60,7 @@ static void vm_gone(struct sandbox *s, uint32_t status, int code, const char *te
 	loop_timer_cancel(s->boot_timer);
 	loop_timer_cancel(s->lost_timer);
 	loop_timer_cancel(s->wind_down_timer);
+	health_stop(s);
 	s->boot_timer = s->lost_timer = s->wind_down_timer = NULL;
 	agent_vsock_cancel(s->hello);
 	s->hello = NULL;
@@ -162,6 +163,19 @@ static void on_vm_closed(void *arg)
 	(void)arg;
 }
 
+/* All of the VM's containers have run out of memory, before they end. */
+static void tell_oom(struct sandbox *s)
+{
+	const struct container *c;
+
+	list_for_each(c, &s->containers, node) {
+		struct sandbox_event ev = { .type = SANDBOX_EVENT_OOM, .id = c->id };
+
+		if (s->event && c->init && c->init->state == PROCESS_RUNNING)
+			s->event(s->arg, &ev);
+	}
+}
+
 static void on_vm_exited(struct vmm *vmm, enum vmm_exit reason, const char *text, void *arg)
 {
 	struct sandbox *s = arg;
@@ -196,6 +210,12 @@ static void on_vm_exited(struct vmm *vmm, enum vmm_exit reason, const char *text
 		(void)error_set(&s->failure, -ECONNRESET, "the guest powered off%s%s",
 				booting ? " before its agent was ready: " : "",
 				booting && tail ? tail : "");
+		break;
+	case VMM_EXIT_OOM:
+		(void)error_set(&s->failure, -ECONNRESET,
+				"the virtual machine was killed: the host had no memory for it, or its "
+				"pod's limit was reached");
+		tell_oom(s);
 		break;
 	case VMM_EXIT_STOPPED:
 	case VMM_EXIT_CRASH:

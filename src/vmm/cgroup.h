@@ -5,7 +5,9 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
+#include <sys/types.h>
 
 #include "base/error.h"
 
@@ -24,3 +26,23 @@ int cgroup_destroy(const char *path, struct error *err);
  * threads. -EOPNOTSUPP where the controller is not the cgroup's.
  */
 int cgroup_limit_cpu(const char *path, unsigned vcpus, struct error *err);
+
+/* Whether the cgroup, or one above it, has less than a processor's time: too little to boot with. */
+bool cgroup_throttles(const char *path);
+/* Moves all processes of the cgroup @from to the cgroup @to, which is made, and removes @from. */
+int cgroup_move(const char *from, const char *to, struct error *err);
+
+/*
+ * Version 1, which hosts may have beside or in place of it. There a VM has a group of its own in each
+ * hierarchy that its pod has one in, under one path: "" if there is none. What fails is left out,
+ * and logged: the VM is not held together by these.
+ */
+int cgroup_v1_path(const char *parent, const char *name, char *dst, size_t size);
+/* Makes the groups and moves @pid there, but for those of processor time. */
+void cgroup_v1_enter(const char *path, pid_t pid);
+/* And for those, with all processes that have followed. */
+void cgroup_v1_enter_cpu(const char *path);
+int cgroup_v1_destroy(const char *path, struct error *err);
+
+/* Whether the kernel has killed a process of it for want of memory. @v1 may be "". */
+bool cgroup_oom_killed(const char *path, const char *v1);

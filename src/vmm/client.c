@@ -70,6 +70,13 @@ static char *how_it_died(const struct vmm *v, int status)
 	return str_printf("caisson-vmm ended with code %d", WEXITSTATUS(status));
 }
 
+static bool killed_for_memory(const struct vmm *v)
+{
+	struct record rec;
+
+	return record_read(v->dirfd, &rec, NULL) == 0 && cgroup_oom_killed(rec.cgroup, rec.groups);
+}
+
 static void finish(void *arg)
 {
 	struct vmm *v = arg;
@@ -85,6 +92,8 @@ static void finish(void *arg)
 		reason = v->killed ? VMM_EXIT_STOPPED : VMM_EXIT_LOST;
 		text = v->killed ? strdup("killed") : how_it_died(v, v->status);
 	}
+	if (reason >= VMM_EXIT_START && killed_for_memory(v))
+		reason = VMM_EXIT_OOM;
 	if (vmm_reclaim(v->dir, &err) < 0)
 		log_warn("%s", error_text(&err));
 	if (v->events.exited)
@@ -151,6 +160,27 @@ void vmm_client_limit_cpu(struct vmm *v, uint32_t vcpus)
 		return;
 	if (cgroup_limit_cpu(rec.cgroup, vcpus, &err) < 0)
 		log_debug("%s", error_text(&err));
+}
+
+void vmm_booted(struct vmm *v)
+{
+	struct record rec;
+	struct error err = { 0 };
+
+	if (record_read(v->dirfd, &rec, &err) < 0)
+		return;
+	if (*rec.groups)
+		cgroup_v1_enter_cpu(rec.groups);
+	if (!*rec.later)
+		return;
+	if (cgroup_move(rec.cgroup, rec.later, &err) < 0) {
+		log_warn("%s", error_text(&err));
+		return;
+	}
+	memcpy(rec.cgroup, rec.later, sizeof(rec.cgroup));
+	rec.later[0] = '\0';
+	if (record_write(v->dirfd, &rec, &err) < 0)
+		log_warn("%s", error_text(&err));
 }
 
 static void wait_started_done(void *arg, const struct ttrpc_result *res)

@@ -182,6 +182,27 @@ static int own_name(const struct vmm *v, const struct vmm_config *cfg, char **re
 	return *ret_name ? 0 : error_set(err, -ENOMEM, "no memory for the name of a VM");
 }
 
+/*
+ * Below its pod's, so that the pod's limits are the VM's. A boot needs more time of a processor than some
+ * pods may have: such a VM boots outside, and moves then. Under version 2 what memory it has by
+ * then stays outside.
+ */
+static int name_cgroups(const char *parent, const char *name, struct record *rec)
+{
+	int r = -ENOENT;
+
+	if (!str_empty(parent)) {
+		r = cgroup_v1_path(parent, name, rec->groups, sizeof(rec->groups));
+		if (r == 0)
+			r = cgroup_path_below(parent, name, rec->cgroup, sizeof(rec->cgroup));
+		if (r == 0 && cgroup_throttles(rec->cgroup)) {
+			memcpy(rec->later, rec->cgroup, sizeof(rec->later));
+			r = -ENOENT;
+		}
+	}
+	return r < 0 ? cgroup_path(name, rec->cgroup, sizeof(rec->cgroup)) : 0;
+}
+
 /* Everything up to a recorded process that waits for its configuration. */
 static int start(struct vmm *v, const struct vmm_config *cfg, struct start_fds *f, int *ret_pidfd,
 		 struct error *err)
@@ -196,11 +217,7 @@ static int start(struct vmm *v, const struct vmm_config *cfg, struct start_fds *
 		r = own_name(v, cfg, &name, err);
 	if (r < 0)
 		return r;
-	r = -ENOENT;
-	if (!str_empty(cfg->cgroup_parent))
-		r = cgroup_path_below(cfg->cgroup_parent, name, rec.cgroup, sizeof(rec.cgroup));
-	if (r < 0)
-		r = cgroup_path(name, rec.cgroup, sizeof(rec.cgroup));
+	r = name_cgroups(cfg->cgroup_parent, name, &rec);
 	if (r < 0)
 		return error_errno(err, r, "name the VM's cgroup");
 	r = record_write(v->dirfd, &rec, err);
@@ -213,6 +230,8 @@ static int start(struct vmm *v, const struct vmm_config *cfg, struct start_fds *
 	r = child_identify(v->id.pid, &v->id);
 	if (r < 0)
 		return error_errno(err, r, "identify caisson-vmm");
+	if (*rec.groups)
+		cgroup_v1_enter(rec.groups, v->id.pid);
 	rec.vmm = v->id;
 	return record_write(v->dirfd, &rec, err);
 }

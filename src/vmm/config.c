@@ -47,6 +47,8 @@ const char *vmm_exit_name(enum vmm_exit reason)
 		return "crash";
 	case VMM_EXIT_LOST:
 		return "lost";
+	case VMM_EXIT_OOM:
+		return "out of memory";
 	default:
 		return "unknown";
 	}

@@ -28,11 +28,16 @@ static int end_processes(const struct record *rec, struct error *err)
 		r = child_id_kill(&rec->vmm, SIGKILL, KILL_WAIT_MS);
 		if (r < 0 && r != -ESRCH)
 			return error_errno(err, r, "end caisson-vmm (pid %d)", rec->vmm.pid);
+		r = 0;
 	}
-	/* A cgroup of ours, whatever the file says. */
-	if (*rec->cgroup && strstr(rec->cgroup, "/caisson-"))
-		return cgroup_destroy(rec->cgroup, err);
-	return 0;
+	/* Cgroups of ours, whatever the file says. */
+	if (strstr(rec->cgroup, "/caisson-"))
+		r = cgroup_destroy(rec->cgroup, err);
+	if (r == 0 && strstr(rec->later, "/caisson-"))
+		r = cgroup_destroy(rec->later, err);
+	if (r == 0 && strstr(rec->groups, "/caisson-"))
+		r = cgroup_v1_destroy(rec->groups, err);
+	return r;
 }
 
 static int remove_sockets(int dirfd, struct error *err)

@@ -10,7 +10,7 @@
 #include "base/fsutil.h"
 #include "base/str.h"
 
-#define RECORD_MAX 1024
+#define RECORD_MAX 2048
 
 static int read_boot_id(char *dst, size_t size)
 {
@@ -37,9 +37,11 @@ int record_write(int dirfd, const struct record *rec, struct error *err)
 	char text[RECORD_MAX];
 	int r;
 
-	r = str_format(text, sizeof(text), "boot %s\ncgroup %s\npid %d\nstart %" PRIu64 "\n",
+	r = str_format(text, sizeof(text),
+		       "boot %s\ncgroup %s\npid %d\nstart %" PRIu64 "\nlater %s\ngroups %s\n",
 		       rec->boot_id, *rec->cgroup ? rec->cgroup : "-", rec->vmm.pid,
-		       rec->vmm.start_time);
+		       rec->vmm.start_time, *rec->later ? rec->later : "-",
+		       *rec->groups ? rec->groups : "-");
 	if (r == 0)
 		r = fsutil_write_volatile(dirfd, RECORD_NAME, text, strlen(text), 0600);
 	return r < 0 ? error_errno(err, r, "write '%s'", RECORD_NAME) : 0;
@@ -49,16 +51,23 @@ int record_read(int dirfd, struct record *ret_rec, struct error *err)
 {
 	struct record rec = { 0 };
 	auto_free char *text = NULL;
-	int r = fd_read_file(dirfd, RECORD_NAME, RECORD_MAX, &text, NULL);
+	int r = fd_read_file(dirfd, RECORD_NAME, RECORD_MAX, &text, NULL), n;
 
 	if (r < 0)
 		return error_errno(err, r, "read '%s'", RECORD_NAME);
-	if (sscanf(text, "boot %39s\ncgroup %255s\npid %d\nstart %" SCNu64, rec.boot_id,
-		   rec.cgroup, &rec.vmm.pid, &rec.vmm.start_time) != 4 ||
-	    rec.vmm.pid < 0)
+	/* Earlier versions wrote the first four. */
+	n = sscanf(text,
+		   "boot %39s\ncgroup %255s\npid %d\nstart %" SCNu64 "\nlater %255s\ngroups %255s",
+		   rec.boot_id, rec.cgroup, &rec.vmm.pid, &rec.vmm.start_time, rec.later,
+		   rec.groups);
+	if ((n != 4 && n != 6) || rec.vmm.pid < 0)
 		return error_set(err, -EBADMSG, "'%s' is damaged", RECORD_NAME);
 	if (str_eq(rec.cgroup, "-"))
 		rec.cgroup[0] = '\0';
+	if (str_eq(rec.later, "-"))
+		rec.later[0] = '\0';
+	if (str_eq(rec.groups, "-"))
+		rec.groups[0] = '\0';
 	*ret_rec = rec;
 	return 0;
 }

@@ -14,6 +14,8 @@ struct record {
 	struct child_id vmm;            /* pid 0: not started yet */
 	char boot_id[40];
 	char cgroup[RECORD_CGROUP_MAX]; /* absolute path of the directory, or "" */
+	char later[RECORD_CGROUP_MAX];  /* likewise: where it moves when it has booted */
+	char groups[RECORD_CGROUP_MAX]; /* of version 1, a path in each hierarchy, or "" */
 };
 
 /* Fills boot_id. */

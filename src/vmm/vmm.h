@@ -193,6 +193,7 @@ enum vmm_exit {
 	VMM_EXIT_START,             /* the machine could not be started; text says why */
 	VMM_EXIT_CRASH,             /* QEMU or a device back-end died */
 	VMM_EXIT_LOST,              /* caisson-vmm itself died */
+	VMM_EXIT_OOM,               /* the host's kernel killed one of them for want of memory */
 };
 
 const char *vmm_exit_name(enum vmm_exit reason);
@@ -257,6 +258,8 @@ int vmm_connection(struct vmm *vmm);
 void vmm_close(struct vmm *vmm, void (*cb)(void *ctx), void *ctx);
 
 pid_t vmm_pid(const struct vmm *vmm);
+/* The guest has come up: from now on the pod's limit of processor time holds for it. */
+void vmm_booted(struct vmm *vmm);
 
 int vmm_pause(struct vmm *vmm, vmm_done_fn cb, void *ctx);
 int vmm_resume(struct vmm *vmm, vmm_done_fn cb, void *ctx);

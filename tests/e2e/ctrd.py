@@ -123,8 +123,8 @@ class Containerd:
     """One containerd. Files are in @dir, which must have a short path: sockets are in it."""
 
     def __init__(self, stage, directory, cni=None, config="", env=None, program="containerd",
-                 disabled=()):
-        """@program: containerd; its ctr is beside it."""
+                 disabled=(), settings=""):
+        """@program: containerd; its ctr is beside it. @settings: more of the shim's configuration."""
         self.stage, self.dir, self.program = stage, pathlib.Path(directory), str(program)
         self.ctr_program = os.path.join(os.path.dirname(self.program), "ctr")
         self.run_dir, self.root = self.dir / "run", self.dir / "caisson"
@@ -133,8 +133,8 @@ class Containerd:
         self.proc = self.keeper = None
         for d in ("run", "caisson", "cni", "state", "root", "logs", "fifo"):
             (self.dir / d).mkdir(exist_ok=True)
-        settings = self.dir / "caisson.yaml"
-        settings.write_text("vm:\n  boot_timeout: 120s\n", encoding="ascii")
+        config_file = self.dir / "caisson.yaml"
+        config_file.write_text("vm:\n  boot_timeout: 120s\n" + settings, encoding="ascii")
         self.config = self.dir / "config.toml"
         off = "".join(f', "{p}"' for p in disabled)
         self.config.write_text(CONFIG.format(dir=self.dir, cni_bin=CNI_PLUGINS, disabled=off)
@@ -143,7 +143,7 @@ class Containerd:
         (self.dir / "cni/10-test.conflist").write_text(network, encoding="ascii")
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("CAISSON_")}
         self.env.update(CAISSON_RUN=str(self.run_dir), CAISSON_ROOT=str(self.root),
-                        CAISSON_CONFIG=str(settings),
+                        CAISSON_CONFIG=str(config_file),
                         PATH=f"{stage}/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin",
                         **(env or {}))
         if "CAISSON_LIBDIR" in os.environ:

@@ -41,7 +41,8 @@ def cri(daemon):
 @pytest.fixture(scope="module")
 def pod(cri):
     """A pod for many tests, with one container that stays."""
-    p = cri.pod("shared", linux=dict(sysctls={"kernel.shm_rmid_forced": "1"}))
+    p = cri.pod("shared", linux=dict(sysctls={"kernel.shm_rmid_forced": "1",
+                                               "net.core.somaxconn": "1234"}))
     p.main = p.run("main", *LOOP)
     return p
 
@@ -104,6 +105,17 @@ def test_security_context(pod):
     assert re.search(r"CapEff:\s+0{16}", text)
 
 
+def test_seccomp_profile_of_the_node(pod, daemon):
+    """A file that the kubelet has put there."""
+    profile = daemon.dir / "profile.json"
+    profile.write_text(json.dumps(dict(defaultAction="SCMP_ACT_ALLOW", architectures=["SCMP_ARCH_X86_64"],
+                                       syscalls=[dict(names=["mkdir", "mkdirat"], action="SCMP_ACT_ERRNO")])))
+    k = pod.run("profile", "mkdir", "/tmp/x", security=dict(
+        seccomp=dict(profile_type=2, localhost_ref=str(profile))))
+    assert k.wait() == 1 and "Operation not permitted" in k.log()
+    k.remove()
+
+
 def test_capabilities(pod):
     def effective(**caps):
         k = pod.run(f"caps{time.monotonic_ns()}", "grep", "CapEff", "/proc/self/status",
@@ -136,7 +148,7 @@ def test_privileged(cri):
 
 
 def test_sysctls(pod):
-    assert pod.main.sh("cat /proc/sys/kernel/shm_rmid_forced") == "1\n"
+    assert pod.main.sh("cat /proc/sys/kernel/shm_rmid_forced /proc/sys/net/core/somaxconn") == "1\n1234\n"
 
 
 # --- volumes ---

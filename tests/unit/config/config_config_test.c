@@ -75,6 +75,7 @@ static void test_all_keys(void **state)
 				 "  memory_overhead: 32m\n"
 				 "  vcpus: 3\n"
 				 "  boot_timeout: 2500ms\n"
+				 "  agent_timeout: 9s\n"
 				 "storage:\n"
 				 "  scratch_dir: /s\n"
 				 "  scratch_size: 1g\n"
@@ -96,6 +97,7 @@ static void test_all_keys(void **state)
 	assert_int_equal(f->cfg.memory_overhead, 32 << 20);
 	assert_int_equal(f->cfg.vcpus, 3);
 	assert_int_equal(f->cfg.boot_timeout_ms, 2500);
+	assert_int_equal(f->cfg.agent_timeout_ms, 9000);
 	assert_string_equal(f->cfg.scratch_dir, "/s");
 	assert_int_equal(f->cfg.scratch_size, 1 << 30);
 	assert_string_equal(f->cfg.share_cache, "never");

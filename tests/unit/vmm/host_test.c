@@ -77,6 +77,13 @@ static void cgroups(void **state)
 	(void)state;
 	assert_int_equal(cgroup_destroy("/no/such/cgroup", &err), 0);
 	assert_int_equal(cgroup_make("/no/such/cgroup", &err), -ENOENT);
+	assert_int_equal(cgroup_v1_path("/no/such/pod", "a", path, sizeof(path)), 0);
+	assert_string_equal(path, "");
+	assert_int_equal(cgroup_v1_path("/../pod", "a", path, sizeof(path)), 0);
+	assert_string_equal(path, "");
+	assert_int_equal(cgroup_v1_destroy("/no/such/pod/caisson-a", &err), 0);
+	assert_false(cgroup_throttles("/no/such/cgroup"));
+	assert_false(cgroup_oom_killed("/no/such/cgroup", ""));
 	if (!cgroup_root())
 		return;
 	assert_int_equal(cgroup_path("some-id", path, 8), -ENAMETOOLONG);

@@ -25,6 +25,7 @@ static pid_t sleeper(void)
 
 static void record_round_trip(void **state)
 {
+	static const char earlier[] = "boot x\ncgroup /c/caisson-a\npid 7\nstart 8\n";
 	struct record a, b;
 	struct tmpdir t;
 
@@ -33,13 +34,20 @@ static void record_round_trip(void **state)
 	assert_int_equal(record_read(t.fd, &b, NULL), -ENOENT);
 	assert_int_equal(record_init(&a, NULL), 0);
 	a.vmm = (struct child_id){ .pid = 42, .start_time = 1234567890123 };
+	strcpy(a.groups, "/pod/caisson-a");
 	assert_int_equal(record_write(t.fd, &a, NULL), 0);
 	assert_int_equal(record_read(t.fd, &b, NULL), 0);
 	assert_memory_equal(&a.vmm, &b.vmm, sizeof(a.vmm));
 	assert_string_equal(b.cgroup, "");
+	assert_string_equal(b.later, "");
+	assert_string_equal(b.groups, "/pod/caisson-a");
 	assert_string_equal(a.boot_id, b.boot_id);
 	assert_int_equal(fsutil_write_volatile(t.fd, RECORD_NAME, "boot x\n", 7, 0600), 0);
 	assert_int_equal(record_read(t.fd, &b, NULL), -EBADMSG);
+	assert_int_equal(fsutil_write_volatile(t.fd, RECORD_NAME, earlier, strlen(earlier), 0600), 0);
+	assert_int_equal(record_read(t.fd, &b, NULL), 0);
+	assert_string_equal(b.cgroup, "/c/caisson-a");
+	assert_string_equal(b.groups, "");
 	tmpdir_fini(&t);
 }
 

@@ -60,8 +60,12 @@ static int collect(struct vhost_user *vu, size_t want)
 				     .msg_control = &control, .msg_controllen = sizeof(control) };
 		ssize_t n = recvmsg(vu->conn_fd, &mh, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 
+		/* Without memory for it, it is still there the next time. */
 		if (n < 0)
-			return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+			return errno == EAGAIN || errno == EINTR || errno == ENOMEM ||
+					       errno == ENOBUFS ?
+				       0 :
+				       -errno;
 		take_cmsg(vu, &mh);
 		if (n == 0)
 			return -EPIPE;
@@ -120,7 +124,7 @@ static void on_conn(struct evsource *src, uint32_t events)
 	if (r == 0)
 		return;
 	if (r != -EPIPE && r != -ECONNRESET)
-		log_debug("%s: front-end dropped: %s", vu->dev->name, strerror(-r));
+		log_warn("%s: front-end dropped: %s", vu->dev->name, strerror(-r));
 	disconnect(vu);
 }
 

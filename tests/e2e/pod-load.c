@@ -20,8 +20,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define USER_USEC   2000000
-#define SYSTEM_USEC 1000000
+#define USER_USEC   1200000
+#define SYSTEM_USEC 800000
 #define MEMORY      (48u << 20)
 #define BLOCK       (1u << 20)
 #define BLOCKS      24u

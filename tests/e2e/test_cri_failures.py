@@ -18,8 +18,8 @@ from ctrd import wait_until
 pytestmark = pytest.mark.skipif(c.missing() is not None, reason=str(c.missing()))
 
 LOOP = ("sh", "-c", "while :; do sleep 0.1; done")
-AGENT_TIMEOUT = 4
-ROUNDS = int(os.environ.get("CAISSON_ROUNDS", "3"))
+AGENT_TIMEOUT = 3
+ROUNDS = int(os.environ.get("CAISSON_ROUNDS", "1"))
 
 
 @pytest.fixture(scope="module")

@@ -202,9 +202,12 @@ static void ask_agent(struct container *c)
 
 void container_part_done(struct container *c, const struct error *err)
 {
+	c->pending--;
+	/* The VM has ended: why is known in a moment, and container_vm_gone() then says it. */
+	if (err && err->code == -ESHUTDOWN && c->s->vmm)
+		return;
 	if (err)
 		container_fail(c, err);
-	c->pending--;
 	if (!c->creating || c->asked)
 		return;
 	if (c->failure.code)

@@ -129,8 +129,12 @@ static void wait_exit_done(void *arg, const struct ttrpc_result *res)
 	Caisson__Vmm__V1__WaitResponse *end = NULL;
 	struct error err = { 0 };
 
-	if (ttrpc_result_unpack(res, &caisson__vmm__v1__wait_response__descriptor, &end, &err) < 0)
-		return; /* the connection broke: the process's end will tell */
+	if (ttrpc_result_unpack(res, &caisson__vmm__v1__wait_response__descriptor, &end, &err) < 0) {
+		/* The connection broke: the process's end will tell. */
+		if (v->client && !v->gone && !v->leave)
+			(void)!loop_timer_start(v->loop, LEAVE_MS, leave_overdue, v, &v->leave);
+		return;
+	}
 	v->told = true;
 	v->reason = end->reason <= VMM_EXIT_LOST ? (enum vmm_exit)end->reason : VMM_EXIT_CRASH;
 	v->text = strdup(end->text);

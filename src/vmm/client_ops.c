@@ -28,7 +28,7 @@ static void op_done(void *arg, const struct ttrpc_result *res)
 	int r = ttrpc_result_error(res, &err);
 
 	if (r < 0 && res->code == TTRPC_UNAVAILABLE)
-		(void)error_set(&err, -ECONNRESET, "the VM has ended");
+		(void)error_set(&err, -ESHUTDOWN, "the VM has ended");
 	if (op->text) {
 		Caisson__Vmm__V1__ConsoleResponse *msg = NULL;
 

@@ -223,7 +223,10 @@ struct vmm_events {
 	void (*exited)(struct vmm *vmm, enum vmm_exit reason, const char *text, void *ctx);
 };
 
-/* @err is NULL on success, else holds code and text; valid during the call. */
+/*
+ * @err is NULL on success, else holds code and text; valid during the call. -ESHUTDOWN: the VM has ended,
+ * and exited() will say why.
+ */
 typedef void (*vmm_done_fn)(struct vmm *vmm, const struct error *err, void *ctx);
 /* @place is NULL on failure. */
 typedef void (*vmm_disk_fn)(struct vmm *vmm, const struct error *err, const struct vmm_place *place,

@@ -20,9 +20,9 @@ import time
 import pytest
 
 import in_testbed
+from patience import BOOT_TIMEOUT, PATIENCE
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
-BOOT_TIMEOUT = int(os.environ.get("CAISSON_TEST_TIMEOUT", "60"))
 
 
 def links():
@@ -218,9 +218,9 @@ class Caisson:
         found += [f"file {p}" for p in files_in(self.root / "scratch")]
         return found
 
-    def assert_clean(self, seconds=BOOT_TIMEOUT / 6):
+    def assert_clean(self, seconds=10):
         """What a killed command left is reclaimed by its guardian, so it may take a moment."""
-        wait_for_none(self.leaks, seconds)
+        wait_for_none(self.leaks, seconds * PATIENCE)
 
 
 def wait_for_none(leaks, seconds):

@@ -20,6 +20,7 @@ import threading
 import time
 
 import conftest
+from patience import PATIENCE
 
 HERE = pathlib.Path(__file__).resolve().parent
 RUNTIME = "io.containerd.caisson.v2"
@@ -97,7 +98,7 @@ CNI_BRIDGE = {
 
 
 def wait_until(what, seconds=30, step=0.05):
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * PATIENCE
     while True:
         value = what()
         if value:
@@ -212,7 +213,7 @@ class Containerd:
         return subprocess.run(self.inside(self.ctr_program, "-a", self.socket, "-n", ns, *args),
                               env=self.env, input=input, stdin=subprocess.DEVNULL if input is None else None,
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                              timeout=timeout, check=False)
+                              timeout=timeout * PATIENCE, check=False)
 
     def ctr(self, *args, **kw):
         r = self.try_ctr(*args, **kw)
@@ -437,7 +438,7 @@ class Cri:
 
     def call(self, method, **fields):
         question, function = self.calls[method]
-        return function(question(**fields), timeout=120, wait_for_ready=True)
+        return function(question(**fields), timeout=120 * PATIENCE, wait_for_ready=True)
 
     def pod(self, name, **kw):
         return Pod(self, name, **kw)

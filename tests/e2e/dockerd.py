@@ -7,6 +7,7 @@ import subprocess
 
 import conftest
 from ctrd import descendants, wait_until
+from patience import PATIENCE
 
 SHIM = "io.containerd.caisson.v2"
 
@@ -63,7 +64,7 @@ class Dockerd:
         kw.setdefault("stdin", subprocess.DEVNULL)
         return subprocess.run(self.inside(self.client, "-H", f"unix://{self.dir}/d.sock", *args),
                               env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                              text=True, timeout=120, check=False, **kw)
+                              text=True, timeout=120 * PATIENCE, check=False, **kw)
 
     def __call__(self, *args, **kw):
         r = self.ask(*args, **kw)

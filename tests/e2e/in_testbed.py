@@ -48,6 +48,11 @@ def on_kvm():
     return INSIDE and backend() == "kvm"
 
 
+def vm_process():
+    """Name of the process that holds the virtual machine."""
+    return "caisson-vmm" if on_kvm() else "qemu-system"
+
+
 def options_of(item):
     """The options of the machine the test runs in, or None."""
     if INSIDE:
@@ -64,7 +69,8 @@ def environment(items, options):
     env = dict(os.environ)
     if options is BACKEND:
         from conftest import build_image  # pylint: disable=import-outside-toplevel
-        env.update(CAISSON_TEST_BACKEND="kvm", CAISSON_TEST_TIMEOUT="240")
+        # The root is an overlay, on which no other can be put: what tests make is in memory.
+        env.update(CAISSON_TEST_BACKEND="kvm", CAISSON_TEST_TIMEOUT="240", TMPDIR="/dev/shm")
         env.update((f"CAISSON_TEST_IMAGE_{n}", str(build_image(n))) for n in IMAGES)
     for module in {test_of(i).module: None for i in items}:
         env.update(getattr(module, "prepare_testbed", dict)())

@@ -14,6 +14,8 @@ import subprocess
 import threading
 import time
 
+from patience import BOOT_TIMEOUT, PATIENCE
+
 STAGE = os.environ.get("CAISSON_STAGE", "")
 SHIM = os.path.join(STAGE, "bin", "containerd-shim-caisson-v2")
 SPEC_URL = "types.containerd.io/opencontainers/runtime-spec/1/"
@@ -129,7 +131,8 @@ class Connection:
 
     def receive(self, stream, timeout=60):
         with self.lock:
-            if not self.lock.wait_for(lambda: stream in self.answers or self.closed, timeout):
+            if not self.lock.wait_for(lambda: stream in self.answers or self.closed,
+                                      timeout * PATIENCE):
                 raise TimeoutError("no answer from the shim")
             if stream not in self.answers:
                 raise ConnectionError("the shim has gone")
@@ -184,12 +187,12 @@ class Fifo:
 
     def wait_for(self, what, timeout=30):
         with self.cond:
-            if not self.cond.wait_for(lambda: what in self.data, timeout):
+            if not self.cond.wait_for(lambda: what in self.data, timeout * PATIENCE):
                 raise TimeoutError(f"no {what!r} in {self.data!r}")
             return self.data
 
     def finish(self, timeout=30):
-        self.thread.join(timeout)
+        self.thread.join(timeout * PATIENCE)
         assert not self.thread.is_alive(), f"no end of {self.path}"
         os.close(self.fd)
         return self.data
@@ -263,7 +266,7 @@ class Host:
         os.makedirs(self.root)
         self.config = os.path.join(self.folder, "config.yaml")
         with open(self.config, "w") as f:
-            f.write("vm:\n  boot_timeout: 60\n")
+            f.write(f"vm:\n  boot_timeout: {BOOT_TIMEOUT}\n")
         self.env = dict(os.environ, CAISSON_RUN=self.run, CAISSON_ROOT=self.root,
                         CAISSON_CONFIG=self.config)
         for name in ("TTRPC_ADDRESS", "CAISSON_EXIT_COMMAND", "CAISSON_LIBDIR"):
@@ -280,7 +283,7 @@ class Host:
     def shim(self, cid, bundle, *command, ns="caisson", env=None, stdin=b"", check=True):
         p = subprocess.run([SHIM, "-namespace", ns, "-id", cid, "-address", "", *command],
                            cwd=bundle, env=dict(self.env, **(env or {})), input=stdin,
-                           capture_output=True, timeout=60)
+                           capture_output=True, timeout=BOOT_TIMEOUT)
         if check and p.returncode:
             raise RuntimeError(p.stderr.decode())
         return p

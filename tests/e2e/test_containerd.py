@@ -260,7 +260,8 @@ def test_events_wait_for_containerd(ctrd, trap):
     assert removed_with(ctrd, "away") == 4
 
 
-@pytest.mark.parametrize("victim", ["caisson-shim", "caisson-vmm", "qemu-system-x86"])
+@pytest.mark.parametrize("victim", ["caisson-shim", "caisson-vmm",
+                                    pytest.param("qemu-system-x86", marks=pytest.mark.qemu)])
 def test_kill_of_a_part(ctrd, detached, victim):
     """Whatever dies, containerd learns that the container has ended, with 137, and can remove it."""
     events = Events(ctrd)

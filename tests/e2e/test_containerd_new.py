@@ -11,6 +11,7 @@ import ctrd as c
 import wsclient as ws
 from conftest import build_image
 from ctrd import wait_until
+from in_testbed import vm_process
 from monitorclient import Monitor
 
 PEERS = pathlib.Path(os.environ.get("CAISSON_PEERS", "/var/cache/caisson/peers"))
@@ -116,7 +117,7 @@ def test_virtual_machine_dies(cri, daemon, handler):
     p = cri.pod(f"dies-{handler}", handler=handler)
     k = p.run("main", *LOOP)
     mine = [p.shim_pid(), *c.descendants(p.shim_pid())]
-    os.kill([x for x in mine if c.comm(x).startswith("qemu")][-1], signal.SIGKILL)
+    os.kill([x for x in mine if c.comm(x).startswith(vm_process())][-1], signal.SIGKILL)
     wait_until(lambda: k.status().state == c.EXITED and not p.ready(), 40)
     p.remove()
     daemon.assert_clean()

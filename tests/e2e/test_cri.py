@@ -19,6 +19,7 @@ import ctrd as c
 import wsclient as ws
 from conftest import TOP
 from ctrd import wait_until
+from in_testbed import vm_process
 from wsclient import Stream
 
 pytestmark = pytest.mark.skipif(c.missing() is not None, reason=str(c.missing()))
@@ -416,7 +417,8 @@ def test_the_virtual_machine_follows_the_limits(cri):
 
 # --- failures ---
 
-@pytest.mark.parametrize("victim", ["caisson-shim", "caisson-vmm", "qemu-system-x86"])
+@pytest.mark.parametrize("victim", ["caisson-shim", "caisson-vmm",
+                                    pytest.param("qemu-system-x86", marks=pytest.mark.qemu)])
 def test_kill_of_a_part(cri, daemon, pod, victim):
     """Whatever dies, the pod is reported as gone, can be removed, and others go on."""
     p = cri.pod(f"killed-{victim[:9].strip('-')}")
@@ -580,7 +582,7 @@ def test_virtual_machine_is_in_the_pods_cgroup(cri, pod_cgroup, kind, resources,
     k = p.run("main", *LOOP)
     inside = [x for d in path.glob("caisson-*/cgroup.procs") for x in d.read_text().split()]
     names = {c.comm(x)[:11] for x in inside}
-    assert {"caisson-vmm", "qemu-system"} <= names, names
+    assert {"caisson-vmm", vm_process()} <= names, names
     assert k.sh("nproc") == f"{cpus}\n"
     assert int(k.sh("head -n 1 /proc/meminfo").split()[1]) > more_than << 10
     p.remove()

@@ -594,7 +594,7 @@ def pids_of(host, word):
     return [p for p, c in host.processes().items() if word in c]
 
 
-@pytest.mark.parametrize("victim", ["qemu-system", "caisson-vmm"])
+@pytest.mark.parametrize("victim", [pytest.param("qemu-system", marks=pytest.mark.qemu), "caisson-vmm"])
 def test_vm_killed(host, victim):
     t = Task(host, "victim", ["sleep", "1000"])
     t.create(stdout=t.fifo("out"))

@@ -13,6 +13,7 @@ import pytest
 import ctrd as c
 from conftest import build_image
 from ctrd import Cri, Events, wait_until
+from in_testbed import vm_process
 
 LINES = 150
 # A line every 30 ms or so, far apart enough for an upgrade to fall between any two.
@@ -81,7 +82,7 @@ def test_command_lines_container(caisson, busybox, tmp_path):
     caisson("upgrade").fails(125, "--all")
 
     # What is lost after an upgrade is noticed as before.
-    os.kill(pid_of(caisson, "qemu"), signal.SIGKILL)
+    os.kill(pid_of(caisson, vm_process()), signal.SIGKILL)
     assert caisson("wait", "stays").ok().out == "137\n"
     # A stopped sandbox, too, has a shim.
     caisson("rm", "-f", "stays").ok()
@@ -135,7 +136,7 @@ def test_containerds_container(daemon):
 
 
 @needs_containerd
-@pytest.mark.parametrize("victim", ["qemu-system-x86", "caisson-vmm"])
+@pytest.mark.parametrize("victim", [pytest.param("qemu-system-x86", marks=pytest.mark.qemu), "caisson-vmm"])
 def test_death_of_a_part_afterwards(daemon, victim):
     events = Events(daemon)
     r = daemon.run("victim", "sleep", "1000", options=("-d", "--null-io"))

@@ -82,14 +82,17 @@ unit() {
 # keeps one processor busy. Failed ones get a second chance, alone, and are named: a VM under
 # emulation on a busy machine can miss a deadline.
 e2e() {
-    files=
+    files='' before=''
     for arg; do
         shift
-        case $arg in
-            test_*) set -- "$@" "tests/e2e/$arg"; files=named ;;
-            tests/*) set -- "$@" "$arg"; files=named ;;
+        case $before,$arg in
+            --backend,*) export CAISSON_TEST_BACKEND="$arg" ;;
+            *,--backend) ;;
+            *,test_*) set -- "$@" "tests/e2e/$arg"; files=named ;;
+            *,tests/*) set -- "$@" "$arg"; files=named ;;
             *) set -- "$@" "$arg" ;;
         esac
+        before=$arg
     done
     [ "$files" ] || set -- tests/e2e "$@"
     step "build as released" build release false || finish

@@ -5,6 +5,11 @@
 
 static void sanitize(char *s)
 {
+	size_t len = strlen(s);
+
+	/* What programs say ends with a line. */
+	while (len && (s[len - 1] == '\n' || s[len - 1] == '\r'))
+		s[--len] = '\0';
 	for (; *s; s++)
 		if ((unsigned char)*s < 0x20 || *s == 0x7f)
 			*s = '?';

@@ -20,7 +20,8 @@ struct error {
 /*
  * Both return @code, so that `return error_set(err, -EINVAL, ...)` is a whole statement. @code
  * must be negative. A message too long is cut at a character's boundary and ends in "...".
- * Control characters in the message become '?', since parts of it come from peers.
+ * Line ends at its end are left out; other control characters become '?', since parts of it come
+ * from peers.
  */
 __attribute__((format(printf, 3, 4))) int error_set(struct error *err, int code, const char *fmt,
 						    ...);

@@ -97,10 +97,8 @@ static int run_shim(const char *id, const char *dir, const char *action, char *t
 	(void)!child_wait(pid, &status);
 	if (r < 0)
 		return error_errno(err, r, "%s %s", SHIM, action);
-	if (!WIFEXITED(status) || WEXITSTATUS(status)) {
-		text[strcspn(text, "\r\n")] = '\0';
+	if (!WIFEXITED(status) || WEXITSTATUS(status))
 		return error_set(err, -EIO, "%s", *text ? text : "the shim could not be started");
-	}
 	return 0;
 }
 

@@ -57,6 +57,10 @@ static void long_and_hostile_text(void **state)
 	text[sizeof(text) - 2] = '\0';
 	error_set(&err, -EIO, "%s", text);
 	assert_int_equal((unsigned char)err.msg[strlen(err.msg) - 4], 0xa4);
+	error_set(&err, -EIO, "what a program said\r\n\n");
+	assert_string_equal(err.msg, "what a program said");
+	error_set(&err, -EIO, "\n");
+	assert_string_equal(err.msg, "");
 }
 
 int main(void)

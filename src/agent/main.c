@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "agent/console.h"
 #include "agent/event.h"
 #include "agent/forward.h"
 #include "agent/init.h"
@@ -64,7 +65,7 @@ static void on_signal(struct ev_watch *w, uint32_t events)
 		if (si.ssi_signo == SIGTERM && agent.opt.native)
 			ev_stop(0);
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
-		if (!forward_child_ended(pid))
+		if (!forward_child_ended(pid) && !console_child_ended(pid))
 			rpc_child_ended(pid, status);
 }
 
@@ -186,6 +187,14 @@ static void serve_log(void)
 		close(fd);
 }
 
+static void serve_console(void)
+{
+	int fd = agent.opt.debug_console ? vsock_listen(agent.opt.console_port) : -1;
+
+	if (fd >= 0 && console_init(fd) < 0)
+		close(fd);
+}
+
 static int setup(int argc, char **argv, struct error *err)
 {
 	struct error bad = { 0 };
@@ -221,6 +230,7 @@ static int setup(int argc, char **argv, struct error *err)
 	if (!agent.opt.native) {
 		init_kernel();
 		serve_log();
+		serve_console();
 	}
 	return start_server(err);
 }

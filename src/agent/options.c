@@ -9,6 +9,7 @@ void agent_options_init(struct agent_options *opt)
 {
 	memset(opt, 0, sizeof(*opt));
 	opt->log_level = LOG_WARN;
+	opt->console_port = AGENT_PORT_CONSOLE;
 	opt->rpc_port = AGENT_PORT_TTRPC;
 	opt->stdio_port = AGENT_PORT_STDIO;
 	opt->hello_port = AGENT_PORT_HELLO;
@@ -66,6 +67,12 @@ static int parse_word(struct agent_options *opt, char *word, struct error *err)
 		return parse_server(opt, value, err);
 	if (str_eq(word, "agent.log_vport"))
 		return parse_number(word, value, UINT32_MAX - 1, &opt->log_vport, err);
+	if (str_eq(word, "agent.debug_console")) {
+		opt->debug_console = true;
+		return 0;
+	}
+	if (str_eq(word, "agent.debug_console_vport"))
+		return parse_number(word, value, UINT32_MAX - 1, &opt->console_port, err);
 	if (str_eq(word, "agent.passfd_listener_port"))
 		return parse_number(word, value, UINT32_MAX - 1, &opt->stdio_port, err);
 	if (str_eq(word, "agent.hello_port"))

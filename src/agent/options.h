@@ -8,6 +8,7 @@
 
 #define AGENT_PORT_TTRPC 1024
 #define AGENT_PORT_LOG 1025
+#define AGENT_PORT_CONSOLE 1026
 #define AGENT_PORT_STDIO 1027
 #define AGENT_PORT_FORWARD 1028
 #define AGENT_PORT_HELLO 1030
@@ -15,6 +16,8 @@
 struct agent_options {
 	int log_level;                  /* enum log_level */
 	unsigned log_vport;             /* the host reads the log there; 0: on the console only */
+	bool debug_console;             /* the host gets a shell at console_port */
+	unsigned console_port;
 	unsigned rpc_port;
 	unsigned stdio_port;
 	unsigned hello_port;            /* 0: don't connect out */

@@ -274,6 +274,11 @@ def test_the_order_of_kata(disks):
             m.create("sandbox", ["sleep", "1000"], streams="")
             m.create("work", ["sh", "-c", "read x; echo got $x; echo bad >&2; exit 7"], streams="")
             c.WriteStdin(container_id="work", exec_id="work", data=b"word\n")
+            # The debug console: a shell of a container's with the guest's processes, on a terminal.
+            with m.connect(1026) as console:
+                console.sendall(b"echo $((6 * 7)) $(cat /proc/1/comm) $(tty); exit\n")
+                said = read_all(console)
+                assert b"42 init /dev/pts/0" in said, said
             wait = c.start("WaitProcess", container_id="work", exec_id="work")
             assert c.ReadStdout(container_id="work", exec_id="work", len=32768).data == b"got word\n"
             assert c.ReadStderr(container_id="work", exec_id="work", len=32768).data == b"bad\n"

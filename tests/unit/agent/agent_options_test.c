@@ -27,6 +27,12 @@ static void cmdline(void **state)
 	assert_int_equal(o.pipe_size, 65536);
 	assert_int_equal(o.stdio_port, 99);
 	assert_int_equal(o.hello_port, 1030);
+	assert_false(o.debug_console);
+	assert_int_equal(agent_options_parse_cmdline(&o, "agent.debug_console", &err), 0);
+	assert_true(o.debug_console);
+	assert_int_equal(o.console_port, 1026);
+	assert_int_equal(agent_options_parse_cmdline(&o, "agent.debug_console_vport=9", &err), 0);
+	assert_int_equal(o.console_port, 9);
 	assert_false(o.native);
 }
 

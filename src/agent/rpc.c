@@ -47,6 +47,7 @@ static void serve(void *ctx, struct ttrpc_call *call, const uint8_t *payload, si
 	X(DestroySandbox, destroy_sandbox, destroy_sandbox_request)                           \
 	X(OnlineCPUMem, online_cpu_mem, online_cpumem_request)                                \
 	X(ResizeGuest, resize_guest, resize_guest_request)                                    \
+	X(SetLogLevel, set_log_level, set_log_level_request)                                  \
 	X(ReseedRandomDev, reseed_random_dev, reseed_random_dev_request)                      \
 	X(GetGuestDetails, get_guest_details, guest_details_request)                          \
 	X(MemHotplugByProbe, mem_hotplug_by_probe, mem_hotplug_by_probe_request)              \

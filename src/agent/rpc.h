@@ -46,6 +46,7 @@ RPC(update_ephemeral_mounts);
 RPC(remove_stale_virtiofs_share_mounts);
 /* rpc_guest.c */
 RPC(online_cpu_mem);
+RPC(set_log_level);
 RPC(reseed_random_dev);
 RPC(get_guest_details);
 RPC(mem_hotplug_by_probe);

@@ -110,6 +110,21 @@ void rpc_online_cpu_mem(struct ttrpc_call *call, void *request)
 	online_try(job);
 }
 
+void rpc_set_log_level(struct ttrpc_call *call, void *request)
+{
+	const Grpc__SetLogLevelRequest *rq = request;
+	struct error err = { 0 };
+	enum log_level level;
+	int r = log_level_parse(rq->level, &level);
+
+	if (r < 0)
+		(void)error_set(&err, r, "log level '%.16s' is none of error, warn, info, debug, trace",
+				rq->level);
+	else
+		log_set_level(level);
+	rpc_end(call, r, &err);
+}
+
 void rpc_reseed_random_dev(struct ttrpc_call *call, void *request)
 {
 	const Grpc__ReseedRandomDevRequest *rq = request;

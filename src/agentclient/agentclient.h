@@ -104,6 +104,7 @@ void agent_client_set_timeout(struct agent_client *c, uint64_t timeout_ns);
 	X(online_cpu_mem, AgentService, OnlineCPUMem, OnlineCPUMemRequest, AGENT_EMPTY, false)   \
 	X(resize_guest, AgentService, ResizeGuest, ResizeGuestRequest,                           \
 	  Grpc__ResizeGuestResponse, true)                                                       \
+	X(set_log_level, AgentService, SetLogLevel, SetLogLevelRequest, AGENT_EMPTY, false)      \
 	X(reseed_random_dev, AgentService, ReseedRandomDev, ReseedRandomDevRequest, AGENT_EMPTY, \
 	  false)                                                                                 \
 	X(get_guest_details, AgentService, GetGuestDetails, GuestDetailsRequest,                 \

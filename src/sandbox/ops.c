@@ -343,9 +343,9 @@ static void on_metrics(void *arg, const struct error *err, const Grpc__Metrics *
 	free(q);
 }
 
-void sandbox_guest_metrics(struct sandbox *s, sandbox_text_fn done, void *arg)
+/* NULL: @done has been told why. */
+static struct question *question_new(struct sandbox *s, sandbox_text_fn done, void *arg)
 {
-	const Grpc__GetMetricsRequest req = GRPC__GET_METRICS_REQUEST__INIT;
 	struct error err = { 0 };
 	struct question *q = NULL;
 	int r = sandbox_check_alive(s, &err);
@@ -354,16 +354,52 @@ void sandbox_guest_metrics(struct sandbox *s, sandbox_text_fn done, void *arg)
 		r = error_set(&err, -EBUSY, "the agent is not ready yet");
 	if (r == 0 && !(q = malloc(sizeof(*q))))
 		r = error_set(&err, -ENOMEM, "out of memory");
-	if (r == 0) {
+	if (r == 0)
 		*q = (struct question){ done, arg };
-		r = agent_get_metrics(s->agent, &req, on_metrics, q);
-		if (r < 0)
-			(void)error_errno(&err, r, "ask the agent");
-	}
-	if (r < 0) {
-		free(q);
+	else
 		done(arg, &err, NULL);
-	}
+	return q;
+}
+
+static void question_unsent(struct question *q, int r)
+{
+	struct error err = { 0 };
+
+	(void)error_errno(&err, r, "ask the agent");
+	q->done(q->arg, &err, NULL);
+	free(q);
+}
+
+void sandbox_guest_metrics(struct sandbox *s, sandbox_text_fn done, void *arg)
+{
+	const Grpc__GetMetricsRequest req = GRPC__GET_METRICS_REQUEST__INIT;
+	struct question *q = question_new(s, done, arg);
+	int r = q ? agent_get_metrics(s->agent, &req, on_metrics, q) : 0;
+
+	if (r < 0)
+		question_unsent(q, r);
+}
+
+static void on_log_level(void *arg, const struct error *err, const Google__Protobuf__Empty *answer)
+{
+	struct question *q = arg;
+
+	(void)answer;
+	q->done(q->arg, err, NULL);
+	free(q);
+}
+
+void sandbox_agent_log_level(struct sandbox *s, const char *level, sandbox_text_fn done, void *arg)
+{
+	Grpc__SetLogLevelRequest req = GRPC__SET_LOG_LEVEL_REQUEST__INIT;
+	struct question *q = question_new(s, done, arg);
+	int r = 0;
+
+	req.level = (char *)level;
+	if (q)
+		r = agent_set_log_level(s->agent, &req, on_log_level, q);
+	if (r < 0)
+		question_unsent(q, r);
 }
 
 void sandbox_each(struct sandbox *s, void (*fn)(void *arg, const char *id), void *arg)

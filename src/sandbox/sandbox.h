@@ -238,6 +238,8 @@ void sandbox_stats(struct sandbox *s, const char *id, sandbox_stats_fn done, voi
  */
 typedef void (*sandbox_text_fn)(void *arg, const struct error *err, const char *text);
 void sandbox_guest_metrics(struct sandbox *s, sandbox_text_fn done, void *arg);
+/* Of the agent, from now on. No text comes back. */
+void sandbox_agent_log_level(struct sandbox *s, const char *level, sandbox_text_fn done, void *arg);
 /* Runs @fn for each container; it must not delete any. */
 void sandbox_each(struct sandbox *s, void (*fn)(void *arg, const char *id), void *arg);
 /* Path of the socket through which the guest's vsock ports are reached. */

@@ -204,12 +204,21 @@ static void get_level(struct shim *shim, struct http_call *call, const struct ht
 	http_reply_text(call, 200, "%s", levels[log_get_level()]);
 }
 
+static void on_agent_level(void *arg, const struct error *err, const char *text)
+{
+	(void)text;
+	if (err)
+		http_reply_text(arg, status_of(err), "the shim's level is %s now; the agent's stays: %s",
+				levels[log_get_level()], error_text(err));
+	else
+		http_reply_text(arg, 200, "%s", levels[log_get_level()]);
+}
+
 static void set_level(struct shim *shim, struct http_call *call, const struct http_request *q)
 {
 	auto_free char *text = strndup((const char *)q->body, MIN_OF(q->body_len, (size_t)16));
 	enum log_level level;
 
-	(void)shim;
 	if (text)
 		text[strcspn(text, "\r\n")] = '\0';
 	if (!text || log_level_parse(text, &level) < 0) {
@@ -218,7 +227,7 @@ static void set_level(struct shim *shim, struct http_call *call, const struct ht
 	}
 	log_set_level(level);
 	log_info("log level %s", levels[level]);
-	http_reply_text(call, 200, "%s", levels[level]);
+	sandbox_agent_log_level(shim->sandbox, levels[level], on_agent_level, call);
 }
 
 static const struct {

@@ -3,10 +3,12 @@
 import json
 import os
 import pathlib
+import re
 import time
 
 import pytest
 
+from ctrd import wait_until
 from in_testbed import on_kvm
 from monitorclient import Monitor
 
@@ -87,6 +89,10 @@ def test_monitor(caisson, busybox):
     assert get("GET", "/log-level") == (200, "info\n")
     assert get("PUT", "/log-level", "debug\n") == (200, "debug\n")
     assert get("GET", "/log-level") == (200, "debug\n")
+    # The agent's, too: it logs each request then.
+    log = caisson.run_dir / "sandboxes" / cid / "shim.log"
+    caisson("exec", "one", "true").ok()
+    wait_until(lambda: re.search(r"level=debug.*source=agent.*method=ExecProcess", log.read_text()))
     assert get("PUT", "/log-level", "loud")[0] == 400
     assert get("GET", "/direct-volume/stats?path=%2Fnone")[0] == 404
     assert get("GET", "/direct-volume/stats?path=none")[0] == 400

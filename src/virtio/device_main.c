@@ -212,11 +212,11 @@ static void command(struct virtio_dev *dev, bool is_blk, char *line)
 	(void)fflush(stdout);
 }
 
-static void wait_for_end(struct virtio_dev *dev, bool is_blk, const sigset_t *set)
+static void wait_for_end(struct virtio_dev *dev, bool is_blk, int signal_fd)
 {
 	struct pollfd fds[2] = { { .events = POLLIN }, { .events = POLLIN } };
 
-	fds[0].fd = signalfd(-1, set, SFD_CLOEXEC);
+	fds[0].fd = signal_fd;
 	fds[1].fd = STDIN_FILENO;
 	while (poll(fds, 2, -1) > 0 && !fds[0].revents) {
 		char line[4400];
@@ -225,7 +225,6 @@ static void wait_for_end(struct virtio_dev *dev, bool is_blk, const sigset_t *se
 			break;
 		command(dev, is_blk, line);
 	}
-	close(fds[0].fd);
 }
 
 int main(int argc, char **argv)
@@ -235,14 +234,16 @@ int main(int argc, char **argv)
 	struct vhost_user *vu = NULL;
 	enum vhost_user_fd kind = VHOST_USER_LISTENING;
 	uint32_t n;
+	int fd, signal_fd;
 	sigset_t set;
-	int fd;
 
 	/* Who ends it may do so before the first request. */
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
 	(void)sigprocmask(SIG_BLOCK, &set, NULL);
+	/* Before there are requests: tests count descriptors. */
+	signal_fd = signalfd(-1, &set, SFD_CLOEXEC);
 	log_init("vhost-device", STDERR_FILENO, LOG_DEBUG);
 	(void)setvbuf(stdin, NULL, _IONBF, 0);
 	if (argc < 5 || new_device(argc - 3, argv + 3, &dev, &err) < 0)
@@ -260,7 +261,7 @@ int main(int argc, char **argv)
 	}
 	if (vhost_user_start(&dev, fd, kind, &vu, &err) < 0)
 		goto fail;
-	wait_for_end(kept, str_eq(argv[3], "blk"), &set);
+	wait_for_end(kept, str_eq(argv[3], "blk"), signal_fd);
 	vhost_user_stop(vu);
 	if (kind == VHOST_USER_LISTENING)
 		(void)unlink(argv[2]);

@@ -704,6 +704,59 @@ static void many(void)
 	drop_caches();
 }
 
+/* Small files, whose requests are counted: "make_small DIR N", "read_small", "list_small", "remove_small". */
+static void small_name(int i, char name[16])
+{
+	snprintf(name, 16, "small%d", i);
+}
+
+static void make_small(void)
+{
+	char name[16], data[1000] = { 1 };
+
+	for (int i = 0; i < atoi(argument); i++) {
+		int fd;
+
+		small_name(i, name);
+		CHECK((fd = open(name, O_CREAT | O_WRONLY, 0644)) >= 0);
+		CHECK(write(fd, data, sizeof(data)) == sizeof(data) && close(fd) == 0);
+	}
+	drop_caches();
+}
+
+static void read_small(void)
+{
+	char name[16], data[2000];
+
+	for (int i = 0; i < atoi(argument); i++) {
+		int fd;
+
+		small_name(i, name);
+		CHECK((fd = open(name, O_RDONLY)) >= 0);
+		CHECK(read(fd, data, sizeof(data)) == 1000 && data[0] == 1 && close(fd) == 0);
+	}
+}
+
+static void list_small(void)
+{
+	DIR *d = opendir(".");
+	int n = 0;
+
+	while (d && readdir(d))
+		n++;
+	CHECK(d && closedir(d) == 0 && n == atoi(argument) + 2);
+}
+
+static void remove_small(void)
+{
+	char name[16];
+
+	for (int i = 0; i < atoi(argument); i++) {
+		small_name(i, name);
+		CHECK(unlink(name) == 0);
+	}
+}
+
 static void fill_up(void)
 {
 	static char buf[65536];
@@ -735,5 +788,7 @@ const struct test tests[] = {
 	{ "waiting_lock", waiting_lock }, { "await_lock", await_lock },
 	{ "attributes_of_root", attributes_of_root }, { "overlay", overlay },
 	{ "submount", submount }, { "many", many }, { "fill_up", fill_up },
+	{ "make_small", make_small }, { "read_small", read_small },
+	{ "list_small", list_small }, { "remove_small", remove_small },
 	{ NULL, NULL },
 };

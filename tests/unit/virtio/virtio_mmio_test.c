@@ -295,6 +295,33 @@ static void queues_beyond_the_devices_are_idle(void **state)
 	end(&b);
 }
 
+static void shared_memory_is_announced(void **state)
+{
+	struct virtio_mmio_config config = rng_config;
+	struct bench b = { 0 };
+
+	(void)state;
+	begin(&b, new_rng(), config);
+	assert_int_equal(rd(&b, 0xb0), UINT32_MAX);
+	assert_int_equal(rd(&b, 0xbc), UINT32_MAX);
+	end(&b);
+	config.shm_base = 0x123000000;
+	config.shm_size = 0x200000000;
+	begin(&b, new_rng(), config);
+	wr(&b, 0xac, 0);
+	assert_int_equal(rd(&b, 0xb0), 0);
+	assert_int_equal(rd(&b, 0xb4), 2);
+	assert_int_equal(rd(&b, 0xb8), 0x23000000);
+	assert_int_equal(rd(&b, 0xbc), 1);
+	/* There is no other. */
+	wr(&b, 0xac, 1);
+	assert_int_equal(rd(&b, 0xb0), UINT32_MAX);
+	assert_int_equal(rd(&b, 0xb4), UINT32_MAX);
+	wr(&b, STATUS, 0);
+	assert_int_equal(rd(&b, 0xb4), 2);
+	end(&b);
+}
+
 static void the_configuration_is_the_devices(void **state)
 {
 	struct virtio_dev *dev = NULL;
@@ -507,6 +534,7 @@ int main(void)
 		cmocka_unit_test(addresses_count_once),
 		cmocka_unit_test(a_queue_nowhere_stops_the_device),
 		cmocka_unit_test(queues_beyond_the_devices_are_idle),
+		cmocka_unit_test(shared_memory_is_announced),
 		cmocka_unit_test(the_configuration_is_the_devices),
 		cmocka_unit_test(the_console_writes_and_waits_for_its_reader),
 		cmocka_unit_test(free_pages_go_back),

@@ -19,6 +19,7 @@
 #include "vmm/kvm/cpuid.h"
 #include "vmm/kvm/layout.h"
 #include "vmm/kvm/mptable.h"
+#include "vmm/kvm/window.h"
 
 #define RAM   (8u << 20)
 #define ENTRY 0x200010u
@@ -383,6 +384,43 @@ static void the_command_line_names_the_devices(void **state)
 	assert_int_equal(cmdline_make(&plan, &text, &err), -E2BIG);
 }
 
+/* Whether what lies at @off of the window can be read, as a device would. */
+static bool readable(const struct window *w, uint64_t off, int file)
+{
+	return pwrite(file, w->mem + off, 1, 0) == 1;
+}
+
+static void files_are_mapped_into_a_window(void **state)
+{
+	int fd = memfd_create("file", MFD_CLOEXEC), scratch = memfd_create("scratch", MFD_CLOEXEC);
+	struct window w = { 0 };
+	char text[4];
+
+	(void)state;
+	assert_int_equal(window_init(&w, 2 * WINDOW_STEP), 0);
+	assert_int_equal((uintptr_t)w.mem % WINDOW_STEP, 0);
+	assert_false(readable(&w, 0, scratch));
+	assert_int_equal(pwrite(fd, "here", 4, 8192), 4);
+	assert_int_equal(window_dax_ops.map(&w, WINDOW_STEP, WINDOW_STEP, fd, 4096, true), 0);
+	assert_memory_equal(w.mem + WINDOW_STEP + 4096, "here", 4);
+	memcpy(w.mem + WINDOW_STEP, "ours", 4);
+	assert_int_equal(pread(fd, text, 4, 4096), 4);
+	assert_memory_equal(text, "ours", 4);
+	assert_true(readable(&w, WINDOW_STEP, scratch));
+	/* Beyond the end of the file, and beside what is mapped, is nothing: a request fails. */
+	assert_false(readable(&w, WINDOW_STEP + 8192, scratch));
+	assert_false(readable(&w, WINDOW_STEP - 1, scratch));
+	assert_int_equal(window_dax_ops.unmap(&w, WINDOW_STEP, 4096), 0);
+	assert_false(readable(&w, WINDOW_STEP, scratch));
+	assert_true(readable(&w, WINDOW_STEP + 4096, scratch));
+	assert_int_equal(window_dax_ops.unmap(&w, 0, w.size), 0);
+	assert_false(readable(&w, WINDOW_STEP + 4096, scratch));
+	window_fini(&w);
+	window_fini(&w);
+	close(fd);
+	close(scratch);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -394,6 +432,7 @@ int main(void)
 		cmocka_unit_test(cpuid_is_the_machines),
 		cmocka_unit_test_setup_teardown(a_kernel_finds_what_it_needs, setup, teardown),
 		cmocka_unit_test(the_command_line_names_the_devices),
+		cmocka_unit_test(files_are_mapped_into_a_window),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -130,7 +130,7 @@ class Machine:
         return s
 
     def wait_hello(self):
-        self.listener.settimeout(60)
+        self.listener.settimeout(180)
         try:
             conn, _ = self.listener.accept()
             conn.settimeout(60)

@@ -82,6 +82,37 @@ def test_random_changes(vm, where, mode, seed):
     assert not os.listdir(where / mode)
 
 
+def requests(vm, mode):
+    """How many of each opcode the share has had."""
+    device = vm.backends[1 + [*BY_MODE].index(mode)]
+    device.stdin.write("requests\n")
+    device.stdin.flush()
+    return {int(op): int(n) for op, n in (x.split(":") for x in device.stdout.readline().split())}
+
+
+# Of each small file, besides GETATTR of the directory, which the last one changed. To be made it is LOOKUP, CREATE, GETXATTR for
+# capabilities, WRITE, and RELEASE; where writes are gathered its times are set at the end. To be read it is LOOKUP and READ,
+# and what an open means where it means anything.
+BUDGETS = {"auto": {"make": 5, "read": 4, "remove": 2}, "always": {"make": 6, "read": 2, "remove": 2}}
+
+
+@pytest.mark.parametrize("mode", BUDGETS)
+def test_requests_of_small_files(vm, mode):
+    n, costs = 40, {}
+    for what in ["make", "read", "list", "list", "remove"]:
+        before = requests(vm, mode)
+        assert vm(f"{what}_small /{mode} {n}") == "ok"
+        after = requests(vm, mode)
+        costs[what] = {op: k - before.get(op, 0) for op, k in after.items()
+                       if op not in (fuse.FORGET, fuse.BATCH_FORGET) and k > before.get(op, 0)}
+    # A second on a slow machine is soon over: then attributes are asked for again.
+    for what, budget in BUDGETS[mode].items():
+        assert sum(costs[what].values()) - costs[what].get(fuse.GETATTR, 0) <= n * budget + 8, f"{what}: {costs}"
+        assert mode == "auto" or costs[what].get(fuse.GETATTR, 0) <= n, f"{what}: {costs}"
+        assert costs[what].get(fuse.FLUSH, 0) <= 1, f"{what}: {costs}"
+    assert mode == "auto" or not {fuse.OPENDIR, fuse.READDIR, fuse.READDIRPLUS} & set(costs["list"]), costs["list"]
+
+
 def test_locks_are_the_hosts(vm, where):
     with open(where / "locks/file", "w+", encoding="ascii") as f:
         assert vm("lock /locks file") == "ok"

@@ -186,6 +186,14 @@ int config_apply(struct config *cfg, const char *section, const char *key, const
 		*ret_want = "auto, never or always";
 		return one_of(value, caches) ? config_set_text(&cfg->share_cache, value) : -EINVAL;
 	}
+	if (IS("storage", "share_dax")) {
+		*ret_want = "0, or a size from 2MiB to 16GiB";
+		if (str_parse_size(value, &bytes) < 0 || (bytes && bytes < 2 * MIB) ||
+		    bytes > (uint64_t)16 << 30)
+			return -EINVAL;
+		cfg->share_dax = bytes & ~(2 * MIB - 1);
+		return 0;
+	}
 	if (IS("network", "model")) {
 		*ret_want = "tcfilter, macvtap, vfio or none";
 		return one_of(value, models) ? config_set_text(&cfg->network_model, value) : -EINVAL;

@@ -50,6 +50,7 @@ struct config {
 	uint64_t disk_rate, disk_ops; /* limits of each disk that is written to, a second; 0: none */
 	char *share_cache;      /* "auto", "never" or "always" */
 	bool share_locks;       /* locks of files in shared directories are taken on the host */
+	uint64_t share_dax;     /* bytes of guest addresses in which files of a share are mapped; 0: none */
 	bool share_handles;     /* their inodes are kept by file handle */
 
 	char *network_model;    /* "tcfilter", "macvtap" or "none" */

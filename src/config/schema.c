@@ -35,6 +35,7 @@ static const cyaml_schema_field_t storage_fields[] = {
 	TEXT("disk_ops", struct file_storage, disk_ops),
 	TEXT("share_cache", struct file_storage, share_cache),
 	TEXT("share_locks", struct file_storage, share_locks),
+	TEXT("share_dax", struct file_storage, share_dax),
 	TEXT("share_file_handles", struct file_storage, share_file_handles),
 	CYAML_FIELD_END,
 };

@@ -16,7 +16,7 @@ struct file_vm {
 
 struct file_storage {
 	char *scratch_dir, *scratch_size, *disk_rate, *disk_ops;
-	char *share_cache, *share_locks, *share_file_handles;
+	char *share_cache, *share_locks, *share_file_handles, *share_dax;
 };
 
 struct file_network {

@@ -105,6 +105,7 @@ size_t shares_for_vmm(const struct shares *sh, const struct config *config, stru
 				.cache = cache_mode(config),
 				.locks = config->share_locks,
 				.file_handles = config->share_handles,
+				.window_mib = (uint32_t)(config->share_dax >> 20),
 			};
 	return n;
 }

@@ -153,6 +153,9 @@ static int check_devices(const struct vmm_config *cfg, struct error *err)
 			       stat(s->path, &st) < 0 || !S_ISDIR(st.st_mode)))
 			r = error_set(err, -ENOTDIR, "the share '%s' is not a directory",
 				      s->path ? s->path : "");
+		if (r == 0 && (s->window_mib % 2 || s->window_mib > VMM_WINDOW_MAX))
+			r = error_set(err, -EINVAL, "a window of %u MiB for the share '%s': even, at most %u",
+				      s->window_mib, s->tag, VMM_WINDOW_MAX);
 	}
 	return r;
 }
@@ -374,6 +377,7 @@ static int pack(const struct vmm_config *cfg, enum vmm_machine machine, enum vmm
 		shares[i].cache = cfg->shares[i].cache;
 		shares[i].locks = cfg->shares[i].locks;
 		shares[i].file_handles = cfg->shares[i].file_handles;
+		shares[i].window_mib = cfg->shares[i].window_mib;
 		share_at[i] = &shares[i];
 	}
 	msg.n_shares = cfg->n_shares;

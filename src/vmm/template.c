@@ -76,7 +76,8 @@ static int add_config(struct buf *b, const Caisson__Vmm__V1__VmConfig *msg, bool
 			    error_set(err, -EOPNOTSUPP, "such a machine cannot be saved") :
 			    add_nic(b, msg->nics[i], err);
 	for (size_t i = 0; i < msg->n_shares && r == 0; i++)
-		if (buf_printf(b, "share %s\n", msg->shares[i]->tag) < 0)
+		if (buf_printf(b, "share %s window %u\n", msg->shares[i]->tag,
+			       msg->shares[i]->window_mib) < 0)
 			r = error_set(err, -ENOMEM, "no memory for a template's key");
 	if (r == 0 && buf_printf(b, "machine %u memory %u to %u vcpus %u to %u shelf %u\n", msg->machine,
 				 msg->memory_mib, msg->memory_max_mib, msg->vcpus, msg->vcpus_max,

@@ -84,6 +84,8 @@ struct vmm_place {
 	uint64_t start, size;
 };
 
+#define VMM_WINDOW_MAX 16384u
+
 /* How long the guest relies on what it knows of a share: as enum fs_cache of fs/. */
 enum vmm_share_cache {
 	VMM_SHARE_CACHE_AUTO,
@@ -99,6 +101,11 @@ struct vmm_share {
 	enum vmm_share_cache cache;
 	bool locks;                 /* file locks are taken on the host */
 	bool file_handles;          /* inodes are kept by handle, which takes CAP_DAC_READ_SEARCH */
+	/*
+	 * Of guest addresses in which files are mapped (DAX); 0: none. Even, at most VMM_WINDOW_MAX. Only
+	 * the built-in monitor has it, other machines do without.
+	 */
+	uint32_t window_mib;
 };
 
 enum vmm_nic_kind {

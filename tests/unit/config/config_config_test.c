@@ -81,6 +81,7 @@ static void test_all_keys(void **state)
 				 "  scratch_size: 1g\n"
 				 "  share_cache: never\n"
 				 "  share_locks: true\n"
+				 "  share_dax: 65m\n"
 				 "  share_file_handles: true\n"
 				 "log:\n"
 				 "  level: debug\n"
@@ -103,6 +104,7 @@ static void test_all_keys(void **state)
 	assert_string_equal(f->cfg.share_cache, "never");
 	assert_true(f->cfg.share_locks);
 	assert_true(f->cfg.share_handles);
+	assert_int_equal(f->cfg.share_dax, 64 << 20);
 	assert_string_equal(f->cfg.log_level, "debug");
 	assert_false(f->cfg.log_console);
 	assert_string_equal(f->cfg.agent_log_level, "warn");

@@ -24,7 +24,12 @@ int sandbox_check_alive(const struct sandbox *s, struct error *err)
 
 bool sandbox_lost(const struct sandbox *s, const struct error *err)
 {
-	return s->state == VM_GONE || err->code == -ENOTCONN || err->code == -EPIPE ||
+	if (s->state == VM_GONE)
+		return true;
+	/* Other connections may fail, too, the agent's own being well. */
+	if (s->agent && agent_client_alive(s->agent))
+		return false;
+	return err->code == -ENOTCONN || err->code == -EPIPE ||
 	       ttrpc_code_from_errno(err->code) == TTRPC_UNAVAILABLE;
 }
 

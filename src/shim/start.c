@@ -240,6 +240,7 @@ static int await_daemon(int fd, pid_t pid, struct error *err)
 	if (n <= 0)
 		return error_set(err, -EIO, "the shim's daemon ended at once");
 	message[n] = '\0';
+	message[strcspn(message, "\n")] = '\0';
 	return error_set(err, -EIO, "%s", message);
 }
 

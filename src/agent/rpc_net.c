@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "agent/netdev.h"
 #include "agent/rtnl.h"
 #include "base/log.h"
 #include "base/str.h"
@@ -152,9 +153,12 @@ static int free_name(const char *name, int index, struct error *err)
 
 static int find_interface(const Types__Interface *itf, struct rtnl_link *ret, struct error *err)
 {
+	char name[IFNAMSIZ];
 	uint8_t mac[32];
 	int n;
 
+	if (!str_empty(itf->devicepath) && netdev_at(itf->devicepath, name) == 0)
+		return rtnl_link_find(name, NULL, 0, ret, err);
 	if (str_empty(itf->hwaddr))
 		return rtnl_link_find(itf->name, NULL, 0, ret, err);
 	n = rtnl_mac_parse(itf->hwaddr, mac, sizeof(mac));

@@ -192,6 +192,17 @@ size_t network_pci(const struct sandbox *s, const char *addresses[static VMM_MAX
 	return n;
 }
 
+int network_pci_place(const struct sandbox *s, const struct net_link *l)
+{
+	const char *addresses[VMM_MAX_PCI];
+	size_t n = l->bridge == NET_BRIDGE_VFIO ? network_pci(s, addresses) : 0;
+
+	while (n--)
+		if (addresses[n] == l->pci.address)
+			return (int)n;
+	return -1;
+}
+
 int network_netns(const struct sandbox *s)
 {
 	return s->network ? s->network->made_fd : -1;

@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include "net/net.h"
 #include "sandbox/internal.h"
 
 /*
@@ -17,6 +18,8 @@ __must_check int network_open(struct sandbox *s, const Grpc__Spec *spec, unsigne
 size_t network_nics(const struct sandbox *s, struct vmm_nic nics[static VMM_MAX_NICS]);
 /* All PCI devices that the VM gets as they are; as long as the sandbox. */
 size_t network_pci(const struct sandbox *s, const char *addresses[static VMM_MAX_PCI]);
+/* The place of the link's device among them; -1: it is none of them. */
+int network_pci_place(const struct sandbox *s, const struct net_link *l);
 /* The namespace that the VM's processes are to be in, or -1: one of their own. */
 int network_netns(const struct sandbox *s);
 /* Lines of resolv.conf, which the sandbox keeps. */

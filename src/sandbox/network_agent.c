@@ -53,7 +53,8 @@ static int send_interface(struct sandbox *s, const struct net_link *l)
 	Grpc__UpdateInterfaceRequest req = GRPC__UPDATE_INTERFACE_REQUEST__INIT;
 	Types__Interface itf = TYPES__INTERFACE__INIT;
 	Types__IPAddress addr[NET_MAX_ADDRS], *addrs[NET_MAX_ADDRS];
-	char ip[NET_MAX_ADDRS][NET_IP_TEXT], mask[NET_MAX_ADDRS][4], card[18], mac[18];
+	char ip[NET_MAX_ADDRS][NET_IP_TEXT], mask[NET_MAX_ADDRS][4], card[18], mac[18], slot[3];
+	int place = network_pci_place(s, l);
 
 	for (size_t i = 0; i < l->n_addrs && i < NET_MAX_ADDRS; i++) {
 		const struct net_addr *a = &l->addrs[i];
@@ -75,6 +76,9 @@ static int send_interface(struct sandbox *s, const struct net_link *l)
 	itf.name = (char *)l->name;
 	itf.type = (char *)l->kind;
 	itf.hwaddr = card;
+	/* A virtual function may come up with any address. */
+	if (place >= 0 && str_format(slot, sizeof(slot), "%02x", VMM_PCI_SLOT + (unsigned)place) == 0)
+		itf.devicepath = slot;
 	itf.set_hwaddr = mac;
 	itf.mtu = l->mtu;
 	itf.raw_flags = l->flags & IFF_NOARP;

@@ -40,6 +40,7 @@
 #define VMM_MAX_NICS   8u
 #define VMM_MAX_QUEUES 8u          /* of one NIC */
 #define VMM_MAX_PCI    8u
+#define VMM_PCI_SLOT   0x17u /* of the first of these, on the root bus; the others follow */
 #define VMM_SERIAL_MAX 20u
 #define VMM_TAG_MAX    36u
 #define VMM_ID_MAX     128u

@@ -180,3 +180,44 @@ def test_a_group_of_devices(host, pod, cards):  # noqa: F811  pylint: disable=re
     (device / "driver_override").write_text("\n", encoding="ascii")
     (device / "driver/unbind").write_text(device.name, encoding="ascii")
     pathlib.Path("/sys/bus/pci/drivers_probe").write_text(device.name, encoding="ascii")
+
+
+SRIOV = {**OPTIONS, "vfio": False, "sriov": True, "flavour": "amd64"}
+
+
+@pytest.fixture
+def functions(pod):  # noqa: F811  pylint: disable=redefined-outer-name
+    """Two virtual functions of one card: the first is the pod's eth0, the second h0 here."""
+    for module in ("igb", "igbvf", "vfio-pci"):
+        subprocess.run(["modprobe", module], check=True)
+    allow_interrupts()
+    card_of = pathlib.Path("/sys/bus/pci/drivers/igb")
+    physical = next(x.resolve() for x in card_of.iterdir() if x.name[0].isdigit())
+    (physical / "sriov_numvfs").write_text("2", encoding="ascii")
+    links = [physical / f"virtfn{i}" / "net" for i in range(2)]
+    assert net.eventually(lambda: all(x.is_dir() for x in links))
+    assert net.eventually(lambda: (physical / "net").is_dir())
+    (above_all,) = os.listdir(physical / "net")
+    ip("ip", "link", "set", above_all, "up")
+    names = [os.listdir(x)[0] for x in links]
+    ip("ip", "link", "set", names[0], "netns", pod.pid(), "name", "eth0")
+    ip("ip", "link", "set", names[1], "name", "h0")
+    ip("ip", "addr", "add", "10.9.0.1/24", "dev", "h0")
+    ip("ip", "link", "set", "h0", "up")
+    pod.do("ip addr add 10.9.0.2/24 dev eth0", "ip link set eth0 up", "ip route add default via 10.9.0.1")
+    yield links[0].parent.resolve()
+    (physical / "sriov_numvfs").write_text("0", encoding="ascii")
+
+
+@pytest.mark.testbed(**SRIOV)
+def test_a_virtual_function(host, pod, functions):  # noqa: F811  pylint: disable=redefined-outer-name
+    """The guest drives one function of a card that the host and others go on using."""
+    pathlib.Path(host.config).write_text("vm:\n  boot_timeout: 150s\nnetwork:\n  model: vfio\n", encoding="ascii")
+    print(ip("ip", "link"), pod.do("ip link"))
+    t = net.start(host, pod)
+    assert "eth0" not in pod.links() and (functions / "driver").resolve().name == "vfio-pci"
+    text = net.sh(t, "busybox ip addr show eth0; busybox readlink -f /sys/class/net/eth0/device/driver")
+    assert "inet 10.9.0.2/24" in text and "igbvf" in text, text
+    net.ping(t, "10.9.0.1", 2)
+    net.stop(t)
+    assert net.eventually(lambda: "eth0" in pod.links()) and (functions / "driver").resolve().name == "igbvf"

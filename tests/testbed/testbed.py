@@ -8,6 +8,7 @@ host's, read-only, under an overlay of memory. See README.md.
 import ctypes
 import dataclasses
 import os
+import pathlib
 import secrets
 import selectors
 import shutil
@@ -26,6 +27,7 @@ PR_SET_PDEATHSIG, CLONE_NEWNS, MS_REC, MS_PRIVATE, MS_BIND = 1, 0x20000, 0x4000,
 SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 1
 ROOT = "/mnt"                           # hidden by a mount that only the file server sees
 STREAMS = ("status", "out", "err")
+PEERS = pathlib.Path(os.environ.get("CAISSON_PEERS", "/var/cache/caisson/peers"))
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -64,6 +66,32 @@ def readonly_root():
     check(libc.mount(b"/", ROOT.encode(), None, MS_REC | MS_BIND, None))
     check(libc.syscall(SYS_MOUNT_SETATTR, AT_FDCWD, ROOT.encode(), AT_RECURSIVE, attr,
                        ctypes.sizeof(attr)))
+
+
+def has_igb(command):
+    try:
+        said = subprocess.run([*command, "-device", "igb,help"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                              check=False).stdout
+    except OSError:
+        return False
+    return b"options" in said
+
+
+def qemu_command(sriov):
+    """The installed QEMU; for SR-IOV, if that is too old, a newer one with its own libraries (tests/peers/get)."""
+    program = shutil.which("qemu-system-x86_64")
+    if not program:
+        raise Unavailable("no qemu-system-x86_64 (package qemu-system-x86)")
+    if not sriov or has_igb([program]):
+        return [program]
+    libraries = PEERS / "qemu/usr/lib/x86_64-linux-gnu"
+    newer = [str(libraries / "ld-linux-x86-64.so.2"), "--library-path", str(libraries),
+             str(PEERS / "qemu/usr/bin/qemu-system-x86_64"), "-L", str(PEERS / "qemu/usr/share/qemu"),
+             "-L", str(PEERS / "qemu/usr/share/seabios")]
+    if not has_igb(newer):
+        raise Unavailable("this QEMU emulates no card with SR-IOV (igb, since QEMU 8.0), and there is no newer "
+                          f"one in '{PEERS}': run tests/peers/get")
+    return newer
 
 
 class Testbed:
@@ -111,11 +139,8 @@ class Testbed:
 
     def qemu(self, where):
         o = self.options
-        program = shutil.which("qemu-system-x86_64")
-        if not program:
-            raise Unavailable("no qemu-system-x86_64 (package qemu-system-x86)")
         initrd = self.initrd(where)
-        args = [program, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+        args = [*qemu_command(o.sriov), "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
                 "-name", f"caisson-testbed-{os.getpid()}-", "-accel", "tcg,thread=multi", "-cpu", "max",
                 "-M", "q35,hpet=off,smbus=off,sata=off,usb=off,vmport=off,i8042=off,"
                 "memory-backend=ram",
@@ -140,12 +165,9 @@ class Testbed:
                          "iommu_platform=on,romfile="]
             append += " intel_iommu=on"
         if o.sriov:
-            known = subprocess.run([program, "-device", "help"], stdout=subprocess.PIPE, text=True,
-                                   check=False).stdout
-            if '"igb"' not in known:
-                raise Unavailable("this QEMU emulates no card with SR-IOV (igb, since QEMU 8.0)")
             args += ["-device", "intel-iommu,intremap=off,caching-mode=on",
-                     "-device", "pcie-root-port,id=port0", "-device", "igb,bus=port0"]
+                     "-device", "pcie-root-port,id=port0", "-netdev", "hubport,id=igb0,hubid=8",
+                     "-device", "igb,bus=port0,netdev=igb0,mac=02:00:00:00:78:00"]
             append += " intel_iommu=on"
         fds = [initrd]
         for name in (*STREAMS, "console"):
@@ -232,7 +254,7 @@ class Testbed:
         # A file server ends with the machine it serves, and buries its own child then.
         for p in reversed(self.children):
             try:
-                if "qemu" not in p.args[0]:
+                if "-nodefaults" not in p.args:
                     p.wait(2)
             except subprocess.TimeoutExpired:
                 pass

@@ -393,7 +393,8 @@ int qemu_args(const struct qemu_plan *plan, struct argv *ret, struct error *err)
 	for (size_t i = 0; i < plan->n_nics; i++)
 		r |= add_nic(&a, plan, i);
 	for (size_t i = 0; i < plan->n_pci; i++)
-		r |= argv_opt(&a, "-device", "vfio-pci,sysfsdev=" JAIL_PCI "/%s,rombar=0", plan->pci[i]);
+		r |= argv_opt(&a, "-device", "vfio-pci,sysfsdev=" JAIL_PCI "/%s,addr=%x,rombar=0",
+			      plan->pci[i], VMM_PCI_SLOT + (unsigned)i);
 	if (plan->root_image)
 		r |= add_root(&a, plan);
 	if (r < 0)

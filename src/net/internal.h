@@ -24,6 +24,7 @@ struct net {
 	struct ns ns;
 	struct rtnl rt;
 	struct rtnl watch;
+	bool taken; /* when it was opened */
 	struct net_state state;
 	struct net_hold hold[NET_MAX_LINKS]; /* of the link in the same place */
 };
@@ -43,6 +44,7 @@ struct scan {
 	struct scan_link links[NET_MAX_LINKS];
 	size_t n_links;
 	unsigned n_left; /* links beyond NET_MAX_LINKS */
+	bool taken;      /* a tap of ours is there: a VM has the links, or had them */
 	struct net_route *routes;
 	size_t n_routes;
 	struct net_neigh *neighs;

@@ -153,6 +153,7 @@ static int plan(struct net *n, struct error *err)
 	struct scan s = { 0 };
 	int r = scan_take(&n->rt, &s, err);
 
+	n->taken = s.taken;
 	for (size_t i = 0; i < s.n_links && r == 0; i++)
 		r = plan_link(n, &s.links[i], err);
 	if (r == 0 && s.n_left)
@@ -266,6 +267,11 @@ void net_free(struct net *n)
 const struct net_state *net_state(const struct net *n)
 {
 	return &n->state;
+}
+
+bool net_taken(const struct net *n)
+{
+	return n->taken;
 }
 
 void net_holds(const struct net *n, struct net_holds *ret_holds)

@@ -164,6 +164,8 @@ const char *net_path(const struct net *n);
 void net_free(struct net *n);
 
 const struct net_state *net_state(const struct net *n);
+/* Taps of another VM were there when it was opened; they may be left over from one. */
+bool net_taken(const struct net *n);
 /* What the links hold, attached or about to be. */
 void net_holds(const struct net *n, struct net_holds *ret_holds);
 /* Attaches the links that are not attached yet. Those of this call are undone if one fails. */

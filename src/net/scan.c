@@ -65,8 +65,12 @@ static int on_link(const struct nlmsghdr *h, void *arg)
 		return 0;
 	rtnl_attrs(h, sizeof(*m), tb, IFLA_PERM_ADDRESS);
 	rtnl_string(tb[IFLA_IFNAME], l.link.name, sizeof(l.link.name));
+	if (is_our_name(l.link.name)) {
+		s->taken = true;
+		return 0;
+	}
 	if (m->ifi_type != ARPHRD_ETHER || (m->ifi_flags & IFF_LOOPBACK) || tb[IFLA_MASTER] ||
-	    is_our_name(l.link.name) || !tb[IFLA_ADDRESS] ||
+	    !tb[IFLA_ADDRESS] ||
 	    mnl_attr_get_payload_len(tb[IFLA_ADDRESS]) != sizeof(l.link.mac))
 		return 0;
 	l.link.index = m->ifi_index;

@@ -23,6 +23,7 @@
 
 struct container {
 	char *id, *bundle, *dir;
+	char *sandbox;            /* whose machine it is in: its own, or one that it has joined */
 	char *rootfs;             /* absolute */
 	struct child_id standin;  /* pid 0: none yet */
 	char *created;            /* RFC 3339 */
@@ -39,11 +40,14 @@ __must_check int container_save(const struct container *c, struct error *err);
 __must_check int container_load(const char *root, const char *id, struct container *ret,
 				struct error *err);
 void container_fini(struct container *c);
-/* Runs the shim's command "start" or "delete". */
-__must_check int container_shim(const struct container *c, const char *command, struct error *err);
+/* Runs the shim's command: "start", which tells the sandbox, or "delete", for the sandbox. */
+__must_check int container_shim(struct container *c, const char *command, struct error *err);
 __must_check int container_connect(const struct container *c, struct task **ret,
 				   struct error *err);
-/* Ends the stand-in and frees the shim, the directory last. Idempotent. */
+/*
+ * Ends the stand-in and frees the shim, unless other containers are in its machine; the directory
+ * last. Idempotent.
+ */
 __must_check int container_reclaim(struct container *c, struct error *err);
 
 /* --- events.c, update.c --- */

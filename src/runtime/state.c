@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the commands know of a container between them. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -16,6 +18,7 @@
 #define STATE_FILE "state.json"
 #define TEXT_MAX   ((size_t)64 << 10)
 #define KILL_MS	   5000
+#define ID_MAX	   ((size_t)256)
 
 int container_path(const char *root, const char *id, char **ret_dir, struct error *err)
 {
@@ -32,6 +35,7 @@ void container_fini(struct container *c)
 	free(c->dir);
 	free(c->rootfs);
 	free(c->created);
+	free(c->sandbox);
 	*c = (struct container){ 0 };
 }
 
@@ -42,9 +46,9 @@ int container_save(const struct container *c, struct error *err)
 	json_t *o;
 	int r;
 
-	o = json_pack("{s:s, s:s, s:s, s:s, s:i, s:I}", "id", c->id, "bundle", c->bundle, "rootfs",
-		      c->rootfs, "created", c->created, "pid", (int)c->standin.pid, "start_time",
-		      (json_int_t)c->standin.start_time);
+	o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:i, s:I}", "id", c->id, "bundle", c->bundle, "rootfs",
+		      c->rootfs, "created", c->created, "sandbox", c->sandbox, "pid",
+		      (int)c->standin.pid, "start_time", (json_int_t)c->standin.start_time);
 	text = o ? json_dumps(o, JSON_INDENT(1)) : NULL;
 	json_decref(o);
 	if (!text)
@@ -90,9 +94,10 @@ int container_make(const char *root, const char *id, const char *bundle, struct 
 		c.id = strdup(id);
 		c.bundle = realpath(bundle, NULL);
 		c.created = now_text();
+		c.sandbox = strdup(id);
 		if (!c.bundle)
 			r = error_errno(err, -errno, "bundle '%s'", bundle);
-		else if (!c.id || !c.created)
+		else if (!c.id || !c.created || !c.sandbox)
 			r = error_set(err, -ENOMEM, "out of memory");
 	}
 	if (r == 0)
@@ -119,7 +124,7 @@ int container_load(const char *root, const char *id, struct container *ret, stru
 {
 	struct container c = { 0 };
 	auto_free char *path = NULL;
-	const char *bundle, *rootfs, *created;
+	const char *bundle, *rootfs, *created, *sandbox;
 	json_int_t start_time;
 	json_t *o;
 	int r, pid;
@@ -129,8 +134,9 @@ int container_load(const char *root, const char *id, struct container *ret, stru
 		return r;
 	path = str_join_path(c.dir, STATE_FILE);
 	o = path ? json_load_file(path, 0, NULL) : NULL;
-	if (!o || json_unpack(o, "{s:s, s:s, s:s, s:i, s:I}", "bundle", &bundle, "rootfs", &rootfs,
-			      "created", &created, "pid", &pid, "start_time", &start_time) < 0) {
+	if (!o || json_unpack(o, "{s:s, s:s, s:s, s:s, s:i, s:I}", "bundle", &bundle, "rootfs", &rootfs,
+			      "created", &created, "sandbox", &sandbox, "pid", &pid, "start_time",
+			      &start_time) < 0) {
 		json_decref(o);
 		container_fini(&c);
 		return error_set(err, -ENOENT, "container '%s' does not exist", id);
@@ -139,9 +145,10 @@ int container_load(const char *root, const char *id, struct container *ret, stru
 	c.bundle = strdup(bundle);
 	c.rootfs = strdup(rootfs);
 	c.created = strdup(created);
+	c.sandbox = strdup(sandbox);
 	c.standin = (struct child_id){ .pid = pid, .start_time = (uint64_t)start_time };
 	json_decref(o);
-	if (!c.id || !c.bundle || !c.rootfs || !c.created) {
+	if (!c.id || !c.bundle || !c.rootfs || !c.created || !c.sandbox) {
 		container_fini(&c);
 		return error_set(err, -ENOMEM, "out of memory");
 	}
@@ -151,17 +158,32 @@ int container_load(const char *root, const char *id, struct container *ret, stru
 
 /* --- the shim --- */
 
-static int save_address(const struct container *c, char *text, struct error *err)
+/* The shim leaves the sandbox's id in the bundle of a container that joins another one. */
+static int note_sandbox(struct container *c, struct error *err)
+{
+	auto_free char *path = str_join_path(c->bundle, "sandbox"), *id = NULL;
+	int r = path ? fd_read_file(AT_FDCWD, path, ID_MAX, &id, NULL) : -ENOMEM;
+
+	if (r == -ENOENT)
+		return 0;
+	if (r < 0)
+		return error_errno(err, r, "read '%s/sandbox'", c->bundle);
+	free(c->sandbox);
+	c->sandbox = take_ptr(&id);
+	return container_save(c, err);
+}
+
+static int save_address(struct container *c, char *text, struct error *err)
 {
 	auto_close int dir = open(c->dir, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
 	int r;
 
 	text[strcspn(text, "\r\n")] = '\0';
 	r = dir < 0 ? -errno : fsutil_write_volatile(dir, "address", text, strlen(text), 0600);
-	return r < 0 ? error_errno(err, r, "write '%s/address'", c->dir) : 0;
+	return r < 0 ? error_errno(err, r, "write '%s/address'", c->dir) : note_sandbox(c, err);
 }
 
-int container_shim(const struct container *c, const char *command, struct error *err)
+int container_shim(struct container *c, const char *command, struct error *err)
 {
 	auto_free char *own = NULL, *program = NULL, *text = calloc(1, TEXT_MAX);
 	bool starts = str_eq(command, "start");
@@ -180,7 +202,7 @@ int container_shim(const struct container *c, const char *command, struct error 
 	out = p[0];
 	{
 		const char *argv[] = { program, "-namespace", RUNTIME_NS, "-address", "", "-id",
-				       c->id, command, NULL };
+				       starts ? c->id : c->sandbox, command, NULL };
 		struct child_fd fds[] = { { p[1], 1 }, { p[1], 2 } };
 		struct child_options o = { .argv = argv, .fds = fds, .n_fds = 2, .cwd_fd = cwd };
 
@@ -207,11 +229,39 @@ int container_connect(const struct container *c, struct task **ret, struct error
 	return task_open(address, c->id, ret, err);
 }
 
+/* Whether another container is in the machine. */
+static bool is_shared(const struct container *c)
+{
+	const char *name = strrchr(c->dir, '/') + 1;
+	auto_free char *root = strndup(c->dir, (size_t)(name - c->dir));
+	DIR *all = root ? opendir(root) : NULL;
+	const struct dirent *e;
+	bool found = false;
+
+	while (all && !found && (e = readdir(all))) {
+		struct container other;
+
+		if (e->d_name[0] == '.' || str_eq(e->d_name, name) ||
+		    container_load(root, e->d_name, &other, &(struct error){ 0 }) < 0)
+			continue;
+		found = str_eq(other.sandbox, c->sandbox);
+		container_fini(&other);
+	}
+	if (all)
+		(void)closedir(all);
+	return found;
+}
+
 int container_reclaim(struct container *c, struct error *err)
 {
+	auto_free char *root = str_printf("%s/..", c->dir);
+	auto_close int lock = root ? open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
 	int r;
 
-	r = container_shim(c, "delete", err);
+	/* Of two that are the last in a machine one is the very last. */
+	if (lock < 0 || flock(lock, LOCK_EX) < 0)
+		return error_errno(err, -errno, "lock '%s/..'", c->dir);
+	r = is_shared(c) ? 0 : container_shim(c, "delete", err);
 	if (r == 0 && c->standin.pid > 1)
 		(void)!child_id_kill(&c->standin, SIGKILL, KILL_MS);
 	if (r == 0) {

@@ -395,6 +395,16 @@ static int prepare(struct container *c, const struct sandbox_create *q, struct e
 	return rootfs_prepare(c, q, err);
 }
 
+/* What is no pod is joined by those who name its network namespace, which they share then. */
+static int check_joins(const struct sandbox *s, const char *id, const Grpc__Spec *spec,
+		       struct error *err)
+{
+	if (s->is_pod || !s->n_containers || str_eq(id, s->id) ||
+	    str_eq(s->ns, SANDBOX_OWN_NAMESPACE) || network_is_shared(s, spec))
+		return 0;
+	return error_set(err, -EBUSY, "'%s' is not part of the pod that this shim serves", id);
+}
+
 void sandbox_create(struct sandbox *s, const struct sandbox_create *q, sandbox_done_fn done,
 		    void *arg)
 {
@@ -424,6 +434,8 @@ void sandbox_create(struct sandbox *s, const struct sandbox_create *q, sandbox_d
 		with_root.n_rootfs = 1;
 		q = &with_root;
 	}
+	if (r == 0)
+		r = check_joins(s, q->id, c->spec, &err);
 	if (r == 0)
 		r = rootfs_check(q, &err);
 	if (r == 0)

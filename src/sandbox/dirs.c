@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Where sandboxes live, and claiming a place for a new one. */
+#include <dirent.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -83,4 +84,40 @@ int sandbox_claim(const char *dir, const char *ns, const char *id, const char *b
 	if (r < 0)
 		(void)!fsutil_remove_tree(AT_FDCWD, dir);
 	return r;
+}
+
+static bool has_netns(const struct sandbox_record *rec, const struct stat *netns)
+{
+	return rec->net && rec->net->dev == netns->st_dev && rec->net->ino == netns->st_ino &&
+	       rec->shim.pid && child_id_alive(&rec->shim);
+}
+
+int sandbox_of_netns(const char *path, char **ret_ns, char **ret_id, struct error *err)
+{
+	auto_free char *parent = str_printf("%s/sandboxes", sandbox_run_root());
+	const struct dirent *e;
+	struct stat st;
+	DIR *all;
+
+	*ret_ns = *ret_id = NULL;
+	if (!parent)
+		return error_set(err, -ENOMEM, "out of memory");
+	if (stat(path, &st) < 0)
+		return error_errno(err, -errno, "network namespace '%s'", path);
+	all = opendir(parent);
+	while (all && !*ret_id && (e = readdir(all))) {
+		auto_free char *dir = e->d_name[0] == '.' ? NULL : str_join_path(parent, e->d_name);
+		struct sandbox_record rec = { 0 };
+
+		if (!dir || sandbox_record_read(dir, &rec, NULL) < 0)
+			continue;
+		if (has_netns(&rec, &st)) {
+			*ret_ns = take_ptr(&rec.ns);
+			*ret_id = take_ptr(&rec.id);
+		}
+		sandbox_record_fini(&rec);
+	}
+	if (all)
+		(void)closedir(all);
+	return 0;
 }

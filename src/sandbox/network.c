@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "net/net.h"
@@ -78,6 +79,28 @@ static int write_record(struct sandbox *s, struct error *err)
 	return sandbox_record_write(s->dir, &s->record, err);
 }
 
+/* Links cannot be two machines' at once: the second one's taps would take the first one's packets. */
+static int check_taken(const struct sandbox *s, const char *path, struct error *err)
+{
+	auto_free char *ns = NULL, *id = NULL;
+	int r = sandbox_of_netns(path, &ns, &id, err);
+
+	if (r < 0 || !id || (str_eq(ns, s->ns) && str_eq(id, s->id)))
+		return r;
+	return error_set(err, -EBUSY,
+			 "the network namespace '%s' is that of sandbox '%s' (namespace '%s'): two virtual "
+			 "machines cannot have the same links", path, id, ns);
+}
+
+bool network_is_shared(const struct sandbox *s, const Grpc__Spec *spec)
+{
+	const Grpc__LinuxNamespace *ns = oci_namespace_find(spec, "network");
+	struct stat st;
+
+	return s->record.net && ns && !str_empty(ns->path) && stat(ns->path, &st) == 0 &&
+	       s->record.net->dev == st.st_dev && s->record.net->ino == st.st_ino;
+}
+
 /*
  * A namespace that is to be made (no @path) gets its links later, if at all, by Docker or by hooks:
  * without cards for them there is no use in it.
@@ -133,6 +156,8 @@ int network_open(struct sandbox *s, const Grpc__Spec *spec, unsigned queues, str
 	}
 	if (r == 0)
 		r = net_open(path, &o, &s->network->net, err);
+	if (r == 0 && net_taken(s->network->net))
+		r = check_taken(s, path, err);
 	if (r == 0)
 		r = write_record(s, err);
 	if (r == 0)

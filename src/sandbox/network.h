@@ -14,6 +14,8 @@
  */
 __must_check int network_open(struct sandbox *s, const Grpc__Spec *spec, unsigned queues,
 			      struct error *err);
+/* The specification names the sandbox's own network namespace. */
+bool network_is_shared(const struct sandbox *s, const Grpc__Spec *spec);
 /* The VM's cards; valid until network_vm_started(). */
 size_t network_nics(const struct sandbox *s, struct vmm_nic nics[static VMM_MAX_NICS]);
 /* All PCI devices that the VM gets as they are; as long as the sandbox. */

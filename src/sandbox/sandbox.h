@@ -52,6 +52,12 @@ const char *sandbox_state_root(void);
 /* Where a sandbox's directory is, whether it exists or not. The caller frees. */
 int sandbox_dir_path(const char *ns, const char *id, char **ret_dir, struct error *err);
 /*
+ * The running sandbox that has the network namespace at @path: its containerd namespace and id, which the
+ * caller frees, or NULL.
+ */
+__must_check int sandbox_of_netns(const char *path, char **ret_ns, char **ret_id,
+				  struct error *err);
+/*
  * Makes the directory and its record, which already names @socket and the scratch directory. A
  * dead sandbox found there is reclaimed first; a living one is -EEXIST.
  */

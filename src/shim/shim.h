@@ -21,6 +21,7 @@
 
 #define SHIM_NAME "io.containerd.caisson.v2"
 #define SHIM_EXIT_COMMAND "exit-command" /* file of a bundle: CAISSON_EXIT_COMMAND */
+#define SHIM_JOINED       "sandbox"      /* file of a bundle: the id of the sandbox that it joined */
 
 struct shim;
 struct bootstrap;

@@ -61,6 +61,22 @@ static struct grouping grouping_of(const Grpc__Spec *spec, const char *ns, const
 	return g;
 }
 
+/*
+ * A container that is to have the network namespace of a running one, as with Docker's "--network
+ * container:NAME", runs in its machine. Gives the sandbox's id, or NULL.
+ */
+static int find_joined(const struct shim_flags *f, const Grpc__Spec *spec, char **ret_id,
+		       struct error *err)
+{
+	const Grpc__LinuxNamespace *net = oci_namespace_find(spec, "network");
+	auto_free char *ns = NULL, *id = NULL;
+	int r = net && !str_empty(net->path) ? sandbox_of_netns(net->path, &ns, &id, err) : 0;
+
+	if (r == 0 && id && str_eq(ns, f->ns) && !str_eq(id, f->id))
+		*ret_id = take_ptr(&id);
+	return r;
+}
+
 static int read_bootstrap(const struct shim_flags *f, struct bootstrap *ret, struct error *err)
 {
 	auto_free uint8_t *data = NULL;
@@ -121,6 +137,16 @@ static int write_bundle_file(const char *bundle, const char *name, const char *t
 	return dfd < 0 ? -errno : fsutil_write_volatile(dfd, name, text, strlen(text), 0600);
 }
 
+/*
+ * Where containerd looks for a shim's address. A bundle that caisson-runtime is given may belong to another
+ * shim, which keeps its own there.
+ */
+static void leave_address(const struct shim_flags *f, const char *bundle, const char *address)
+{
+	if (!str_eq(f->ns, SANDBOX_OCI_NAMESPACE))
+		(void)!write_bundle_file(bundle, "address", address);
+}
+
 /* What is to be run when the container has ended waits in the bundle, see task_event(). */
 static int keep_exit_command(const char *bundle, struct error *err)
 {
@@ -148,7 +174,8 @@ static int join_pod(const struct shim_flags *f, const char *bundle, const char *
 	sandbox_record_fini(&rec);
 	if (!address)
 		return error_set(err, -ENOENT, "pod '%s' has no shim", pod);
-	(void)!write_bundle_file(bundle, "address", address);
+	leave_address(f, bundle, address);
+	(void)!write_bundle_file(bundle, SHIM_JOINED, pod);
 	r = print_address(address, boot);
 	return r < 0 ? error_errno(err, r, "print the address") : 0;
 }
@@ -271,7 +298,7 @@ static int launch(const struct shim_flags *f, struct shim_setup *setup, struct e
 		return r;
 	(void)snprintf(pid_text, sizeof(pid_text), "%d", (int)pid);
 	(void)!write_bundle_file(setup->bundle, "shim.pid", pid_text);
-	(void)!write_bundle_file(setup->bundle, "address", setup->address);
+	leave_address(f, setup->bundle, setup->address);
 	return 0;
 }
 
@@ -345,11 +372,11 @@ static int load_spec(const struct shim_flags *f, const char *bundle, Grpc__Spec 
 
 int shim_start(const struct shim_flags *f)
 {
+	auto_free char *bundle = NULL, *joined = NULL;
 	struct bootstrap boot = { 0 };
-	auto_free char *bundle = NULL;
 	struct error err = { 0 };
+	struct grouping g = { .is_pod = true };
 	Grpc__Spec *spec = NULL;
-	struct grouping g;
 	int r;
 
 	(void)umask(0077);
@@ -364,8 +391,14 @@ int shim_start(const struct shim_flags *f)
 		r = load_spec(f, bundle, &spec, &err);
 	if (r == 0)
 		r = keep_exit_command(bundle, &err);
+	if (r == 0 && spec) {
+		g = grouping_of(spec, f->ns, f->id);
+		if (!g.is_pod && !g.member_of)
+			r = find_joined(f, spec, &joined, &err);
+		if (joined)
+			g.member_of = joined;
+	}
 	if (r == 0) {
-		g = spec ? grouping_of(spec, f->ns, f->id) : (struct grouping){ .is_pod = true };
 		r = g.member_of ? join_pod(f, bundle, g.member_of, &boot, &err) :
 				  start_new(f, bundle, spec, &boot, g.is_pod, &err);
 	}

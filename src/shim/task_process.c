@@ -102,10 +102,6 @@ void task_create(void *ctx, struct ttrpc_call *call, const uint8_t *payload, siz
 		ttrpc_call_fail(call, TTRPC_UNIMPLEMENTED, "restoring checkpoints is not supported");
 	} else if (q->n_rootfs > ROOTFS_MAX) {
 		ttrpc_call_fail(call, TTRPC_INVALID_ARGUMENT, "too many root file system mounts");
-	} else if (!shim->is_pod && sandbox_containers(shim->sandbox) > 0 &&
-		   !str_eq(q->id, shim->id) && !str_eq(shim->ns, SANDBOX_OWN_NAMESPACE)) {
-		ttrpc_call_fail(call, TTRPC_FAILED_PRECONDITION,
-				"'%s' is not part of the pod that this shim serves", q->id);
 	} else if ((r = reply_new(shim, call, q->id, NULL))) {
 		for (size_t i = 0; i < q->n_rootfs; i++)
 			rootfs[i] = (struct sandbox_rootfs){

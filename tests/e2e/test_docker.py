@@ -147,6 +147,23 @@ def test_user_defined_network(docker):
         docker("network", "rm", "lan")
 
 
+def test_joined_network(docker, web):
+    """A container with another one's network runs in its machine: they share the loopback, and the kernel."""
+    r = docker.run("--rm", "--network", f"container:{web}", "busybox", "sh", "-c",
+                   "cat /proc/sys/kernel/random/boot_id; wget -qO- http://127.0.0.1/; exit 8")
+    assert r.returncode == 8, (r.stdout, r.stderr, docker.log())
+    boot, page = r.stdout.splitlines()
+    assert page == "page" and docker("exec", web, "cat", "/proc/sys/kernel/random/boot_id") == f"{boot}\n"
+    assert docker.run("-d", "--name", "first", "busybox", "sleep", "1000").returncode == 0
+    assert docker.run("-d", "--name", "second", "--network", "container:first", "busybox", "sh", "-c",
+                      "trap 'echo bye; exit 6' TERM; while :; do sleep 0.1; done").returncode == 0
+    docker("rm", "-f", "first")
+    assert docker("exec", "second", "hostname")
+    docker("stop", "-t", "20", "second")
+    assert docker("inspect", "-f", "{{.State.ExitCode}}", "second") == "6\n"
+    docker("rm", "second")
+
+
 def test_what_is_refused(docker):
     r = docker.run("--rm", "--network", "host", "busybox", "true")
     assert r.returncode == 125 and ("virtual machine" in r.stderr or "VM" in r.stderr)

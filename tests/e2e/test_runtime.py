@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+import netpod
 import shimclient as sc
 from conftest import orphan_vms
 from ctrd import state_of, wait_until
@@ -255,6 +256,36 @@ def test_events_and_update(runtime, tmp_path):
     runtime("kill", "fed", "KILL")
     assert p.wait(30) == 0
     runtime("delete", "--force", "fed")
+
+
+def test_joined(runtime):
+    """A container with the network namespace of another one runs in its machine, which ends with the last."""
+    pod = netpod.Pod()
+    try:
+        pod.veth("eth0", ["10.9.0.2/24"], "h0", ["10.9.0.1/24"])
+        namespaces = {"linux": {"namespaces": [{"type": "mount"}, {"type": "pid"},
+                                               {"type": "network", "path": pod.path}]}}
+        one, _, _ = runtime.create("one", ["sleep", "1000"], **namespaces)
+        runtime("start", "one")
+        two, out, _ = runtime.create("two", ["sh", "-c", "cat /proc/sys/kernel/random/boot_id; sleep 1000"],
+                                     **namespaces)
+        runtime("start", "two")
+        boot = out.readline().decode()
+        assert runtime("exec", "one", "cat", "/proc/sys/kernel/random/boot_id").stdout == boot
+        assert os.listdir(os.path.join(runtime.run, "sandboxes")) == ["caisson-oci+one"]
+        runtime.create("three", ["true"], **namespaces)
+        runtime("start", "three")
+        wait_until(lambda: runtime.state("three")["status"] == "stopped")
+        runtime("delete", "three")
+        runtime("delete", "--force", "one")
+        os.waitpid(one, 0)
+        assert runtime("exec", "two", "cat", "/proc/sys/kernel/random/boot_id").stdout == boot
+        runtime("kill", "two", "KILL")
+        assert os.waitstatus_to_exitcode(os.waitpid(two, 0)[1]) == 137
+        runtime("delete", "two")
+        assert not any(x.endswith("_csn") for x in pod.links())
+    finally:
+        pod.close()
 
 
 # --- Podman ---

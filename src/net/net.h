@@ -118,7 +118,7 @@ struct net_state {
 	size_t n_links;
 	struct net_route *routes;
 	size_t n_routes;
-	struct net_neigh *neighs; /* permanent ones */
+	struct net_neigh *neighs; /* permanent ones; NUD_FAILED: one that went since the last look */
 	size_t n_neighs;
 };
 

@@ -3,6 +3,7 @@
  * What changed in a namespace since it was read. The cards of a running VM are what they are: a
  * link that goes leaves its tap behind as a spare one, a link that comes takes a spare one.
  */
+#include <linux/neighbour.h>
 #include <sys/socket.h>
 
 #include "net/internal.h"
@@ -168,10 +169,19 @@ static bool take_routes(struct net_state *st, struct scan *s, const int *slots)
 	return !same;
 }
 
+static bool has_neigh(const struct net_neigh *v, size_t n, const struct net_neigh *one)
+{
+	for (size_t i = 0; i < n; i++)
+		if (v[i].link == one->link && memcmp(&v[i].ip, &one->ip, sizeof(one->ip)) == 0)
+			return true;
+	return false;
+}
+
+/* Those that went are told once, as failed: the guest has to forget them. */
 static bool take_neighs(struct net_state *st, struct scan *s, const int *slots)
 {
 	struct net_neigh *more;
-	size_t n = 0;
+	size_t n = 0, n_there;
 	bool same;
 
 	for (size_t i = 0; i < s->n_neighs; i++) {
@@ -186,6 +196,16 @@ static bool take_neighs(struct net_state *st, struct scan *s, const int *slots)
 	for (size_t i = 0; i < st->n_neighs; i++)
 		if (is_vfio(st, st->neighs[i].link))
 			s->neighs[n++] = st->neighs[i];
+	n_there = n;
+	for (size_t i = 0; i < st->n_neighs; i++) {
+		const struct net_neigh *old = &st->neighs[i];
+
+		if (old->state == NUD_FAILED || !st->links[old->link].index ||
+		    has_neigh(s->neighs, n_there, old))
+			continue;
+		s->neighs[n] = *old;
+		s->neighs[n++].state = NUD_FAILED;
+	}
 	same = n == st->n_neighs &&
 	       (!n || memcmp(s->neighs, st->neighs, n * sizeof(*st->neighs)) == 0);
 	free(st->neighs);

@@ -8,11 +8,14 @@
 
 #include "base/base.h"
 #include "mount.pb-c.h"
+#include "sandbox/record.h"
 #include "sandbox/pool.h"
 #include "shim/shim.h"
 #include "task.pb-c.h"
 
 #define KILLED_STATUS 137u
+#define TASK	      "containerd.task.v2.Task"
+#define ASK_NS	      (UINT64_C(5) * 1000000000)
 
 static int print_message(const ProtobufCMessage *msg)
 {
@@ -23,6 +26,38 @@ static int print_message(const ProtobufCMessage *msg)
 		return 1;
 	(void)protobuf_c_message_pack(msg, data);
 	return fd_write_full(STDOUT_FILENO, data, len) < 0;
+}
+
+/*
+ * Whether the sandbox goes on without its first container: the shim has deleted that, and stays for others
+ * that have joined it.
+ */
+static bool goes_on(const char *dir, const char *id)
+{
+	Task__ShutdownRequest shutdown = TASK__SHUTDOWN_REQUEST__INIT;
+	Task__StateRequest state = TASK__STATE_REQUEST__INIT;
+	auto_free char *joined = str_join_path(dir, SHIM_JOINED);
+	struct sandbox_record rec = { 0 };
+	auto_close int fd = -1;
+	struct ttrpc_sync sync;
+	struct error err = { 0 };
+	int code = 0;
+
+	if (!joined || access(joined, F_OK) < 0 || sandbox_record_read(dir, &rec, NULL) < 0)
+		return false;
+	if (rec.socket && rec.shim.pid && child_id_alive(&rec.shim))
+		fd = fd_unix_connect(rec.socket);
+	sandbox_record_fini(&rec);
+	if (fd < 0)
+		return false;
+	ttrpc_sync_init(&sync, fd);
+	state.id = shutdown.id = (char *)id;
+	if (ttrpc_sync_call(&sync, TASK, "State", &state.base, ASK_NS, NULL, NULL, NULL, &code, &err) == 0 ||
+	    code != TTRPC_NOT_FOUND)
+		return false;
+	/* Without containers the shim leaves, and its directory with it, before it answers. */
+	return ttrpc_sync_call(&sync, TASK, "Shutdown", &shutdown.base, ASK_NS, NULL, NULL, NULL, NULL,
+			       &err) == 0 && access(dir, F_OK) == 0;
 }
 
 /*
@@ -40,7 +75,7 @@ int shim_delete(const struct shim_flags *f)
 
 	log_init("shim", STDERR_FILENO, f->debug ? LOG_DEBUG : LOG_WARN);
 	r = sandbox_dir_path(f->ns, f->id, &dir, &err);
-	if (r == 0)
+	if (r == 0 && !goes_on(dir, f->id))
 		r = sandbox_reclaim(dir, &err);
 	if (r < 0) {
 		(void)fprintf(stderr, "%s\n", error_text(&err));

@@ -188,7 +188,7 @@ static void iptables(struct shim *shim, struct http_call *call, const struct htt
 {
 	(void)shim;
 	(void)q;
-	http_reply_text(call, 501, "the guest has no iptables: filter in the pod's network namespace, "
+	http_reply_text(call, 501, "the guest has no iptables: filter on the host's side of the pod's links, "
 				   "which all of its packets pass");
 }
 

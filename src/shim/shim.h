@@ -21,7 +21,11 @@
 
 #define SHIM_NAME "io.containerd.caisson.v2"
 #define SHIM_EXIT_COMMAND "exit-command" /* file of a bundle: CAISSON_EXIT_COMMAND */
-#define SHIM_JOINED       "sandbox"      /* file of a bundle: the id of the sandbox that it joined */
+/*
+ * Of a container that joined another one by its network namespace: a file of its bundle with the sandbox's
+ * id, and of that sandbox's directory with its own.
+ */
+#define SHIM_JOINED "sandbox"
 
 struct shim;
 struct bootstrap;

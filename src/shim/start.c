@@ -61,6 +61,13 @@ static struct grouping grouping_of(const Grpc__Spec *spec, const char *ns, const
 	return g;
 }
 
+static int write_bundle_file(const char *bundle, const char *name, const char *text)
+{
+	auto_close int dfd = open(bundle, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+
+	return dfd < 0 ? -errno : fsutil_write_volatile(dfd, name, text, strlen(text), 0600);
+}
+
 /*
  * A container that is to have the network namespace of a running one, as with Docker's "--network
  * container:NAME", runs in its machine. Gives the sandbox's id, or NULL.
@@ -69,10 +76,15 @@ static int find_joined(const struct shim_flags *f, const Grpc__Spec *spec, char 
 		       struct error *err)
 {
 	const Grpc__LinuxNamespace *net = oci_namespace_find(spec, "network");
-	auto_free char *ns = NULL, *id = NULL;
+	auto_free char *ns = NULL, *id = NULL, *dir = NULL;
 	int r = net && !str_empty(net->path) ? sandbox_of_netns(net->path, &ns, &id, err) : 0;
 
-	if (r == 0 && id && str_eq(ns, f->ns) && !str_eq(id, f->id))
+	if (r < 0 || !id || !str_eq(ns, f->ns) || str_eq(id, f->id))
+		return r;
+	r = sandbox_dir_path(ns, id, &dir, err);
+	if (r == 0 && write_bundle_file(dir, SHIM_JOINED, f->id) < 0)
+		r = error_set(err, -ESRCH, "sandbox '%s', whose network it was to have, has ended", id);
+	if (r == 0)
 		*ret_id = take_ptr(&id);
 	return r;
 }
@@ -128,13 +140,6 @@ static int socket_dir(const struct shim_flags *f, const struct bootstrap *boot, 
 	else
 		*ret = str_printf("%s/s", sandbox_run_root());
 	return *ret ? 0 : -ENOMEM;
-}
-
-static int write_bundle_file(const char *bundle, const char *name, const char *text)
-{
-	auto_close int dfd = open(bundle, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
-
-	return dfd < 0 ? -errno : fsutil_write_volatile(dfd, name, text, strlen(text), 0600);
 }
 
 /*

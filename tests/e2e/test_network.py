@@ -266,11 +266,18 @@ def test_links_that_come_later(host, pod):
     show = "busybox ip addr show net1; busybox ip route"
     assert eventually(lambda: all(w in sh(t, show, check=False) for w in want)), sh(t, show)
     ping(t, "10.9.1.1")
-    # An address more, and a link less.
-    pod.do("ip addr add 10.9.0.3/24 dev eth0", "ip link set eth0 mtu 8000")
+    # Addresses and a neighbour more, and a link less.
+    pod.do("ip addr add 10.9.0.3/24 dev eth0", "ip addr add fd09::3/64 dev eth0 nodad",
+           "ip -6 route add fd77::/64 via fd09::1", "ip link set eth0 mtu 8000",
+           "ip neigh add 10.9.0.9 lladdr 02:00:00:00:00:99 dev eth0")
     ip("ip", "link", "set", "h0", "mtu", "8000")
-    show = "busybox ip addr show eth0"
-    assert eventually(lambda: all(w in sh(t, show) for w in ("10.9.0.3/24", "mtu 8000")))
+    show = "busybox ip addr show eth0; busybox ip -6 route; cat /proc/net/arp"
+    want = ("10.9.0.3/24", "fd09::3/64", "fd77::/64 via fd09::1", "mtu 8000", " 0x6 ")
+    assert eventually(lambda: all(w in sh(t, show) for w in want)), sh(t, show)
+    pod.do("ip neigh del 10.9.0.9 dev eth0", "ip -6 route del fd77::/64", "ip addr del fd09::3/64 dev eth0")
+    # A neighbour that is permanent has the flag 0x6; one that is not known any more stays listed for a while.
+    gone = (" 0x6 ", "fd09::3/64", "fd77::/64")
+    assert eventually(lambda: not any(w in sh(t, show) for w in gone)), sh(t, show)
     upload(t, "10.9.0.1", 1 << 20)
     pod.do("ip link del net1")
     assert eventually(lambda: "10.9.1.2" not in sh(t, "busybox ip addr"))

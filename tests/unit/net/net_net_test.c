@@ -7,6 +7,7 @@
 
 #include <arpa/inet.h>
 #include <linux/if_addr.h>
+#include <linux/neighbour.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <net/if.h>
@@ -500,6 +501,19 @@ static void links_come_and_go(void **state)
 	fds[0] = l->fds[0];
 	assert_int_equal(net_attach(n, &p->err), 0);
 	assert_int_equal(l->fds[0], fds[0]);
+
+	/* A neighbour that went is told once. */
+	run(p, "ip neigh add 10.2.0.8 lladdr 02:00:00:00:00:08 dev eth1");
+	assert_int_equal(net_rescan(n, &changed, &left, &p->err), 0);
+	assert_int_equal(net_state(n)->n_neighs, 1);
+	assert_int_equal(net_state(n)->neighs[0].state, NUD_PERMANENT);
+	run(p, "ip neigh del 10.2.0.8 dev eth1");
+	assert_int_equal(net_rescan(n, &changed, &left, &p->err), 0);
+	assert_true(changed);
+	assert_int_equal(net_state(n)->n_neighs, 1);
+	assert_int_equal(net_state(n)->neighs[0].state, NUD_FAILED);
+	assert_int_equal(net_rescan(n, &changed, &left, &p->err), 0);
+	assert_int_equal(net_state(n)->n_neighs, 0);
 
 	/* One more than there are cards for. */
 	run(p, "ip link add a0 type veth peer name a1 && ip link set a0 up");

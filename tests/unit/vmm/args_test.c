@@ -106,7 +106,7 @@ static void q35_finds_them_by_pci(void **state)
 	plan.pci = (const char *const[]){ "0000:01:00.0" };
 	plan.n_pci = 1;
 	assert_int_equal(qemu_args(&plan, &a, NULL), 0);
-	assert_true(has(&a, "-device", "vfio-pci,sysfsdev=/vfio/0000:01:00.0,rombar=0"));
+	assert_true(has(&a, "-device", "vfio-pci,sysfsdev=/vfio/0000:01:00.0,addr=17,rombar=0"));
 	argv_fini(&a);
 }
 

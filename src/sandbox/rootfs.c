@@ -162,7 +162,7 @@ int rootfs_prepare(struct container *c, const struct sandbox_create *q, struct e
 
 	c->root.kind = kind_of(q);
 	if (c->root.kind == ROOTFS_SHARED)
-		return shares_mount_root(&s->shares, q->rootfs[0].type, q->rootfs[0].source,
+		return shares_mount_root(&s->shares, s->host_mounts_fd, q->rootfs[0].type, q->rootfs[0].source,
 					 q->rootfs[0].options, q->rootfs[0].n_options, &c->mounts,
 					 &c->root.shared, err);
 	r = attach_all(c, q, err);

@@ -3,14 +3,19 @@
 #include "sandbox/shares.h"
 
 #include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/base.h"
+#include "base/child.h"
 #include "oci/oci.h"
 #include "sandbox/files.h"
 #include "sandbox/sandbox.h"
@@ -150,19 +155,52 @@ static void remove_target(const char *target)
 #define RESTRICTED (MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC)
 
 /*
- * Binds @fd (or, with -1, @path) at @target. Restricted before it is mounted: it appears in the jail
- * of caisson-vmm as it is at that moment.
+ * A copy of the mount at @path as the mount namespace @mounts has it: what was mounted there since ours
+ * was made need not be here, too. A child that has our descriptors, but not our place among the mounts,
+ * gets it.
  */
-static int bind_restricted(int fd, const char *path, const char *target, bool recursive,
+static int clone_in(int mounts, const char *path, unsigned flags)
+{
+	auto_close int slot = open("/dev/null", O_PATH | O_CLOEXEC);
+	pid_t pid = slot < 0 ? -1 : (pid_t)syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0);
+	int status, r;
+
+	if (pid < 0)
+		return -errno;
+	if (pid == 0) {
+		int tree = setns(mounts, CLONE_NEWNS) < 0 ? -1 : open_tree(AT_FDCWD, path, flags);
+
+		if (tree < 0 || dup3(tree, slot, O_CLOEXEC) < 0)
+			_exit(errno);
+		(void)close(tree);
+		_exit(0);
+	}
+	r = child_wait(pid, &status);
+	if (r == 0 && status)
+		r = WIFEXITED(status) ? -WEXITSTATUS(status) : -EIO;
+	return r < 0 ? r : take_fd(&slot);
+}
+
+/*
+ * Binds @fd (or, with -1, @path, in the mount namespace @mounts unless -1) at @target. Restricted before
+ * it is mounted: it appears in the jail of caisson-vmm as it is at that moment.
+ */
+static int bind_restricted(int fd, int mounts, const char *path, const char *target, bool recursive,
 			   bool read_only)
 {
 	struct mount_attr attr = { .attr_set = RESTRICTED |
 					       (read_only ? MOUNT_ATTR_RDONLY : 0) };
-	auto_close int tree = open_tree(fd >= 0 ? fd : AT_FDCWD, path,
-					OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC |
-						(fd >= 0 ? AT_EMPTY_PATH : 0u) |
-						(recursive ? AT_RECURSIVE : 0u));
+	unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (fd >= 0 ? AT_EMPTY_PATH : 0u) |
+			 (recursive ? AT_RECURSIVE : 0u);
+	auto_close int tree = -1;
 
+	if (fd < 0 && mounts >= 0) {
+		tree = clone_in(mounts, path, flags);
+		if (tree < 0)
+			return tree;
+	} else {
+		tree = open_tree(fd >= 0 ? fd : AT_FDCWD, path, flags);
+	}
 	if (tree < 0 ||
 	    mount_setattr(tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &attr, sizeof(attr)) < 0 ||
 	    move_mount(tree, "", AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH) < 0)
@@ -186,7 +224,7 @@ int shares_bind(struct shares *sh, Grpc__Mount *m, struct share_mounts *sm, stru
 	r = make_target(sh, kind, S_ISDIR(st.st_mode), &target, &guest, err);
 	if (r < 0)
 		return r;
-	r = bind_restricted(fd, "", target, has_option(m, "rbind"), kind == SHARE_RO);
+	r = bind_restricted(fd, -1, "", target, has_option(m, "rbind"), kind == SHARE_RO);
 	if (r < 0) {
 		r = error_errno(err, r, "mount '%s' at '%s'", m->source, m->destination);
 		remove_target(target);
@@ -235,7 +273,7 @@ static int split_options(char *const *options, size_t n, unsigned long *ret_flag
 	return r;
 }
 
-int shares_mount_root(struct shares *sh, const char *type, const char *source,
+int shares_mount_root(struct shares *sh, int mounts, const char *type, const char *source,
 		      char *const *options, size_t n_options, struct share_mounts *sm,
 		      char **ret_guest_path, struct error *err)
 {
@@ -252,7 +290,7 @@ int shares_mount_root(struct shares *sh, const char *type, const char *source,
 	if (r < 0)
 		return r;
 	if (flags & MS_BIND)
-		r = bind_restricted(-1, source, target, flags & MS_REC, flags & MS_RDONLY);
+		r = bind_restricted(-1, mounts, source, target, flags & MS_REC, flags & MS_RDONLY);
 	else
 		r = mount(source, target, type, flags | MS_NODEV | MS_NOSUID | MS_NOEXEC, data) < 0
 			    ? -errno

@@ -42,9 +42,12 @@ size_t shares_for_vmm(const struct shares *sh, const struct config *config, stru
  */
 __must_check int shares_bind(struct shares *sh, Grpc__Mount *m, struct share_mounts *sm,
 			     struct error *err);
-/* Mounts a root file system of the host; gives its place in the guest, which the caller frees. */
-__must_check int shares_mount_root(struct shares *sh, const char *type, const char *source,
-				   char *const *options, size_t n_options, struct share_mounts *sm,
+/*
+ * Mounts a root file system of the host; gives its place in the guest, which the caller frees. One that is
+ * mounted already (a bind mount) is looked for in the mount namespace @mounts; -1: in ours.
+ */
+__must_check int shares_mount_root(struct shares *sh, int mounts, const char *type,
+				   const char *source, char *const *options, size_t n_options, struct share_mounts *sm,
 				   char **ret_guest_path, struct error *err);
 void shares_unbind(struct share_mounts *sm);
 /* Unmounts everything. */

@@ -372,3 +372,22 @@ def test_podman(podman):
     assert podman("stop", "-t", "20", "stay").returncode == 0
     assert podman("inspect", "-f", "{{.State.ExitCode}}", "stay").stdout == "4\n"
     assert podman("rm", "stay").returncode == 0
+
+
+def test_podman_pod(podman):
+    """A pod is one machine: its containers share the loopback, and so does one that joins a container of it."""
+    r = podman("pod", "create", "--name", "pod", "--infra-image", podman.image, "--infra-command", "sleep 1000")
+    assert r.returncode == 0, r.stderr
+    for name, script in (("server", "mkdir /www; echo page >/www/index.html; exec httpd -f -p 80 -h /www"),
+                         ("client", "exec sleep 1000")):
+        r = podman("run", "-d", "--pod", "pod", "--name", name, podman.image, "sh", "-c", script)
+        assert r.returncode == 0, r.stderr
+    r = podman("exec", "client", "sh", "-c", "for i in 1 2 3 4 5; do wget -qO- http://127.0.0.1/ && break; sleep 1; "
+               "done; cat /proc/sys/kernel/random/boot_id")
+    assert r.stdout.startswith("page\n"), (r.stdout, r.stderr)
+    boot = r.stdout.splitlines()[1]
+    r = podman("run", "--rm", "--network", "container:client", podman.image, "cat",
+               "/proc/sys/kernel/random/boot_id")
+    assert r.stdout.strip() == boot, r.stderr
+    r = podman("pod", "rm", "-f", "-t", "0", "pod")
+    assert r.returncode == 0, r.stderr

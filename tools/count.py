@@ -4,6 +4,7 @@ count.py meson testlog.json [testlog-of-the-second-run.json]
 count.py meson-failed testlog.json   names of those that failed, one a line
 count.py junit results.xml [results-of-the-second-run.xml]
 count.py failed results.xml      exit 0 if anything failed, 1 if nothing did
+count.py slowest results.xml     the slowest files and tests, in seconds
 A results file that is missing or empty counts as one failure.
 """
 import json
@@ -50,11 +51,26 @@ def cases(path):
     return found
 
 
+def slowest(path):
+    files, tests = {}, []
+    for case in ET.parse(path).iter("testcase"):
+        seconds, file = float(case.get("time") or 0), case.get("classname").split(".Test")[0].rsplit(".", 1)[-1]
+        files[file] = files.get(file, 0) + seconds
+        tests.append((seconds, f"{file}::{case.get('name')}"))
+    for title, rows in (("files", [(t, f) for f, t in files.items()]), ("tests", tests)):
+        print(f"slowest {title}:")
+        for seconds, name in sorted(rows, reverse=True)[:15]:
+            print(f"{seconds:8.1f} s  {name}")
+
+
 def main():
     kind, paths = sys.argv[1], sys.argv[2:]
     if kind == "failed":
         found = cases(paths[0])
         sys.exit(0 if "failed" in found.values() else 1)
+    if kind == "slowest":
+        slowest(paths[0])
+        return
     if kind == "meson-failed":
         print("\n".join(name.split(" / ")[-1] for name, result in meson_results(paths[0]).items()
                         if result == "failed"))

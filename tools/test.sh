@@ -78,9 +78,9 @@ unit() {
     add $(python3 tools/count.py meson "$logs/testlog.json" "$logs/again.json")
 }
 
-# The end-to-end tests' own run of pytest, a file to each of two workers at a time: an emulated guest
-# keeps one processor busy. Failed ones get a second chance, alone, and are named: a VM under
-# emulation on a busy machine can miss a deadline.
+# The end-to-end tests' own run of pytest, a file to each worker at a time; one worker for each processor
+# (CAISSON_WORKERS), since an emulated guest keeps one busy. Failed ones get a second chance, alone, and are
+# named: a VM under emulation on a busy machine can miss a deadline.
 e2e() {
     files='' before=''
     for arg; do
@@ -104,14 +104,15 @@ e2e() {
     say "peers from newer Debian suites"
     tests/peers/get >"$out/peers.log" 2>&1 || tail -n 1 "$out/peers.log"
     tests/testbed/run --prepare >"$out/testbed.log" 2>&1 || tail -n 1 "$out/testbed.log"
-    say "end-to-end tests"
+    workers=${CAISSON_WORKERS:-$(nproc)}
+    say "end-to-end tests, $workers at a time"
     CAISSON_STAGE=$PWD/build/release/stage
     export CAISSON_STAGE
     # Short: sockets' paths are at most 107 bytes long.
     base=$(mktemp -d /tmp/cXXXX)
     in_own_network /usr/bin/python3 -m pytest -q -rs --junitxml="$out/e2e.xml" \
         --basetemp="$base/t" \
-        -o cache_dir="$PWD/$out/cache" --durations=15 -n 2 --dist loadfile "$@" 2>&1 |
+        -o cache_dir="$PWD/$out/cache" -n "$workers" --dist loadfile "$@" 2>&1 |
         tee "$out/e2e.log"
     if /usr/bin/python3 tools/count.py failed "$out/e2e.xml"; then
         say "once more, those that failed"
@@ -125,6 +126,7 @@ e2e() {
         add $(python3 tools/count.py junit "$out/e2e.xml")
     fi
     rm -rf "$base"
+    python3 tools/count.py slowest "$out/e2e.xml"
 }
 
 step "packages" tools/deps.sh build run demo test || finish

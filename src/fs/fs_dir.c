@@ -1,8 +1,9 @@
 /*
  * Operations on open directories.
  *
- * Entries are read with getdents64(2) and copied until the guest's buffer is full. The descriptor then
- * stands further than what was handed out; dir_pos says where it should, and the next read goes there.
+ * Entries are read with getdents64(2), no more at a time than surely fit the guest's buffer: where a
+ * position is a count (tmpfs before 6.6), going back to what did not fit would skip entries if some had
+ * been deleted meanwhile. dir_pos is where the descriptor stands, or should.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -14,6 +15,8 @@
 #include "fs/fs_priv.h"
 
 #define DENTS_MAX 16384u
+#define DENT_MIN  24u  /* of the shortest name */
+#define DENT_MAX  280u /* of the longest */
 
 /* On the stack of the device's thread. */
 struct dents {
@@ -83,6 +86,16 @@ static ssize_t put_entry(struct fs_export *fs, const struct fs_node *dir,
 	return (ssize_t)len;
 }
 
+/* How much to read for an answer that has @room left; 0: that would not hold every entry. */
+static size_t dents_for(size_t room, bool plus)
+{
+	/* Short names grow the most. */
+	size_t each = FUSE_DIRENT_ALIGN((plus ? FUSE_NAME_OFFSET_DIRENTPLUS : FUSE_NAME_OFFSET) + 1);
+	size_t n = room / each * DENT_MIN;
+
+	return n < DENT_MAX ? 0 : MIN_OF(n, (size_t)DENTS_MAX);
+}
+
 static ssize_t read_entries(struct fs_req *req, struct fs_file *h, const struct fuse_read_in *in,
 			    bool plus)
 {
@@ -95,9 +108,12 @@ static ssize_t read_entries(struct fs_req *req, struct fs_file *h, const struct 
 		h->dir_pos = (off_t)in->offset;
 	}
 	for (;;) {
-		ssize_t n = getdents64(h->fd, dents.buf, sizeof(dents.buf));
-		ssize_t at = 0;
+		size_t want = dents_for(room - used, plus);
+		ssize_t n, at = 0;
 
+		if (!want && used > 0)
+			return (ssize_t)used;
+		n = getdents64(h->fd, dents.buf, want ? want : DENT_MAX);
 		if (n < 0)
 			return used > 0 ? (ssize_t)used : -errno;
 		if (n == 0) {
@@ -110,7 +126,7 @@ static ssize_t read_entries(struct fs_req *req, struct fs_file *h, const struct 
 					      room - used);
 
 			if (k == 0 || (k < 0 && k != -ENOENT)) {
-				/* What was not handed out is read again next time. */
+				/* Of a small buffer, or without memory: it is read again next time. */
 				(void)lseek(h->fd, h->dir_pos, SEEK_SET);
 				if (used > 0)
 					return (ssize_t)used;

@@ -351,12 +351,25 @@ static int features(void)
 
 /* --- command line --- */
 
+static bool is_command(const char *name)
+{
+	static const char *const names[] = { "create", "run", "start", "state", "kill", "delete", "exec",
+					     "pause", "resume", "ps", "events", "features", "update" };
+
+	for (size_t i = 0; i < ARRAY_LEN(names); i++)
+		if (str_eq(names[i], name))
+			return true;
+	return false;
+}
+
 static int dispatch(const struct options *o, const char *command, char **argv, int argc,
 		    struct error *err)
 {
 	struct container c;
 	int r;
 
+	if (!is_command(command))
+		return error_set(err, -EINVAL, "unknown command '%s'; --help lists them", command);
 	if (str_eq(command, "features"))
 		return features();
 	if (str_eq(command, "update"))
@@ -384,15 +397,13 @@ static int dispatch(const struct options *o, const char *command, char **argv, i
 		r = pause_(&c, str_eq(command, "pause"), err);
 	else if (str_eq(command, "ps"))
 		r = ps(&c, err);
-	else if (str_eq(command, "events"))
-		r = container_events(&c, o->stats, o->interval, err);
 	else
-		r = error_set(err, -EINVAL, "unknown command '%s'", command);
+		r = container_events(&c, o->stats, o->interval, err);
 	container_fini(&c);
 	return r;
 }
 
-static int parse(struct options *o, int argc, char **argv, bool *ret_version)
+static int parse(struct options *o, int argc, char **argv)
 {
 	enum { ROOT = 256, LOG, LOG_FORMAT, PID_FILE, CONSOLE, IGNORED, IGNORED_VALUE, CWD, VERSION,
 	       STATS, INTERVAL };
@@ -413,6 +424,7 @@ static int parse(struct options *o, int argc, char **argv, bool *ret_version)
 		{ "detach", no_argument, NULL, 'd' },
 		{ "tty", no_argument, NULL, 't' },
 		{ "version", no_argument, NULL, VERSION },
+		{ "help", no_argument, NULL, 'h' },
 		{ "systemd-cgroup", no_argument, NULL, IGNORED },
 		{ "no-pivot", no_argument, NULL, IGNORED },
 		{ "no-new-keyring", no_argument, NULL, IGNORED },
@@ -425,7 +437,7 @@ static int parse(struct options *o, int argc, char **argv, bool *ret_version)
 	};
 	int c;
 
-	while ((c = getopt_long(argc, argv, "+b:p:fadtv", longs, NULL)) >= 0) {
+	while ((c = getopt_long(argc, argv, "+b:p:fadtvh", longs, NULL)) >= 0) {
 		switch (c) {
 		case ROOT:
 			o->root = optarg;
@@ -473,8 +485,11 @@ static int parse(struct options *o, int argc, char **argv, bool *ret_version)
 			break;
 		case 'v':
 		case VERSION:
-			*ret_version = true;
-			break;
+			(void)printf("caisson-runtime version %s\nspec: %s\n", CAISSON_VERSION, OCI_VERSION);
+			exit(0);
+		case 'h':
+			(void)fputs(usage, stdout);
+			exit(0);
 		case IGNORED:
 		case IGNORED_VALUE:
 			break;
@@ -491,15 +506,10 @@ int main(int argc, char **argv)
 	auto_free char *root = NULL;
 	struct error err = { 0 };
 	const char *command, *run = getenv("CAISSON_RUN");
-	bool version = false;
 	int r;
 
 	log_init("runtime", STDERR_FILENO, LOG_ERROR);
-	r = parse(&o, argc, argv, &version);
-	if (version) {
-		(void)printf("caisson-runtime version %s\nspec: %s\n", CAISSON_VERSION, OCI_VERSION);
-		return 0;
-	}
+	r = parse(&o, argc, argv);
 	if (r < 0 || optind == argc) {
 		(void)fputs(usage, stderr);
 		return 1;
@@ -511,7 +521,7 @@ int main(int argc, char **argv)
 	/* Has flags that are its own. */
 	if (str_eq(command, "update")) {
 		optind = 1;
-	} else if (parse(&o, argc, argv, &version) < 0) {
+	} else if (parse(&o, argc, argv) < 0) {
 		(void)fputs(usage, stderr);
 		return 1;
 	}

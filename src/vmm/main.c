@@ -11,6 +11,7 @@
  */
 #include <malloc.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -20,6 +21,7 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/str.h"
 #include "vmm/service.h"
 #include "vmm/spawn.h"
 
@@ -66,7 +68,11 @@ int main(int argc, char **argv)
 	(void)mallopt(M_TRIM_THRESHOLD, 64 * 1024);
 	(void)signal(SIGPIPE, SIG_IGN);
 	log_init("vmm", STDERR_FILENO, LOG_INFO);
-	if (argc < 2) {
+	if (str_eq(given, "--version")) {
+		(void)printf("caisson-vmm %s\n", CAISSON_VERSION);
+		return 0;
+	}
+	if (argc < 2 || given[0] == '-') {
 		log_error("caisson-vmm is started by the shim, not by hand");
 		return 2;
 	}

@@ -15,7 +15,7 @@ import pytest
 import ctrd as c
 from conftest import build_image
 from ctrd import Containerd, Events, wait_until
-from shimclient import Connection
+from shimclient import Connection, default_spec, make_root
 
 pytestmark = pytest.mark.skipif(c.missing() is not None, reason=str(c.missing()))
 
@@ -214,6 +214,45 @@ def test_output_to_a_file_and_to_a_program(ctrd, tmp_path):
     wait_until(lambda: (tmp_path / "err").read_text() == "two\n")
     assert (tmp_path / "who").read_text() == "toprog default\n"
     ctrd.try_ctr("task", "rm", "toprog")
+
+
+NETWORK_HOOK = """#!/bin/sh
+pid=$(sed 's/.*"pid":\\([0-9]*\\).*/\\1/')
+case $1 in
+up)
+	ip link add nerd0 type veth peer name eth0 netns "$pid" && nsenter -t "$pid" -n sh -c \
+		'ip addr add 10.4.0.2/24 dev eth0 && ip link set eth0 up' && ip link set nerd0 up ;;
+down) ip link del nerd0; echo gone >>"$0.down" ;;
+esac
+"""
+
+
+def test_a_container_as_nerdctl_makes_it(ctrd, tmp_path):
+    """A namespace of its own, labels, hooks that connect the network, and a logging program."""
+    hook, logger = tmp_path / "hook", tmp_path / "logger"
+    hook.write_text(NETWORK_HOOK)
+    logger.write_text(f"#!/bin/sh\necho \"$@\" >{tmp_path}/args\nexec 5>&-; cat <&3 >{tmp_path}/out\n")
+    for p in (hook, logger):
+        p.chmod(0o755)
+    spec = default_spec(["sh", "-c", "ip -o -4 addr show eth0; exec sleep 1000"],
+                        annotations={"nerdctl/name": "web", "nerdctl/state-dir": str(tmp_path)},
+                        hooks={k: [{"path": str(hook), "args": ["hook", a], "env": [f"PATH={os.environ['PATH']}"]}]
+                               for k, a in (("createRuntime", "up"), ("poststop", "down"))})
+    spec["root"] = {"path": make_root(str(tmp_path / "root"))}
+    (tmp_path / "config.json").write_text(json.dumps(spec))
+    try:
+        ctrd.ctr("run", "-d", "--runtime", c.RUNTIME, "--config", tmp_path / "config.json", "--label",
+                 "nerdctl/name=web", "--log-uri", f"binary://{logger}?_NERDCTL_INTERNAL_LOGGING=/x", "web", ns="nerd")
+        wait_until(lambda: (tmp_path / "out").exists() and "10.4.0.2/24" in (tmp_path / "out").read_text())
+        assert (tmp_path / "args").read_text() == "_NERDCTL_INTERNAL_LOGGING /x\n"
+        assert "web" in ctrd.ctr("container", "ls", "labels.\"nerdctl/name\"==web", ns="nerd")
+        assert "nerd0" in ctrd.links() and "web" not in ctrd.ctr("task", "ls")
+        ctrd.ctr("task", "kill", "-s", "KILL", "web", ns="nerd")
+        wait_until(lambda: "STOPPED" in ctrd.ctr("task", "ls", ns="nerd"))
+    finally:
+        ctrd.try_ctr("task", "rm", "-f", "web", ns="nerd")
+        ctrd.try_ctr("container", "rm", "web", ns="nerd")
+    assert (tmp_path / "hook.down").read_text() == "gone\n" and "nerd0" not in ctrd.links()
 
 
 def test_limits_mounts_and_users(ctrd, tmp_path):

@@ -70,3 +70,28 @@ def test_containerd_reads_it(tmp_path):
     out = subprocess.run(["containerd", "-c", config, "config", "dump"], check=True,
                          stdout=subprocess.PIPE, text=True).stdout
     assert 'runtime_type = "io.containerd.caisson.v2"' in out
+
+
+def manifests():
+    yaml = pytest.importorskip("yaml", reason="python3-yaml is missing")
+    folder = TOP / "deploy/kubernetes"
+    return {p.name: yaml.safe_load(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.yaml"))}
+
+
+def test_manifests_fit_together():
+    """What kustomize takes is there; class, containerd's configuration and the installer mean the same."""
+    found = manifests()
+    assert set(found["kustomization.yaml"]["resources"]) == set(found) - {"kustomization.yaml"}
+    runtime, daemon = found["runtimeclass.yaml"], found["daemonset.yaml"]
+    assert (runtime["kind"], daemon["kind"]) == ("RuntimeClass", "DaemonSet")
+    for name in ("caisson.toml", "caisson-v3.toml"):
+        text = (TOP / "deploy/containerd" / name).read_text(encoding="utf-8")
+        assert f".runtimes.{runtime['handler']}]" in text
+    pod = daemon["spec"]["template"]
+    assert pod["spec"]["nodeSelector"] == runtime["scheduling"]["nodeSelector"]
+    assert daemon["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    mounts = {m["name"]: m["mountPath"] for m in pod["spec"]["containers"][0]["volumeMounts"]}
+    assert mounts == {"host": "/host"} and pod["spec"]["hostPID"]
+    # The installer's image starts what the test above has run.
+    assert "/caisson/deploy/install" in (TOP / "deploy/Dockerfile").read_text(encoding="utf-8")
+    assert runtime["overhead"]["podFixed"]["memory"].endswith("Mi")

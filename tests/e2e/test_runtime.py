@@ -177,6 +177,8 @@ def test_errors(runtime):
     assert r.returncode and line["level"] == "error" and "/no/such/program" in line["msg"]
     assert "cgroup" in json.loads(runtime("features").stdout)["linux"]
     assert "version" in runtime("--version").stdout
+    assert runtime("--help").stdout.startswith("usage: caisson-runtime")
+    assert "unknown command 'nonsense'" in runtime("nonsense", check=False).stderr
 
 
 def test_hooks(runtime, tmp_path):
@@ -314,14 +316,16 @@ class Podman:
                                        stdin=subprocess.DEVNULL)
         wait_until(lambda: os.path.exists(ready))
 
+    def command(self, *args):
+        return ["nsenter", "-t", str(self.keeper.pid), "-n", "-m", "--", "podman",
+                "--root", f"{self.folder}/root", "--runroot", f"{self.folder}/runroot",
+                "--tmpdir", f"{self.folder}/tmp", "--network-config-dir", f"{self.folder}/net",
+                "--cgroup-manager", "cgroupfs",
+                "--events-backend", "file", *map(str, args)]
+
     def __call__(self, *args, **kw):
         return subprocess.run(
-            ["nsenter", "-t", str(self.keeper.pid), "-n", "-m", "--", "podman",
-             "--root", f"{self.folder}/root", "--runroot", f"{self.folder}/runroot",
-             "--tmpdir", f"{self.folder}/tmp", "--network-config-dir", f"{self.folder}/net",
-             "--cgroup-manager", "cgroupfs",
-             "--events-backend", "file", *map(str, args)],
-            env=self.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            self.command(*args), env=self.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True, timeout=120, check=False, **kw)
 
     def close(self):
@@ -390,3 +394,27 @@ def test_podman_pod(podman):
     assert r.stdout.strip() == boot, r.stderr
     r = podman("pod", "rm", "-f", "-t", "0", "pod")
     assert r.returncode == 0, r.stderr
+
+
+@pytest.mark.parametrize("podman", ["netavark"], indirect=True)
+def test_podman_while_it_runs(podman):
+    """Health checks, pause, statistics, attach; what cannot be is said."""
+    r = podman("run", "-d", "--name", "well", "--health-cmd", "test -e /healthy", "--health-interval", "disable",
+               "-m", "96m", podman.image, "sh", "-c", "trap 'exit 0' TERM; while :; do echo tick; sleep 0.2; done")
+    assert r.returncode == 0, r.stderr
+    assert podman("healthcheck", "run", "well").returncode == 1
+    assert podman("exec", "well", "touch", "/healthy").returncode == 0
+    assert podman("healthcheck", "run", "well").returncode == 0
+    assert podman("pause", "well").returncode == 0
+    assert podman("inspect", "-f", "{{.State.Status}}", "well").stdout == "paused\n"
+    assert podman("unpause", "well").returncode == 0
+    # Of the cgroup on the host, with the stand-in in it.
+    assert podman("stats", "--no-stream", "--format", "{{.Name}}", "well").stdout == "well\n"
+    r = podman("container", "checkpoint", "well")
+    assert r.returncode != 0 and "checkpoint" in r.stderr.lower(), r.stderr
+    assert podman("inspect", "-f", "{{.State.Status}}", "well").stdout == "running\n"
+    attached = subprocess.Popen(podman.command("attach", "--no-stdin", "well"), env=podman.env,
+                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    assert attached.stdout.readline() == "tick\n"
+    assert podman("stop", "-t", "20", "well").returncode == 0
+    attached.communicate(timeout=60)

@@ -59,16 +59,15 @@ def live(caisson, tool, fault):
         assert r.code == 0, repr(r)
         caisson.remove_all()
         _, said = p.communicate(timeout=BOUND)
+        return p.returncode, said, report.read_text(encoding="utf-8")
     except (TimeoutError, subprocess.TimeoutExpired) as e:
         log = "".join(f.read_text(errors="replace") for f in caisson.run_dir.glob("sandboxes/*/shim.log"))
-        raise AssertionError(f"hangs: {e} {caisson.processes()}\n{log}") from None
+        raise AssertionError(f"hangs: {report.read_text()} {caisson.processes()}\n{log}") from e
     finally:
         p.kill()  # and all that it traces
         p.wait()
         over.unlink(missing_ok=True)
-    text = report.read_text(encoding="utf-8")
-    report.unlink()
-    return p.returncode, said, text
+        report.unlink(missing_ok=True)
 
 
 def check(caisson, tool, fault):

@@ -182,7 +182,8 @@ class Guest:
             f.readline()
             ask("qmp_capabilities")
             path = [d["path"] for d in ask("x-query-virtio") if "fs" in d["name"]][0]
-            self.avail = ask("x-query-virtio-queue-status", path=path, queue=1)["vring-avail"]
+            # Not x-query-virtio-queue-status: it asks the server for the ring's state, which stops the ring.
+            self.avail = ask("x-query-virtio-vhost-queue-status", path=path, queue=1)["avail-phys"]
         for fd in pathlib.Path(f"/proc/{self.qemu.pid}/fd").iterdir():
             if "memory-backend-memfd" in os.readlink(fd):
                 with open(fd, "rb") as m:

@@ -208,6 +208,43 @@ static int load_text(struct fixture *f, const char *text)
 	return config_load_text(&f->cfg, "options", text, strlen(text), &f->err);
 }
 
+/* Every one of Kata's that has a meaning here, in Kata's units. */
+static void test_annotations_of_kata(void **state)
+{
+#define HYPERVISOR "io.katacontainers.config.hypervisor."
+	static const char *const names[][2] = {
+		{ HYPERVISOR "default_memory", "640" }, { HYPERVISOR "default_vcpus", "3" },
+		{ HYPERVISOR "default_max_memory", "2048" }, { HYPERVISOR "default_max_vcpus", "7" },
+		{ HYPERVISOR "kernel", "/k" }, { HYPERVISOR "initrd", "/i" }, { HYPERVISOR "image", "/r" },
+		{ HYPERVISOR "kernel_params", "a=b" }, { HYPERVISOR "machine_type", "q35" },
+		{ HYPERVISOR "rx_rate_limiter_max_rate", "8000000" },
+		{ HYPERVISOR "tx_rate_limiter_max_rate", "16000000" },
+		{ "io.katacontainers.config.runtime.internetworking_model", "macvtap" },
+	};
+	struct fixture *f = *state;
+	const struct config *cfg = &f->cfg;
+	bool denied;
+
+	assert_int_equal(load_text(f, "annotations: {allow: ['io.katacontainers.*']}\n"), 0);
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		assert_int_equal(config_annotate(&f->cfg, names[i][0], names[i][1], &denied, &f->err), 0);
+		assert_false(denied);
+	}
+	assert_int_equal(cfg->memory, 640 << 20);
+	assert_int_equal(cfg->memory_max, UINT64_C(2048) << 20);
+	assert_int_equal(cfg->vcpus, 3);
+	assert_int_equal(cfg->vcpus_max, 7);
+	assert_string_equal(cfg->kernel, "/k");
+	assert_string_equal(cfg->initrd, "/i");
+	assert_string_equal(cfg->root_image, "/r");
+	assert_string_equal(cfg->kernel_params, "a=b");
+	assert_string_equal(cfg->machine, "q35");
+	assert_int_equal(cfg->network_rx_rate, 1000000);
+	assert_int_equal(cfg->network_tx_rate, 2000000);
+	assert_string_equal(cfg->network_model, "macvtap");
+#undef HYPERVISOR
+}
+
 static void test_text_in_either_form(void **state)
 {
 	struct fixture *f = *state;
@@ -258,6 +295,7 @@ static void test_bad_text(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_annotations_of_kata, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_text_in_either_form, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_bad_text, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_all_keys, setup, teardown),

@@ -14,8 +14,8 @@
 #include "task.pb-c.h"
 
 #define KILLED_STATUS 137u
-#define TASK	      "containerd.task.v2.Task"
-#define ASK_NS	      (UINT64_C(5) * 1000000000)
+#define TASK          "containerd.task.v2.Task"
+#define ASK_NS        (UINT64_C(5) * 1000000000)
 
 static int print_message(const ProtobufCMessage *msg)
 {
@@ -29,8 +29,8 @@ static int print_message(const ProtobufCMessage *msg)
 }
 
 /*
- * Whether the sandbox goes on without its first container: the shim has deleted that, and stays for others
- * that have joined it.
+ * Whether the sandbox goes on without its first container: the shim has deleted that, and stays for
+ * others that have joined it.
  */
 static bool goes_on(const char *dir, const char *id)
 {
@@ -52,12 +52,14 @@ static bool goes_on(const char *dir, const char *id)
 		return false;
 	ttrpc_sync_init(&sync, fd);
 	state.id = shutdown.id = (char *)id;
-	if (ttrpc_sync_call(&sync, TASK, "State", &state.base, ASK_NS, NULL, NULL, NULL, &code, &err) == 0 ||
+	if (ttrpc_sync_call(&sync, TASK, "State", &state.base, ASK_NS, NULL, NULL, NULL, &code,
+			    &err) == 0 ||
 	    code != TTRPC_NOT_FOUND)
 		return false;
 	/* Without containers the shim leaves, and its directory with it, before it answers. */
-	return ttrpc_sync_call(&sync, TASK, "Shutdown", &shutdown.base, ASK_NS, NULL, NULL, NULL, NULL,
-			       &err) == 0 && access(dir, F_OK) == 0;
+	return ttrpc_sync_call(&sync, TASK, "Shutdown", &shutdown.base, ASK_NS, NULL, NULL, NULL,
+			       NULL, &err) == 0 &&
+	       access(dir, F_OK) == 0;
 }
 
 /*
@@ -106,8 +108,8 @@ int shim_fill(const struct shim_flags *f)
 	struct config cfg = { 0 };
 	struct error err = { 0 };
 	bool newest = str_eq(f->id, "newest");
-	int r = config_init(&cfg) < 0 ? error_set(&err, -ENOMEM, "out of memory") :
-					config_load(&cfg, NULL, &err);
+	int r = config_init(&cfg) < 0 ? error_set(&err, -ENOMEM, "out of memory")
+				      : config_load(&cfg, NULL, &err);
 
 	(void)umask(0077);
 	log_init("pool", STDERR_FILENO, LOG_WARN);

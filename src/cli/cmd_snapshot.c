@@ -166,7 +166,8 @@ static int write_bundle(const struct container *c, Grpc__Spec *spec, const char 
 
 /* --- saving --- */
 
-static int save(struct container *c, const char *dir, bool fleeting, struct error *err)
+/* @option: of SANDBOX_OPTION_*, or NULL. */
+static int save(struct container *c, const char *dir, const char *option, struct error *err)
 {
 	struct task *t = NULL;
 	int r = lifecycle_refresh(c, err);
@@ -177,7 +178,7 @@ static int save(struct container *c, const char *dir, bool fleeting, struct erro
 	if (r == 0)
 		r = lifecycle_connect(c, &t, err);
 	if (r == 0)
-		r = task_checkpoint(t, dir, fleeting, err);
+		r = task_checkpoint(t, dir, option, err);
 	task_close(t);
 	return r;
 }
@@ -201,19 +202,29 @@ static char *absolute(const char *path)
 	return here ? cli_format("%s%s%s", here, *here ? "/" : "", path) : NULL;
 }
 
+struct snapshot_options {
+	bool incremental;
+};
+
+static const struct opt snapshot_opts[] = {
+	{ 0, "incremental", OPT_BOOL, offsetof(struct snapshot_options, incremental), NULL,
+	  "Save of the memory what has changed since the container was restored; needs that snapshot, and "
+	  "the built-in monitor", NULL },
+};
+
 static int do_snapshot(void *options, int argc, char **argv)
 {
+	const struct snapshot_options *o = options;
 	auto_free char *dir = absolute(argv[1]);
 	auto_close int fd = -1;
 	struct container *c = NULL;
 	struct error err = { 0 };
 	int r;
 
-	(void)options;
 	(void)argc;
 	r = dir ? container_find(argv[0], &c, &err) : error_set(&err, -ENOMEM, "out of memory");
 	if (r == 0)
-		r = save(c, dir, false, &err);
+		r = save(c, dir, o->incremental ? SANDBOX_OPTION_CHANGES : NULL, &err);
 	if (r == 0) {
 		fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 		r = fd < 0 ? error_errno(&err, -errno, "open '%s'", dir) : 0;
@@ -269,7 +280,7 @@ static int go_on(const struct restore_options *o, struct container *source, cons
 	if (l.guardian < 0 || !own)
 		r = error_errno(&err, l.guardian < 0 ? l.guardian : -ENOMEM, "fork");
 	if (r == 0 && source)
-		r = save(source, own, true, &err);
+		r = save(source, own, SANDBOX_OPTION_FLEETING, &err);
 	if (r == 0) {
 		copy_record(c, origin.rec, hostname);
 		container_set_bool(c, "AutoRemove", o->rm);
@@ -340,7 +351,11 @@ const struct command cmd_snapshot = {
 		       "restore' makes containers from the directory, as many as are wanted, also after "
 		       "this one is gone. The image must stay. Containers with directories of the host, "
 		       "volumes or devices cannot be saved.",
-	.examples = "caisson snapshot web /var/lib/snapshots/web-1",
+	.examples = "caisson snapshot web /var/lib/snapshots/web-1\n"
+		    "caisson restore --name web2 /var/lib/snapshots/web-1\n"
+		    "caisson snapshot --incremental web2 /var/lib/snapshots/web-2",
+	OPTS(snapshot_opts),
+	.opts_size = sizeof(struct snapshot_options),
 	.min_args = 2,
 	.max_args = 2,
 	.complete = "container",

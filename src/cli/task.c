@@ -366,15 +366,15 @@ int task_update(struct task *t, const char *json, struct error *err)
 	return call(t, "Update", &req.base, CALL_MS, NULL, NULL, err);
 }
 
-int task_checkpoint(struct task *t, const char *path, bool fleeting, struct error *err)
+int task_checkpoint(struct task *t, const char *path, const char *option, struct error *err)
 {
 	Task__CheckpointTaskRequest req = TASK__CHECKPOINT_TASK_REQUEST__INIT;
 	Google__Protobuf__Any how = GOOGLE__PROTOBUF__ANY__INIT;
 
-	how.type_url = (char *)SANDBOX_SNAPSHOT_FLEETING;
+	how.type_url = (char *)option;
 	req.id = t->id;
 	req.path = (char *)path;
-	req.options = fleeting ? &how : NULL;
+	req.options = option ? &how : NULL;
 	return call(t, "Checkpoint", &req.base, CHECKPOINT_MS, NULL, NULL, err);
 }
 

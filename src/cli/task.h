@@ -56,8 +56,8 @@ void task_resize_start(struct task *t, const char *exec, unsigned rows, unsigned
 int task_pause(struct task *t, bool pause, struct error *err);
 /* @json: the runtime specification's linux.resources. */
 int task_update(struct task *t, const char *json, struct error *err);
-/* To the new directory @path. @fleeting: it is used at once, and needs no checks. */
-int task_checkpoint(struct task *t, const char *path, bool fleeting, struct error *err);
+/* To the new directory @path. @option: one of SANDBOX_OPTION_*, or NULL. */
+int task_checkpoint(struct task *t, const char *path, const char *option, struct error *err);
 /* The packed io.containerd.cgroups.v2.Metrics or v1.Metrics; the caller frees both. */
 int task_stats(struct task *t, char **ret_type, uint8_t **ret_data, size_t *ret_len,
 	       struct error *err);

@@ -356,6 +356,9 @@ void snapshot_abandon(struct snapshot *sn);
 
 /* If @spec names a snapshot: opens and checks it. */
 __must_check int restore_open(struct sandbox *s, const Grpc__Spec *spec, struct error *err);
+/* What a snapshot of @s with what has changed since is a change of. -EOPNOTSUPP, -E2BIG. */
+struct manifest;
+__must_check int restore_parent(const struct sandbox *s, struct manifest *m, struct error *err);
 /* Has the machine start from it, and stand still. */
 __must_check int restore_config(struct sandbox *s, struct vmm_config *cfg, struct error *err);
 /* In place of all that a new container's disks and mounts need. */

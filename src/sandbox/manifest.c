@@ -13,11 +13,13 @@
 
 #define FORMAT   "caisson snapshot"
 #define VERSION  1
+#define VERSION_LAYER 2 /* of one with a parent: an older program must not take it for the whole */
 #define FILE_NAME "manifest.json"
 #define SIZE_MAX_ ((size_t)1 << 20)
 #define PARTS_MAX 255
 
-static const char *const file_names[] = { "ram", "state", "scratch" };
+/* As in struct manifest_files. */
+static const char *const file_names[] = { "ram", "state", "scratch", "pages" };
 
 void manifest_fini(struct manifest *m)
 {
@@ -25,7 +27,19 @@ void manifest_fini(struct manifest *m)
 		free(m->disks[i].path);
 	free(m->key);
 	free(m->guest_id);
+	free(m->parent);
+	free(m->parent_sum);
+	free(m->sum);
 	*m = (struct manifest){ 0 };
+}
+
+void manifest_files_close(struct manifest_files *f)
+{
+	cleanup_close_(&f->ram);
+	cleanup_close_(&f->state);
+	cleanup_close_(&f->scratch);
+	cleanup_close_(&f->pages);
+	*f = (struct manifest_files)MANIFEST_NO_FILES;
 }
 
 /* FNV-1a of the text in its canonical form. */
@@ -87,9 +101,13 @@ int manifest_write(int dir_fd, const struct manifest *m, struct error *err)
 	for (size_t i = 0; i < ARRAY_LEN(file_names) && r == 0; i++)
 		r = add_file(files, dir_fd, file_names[i], m->checked, err);
 	doc = json_pack("{s:s, s:i, s:s, s:s, s:i, s:i, s:i, s:b, s:o, s:o}", "Format", FORMAT, "Version",
-			VERSION, "Machine", m->key, "Container", m->guest_id, "MemoryMiB",
+			m->parent ? VERSION_LAYER : VERSION, "Machine", m->key, "Container", m->guest_id, "MemoryMiB",
 			(int)m->memory_mib, "Vcpus", (int)m->vcpus, "NextSerial", (int)m->next_serial,
 			"Terminal", m->terminal, "Disks", disks, "Files", files);
+	if (r == 0 && m->parent &&
+	    (!doc || json_object_set_new(doc, "Parent", json_pack("{s:s, s:s}", "Path", m->parent, "Sum",
+								  m->parent_sum)) < 0))
+		r = error_set(err, -ENOMEM, "out of memory");
 	if (r == 0 && (!doc || json_object_set_new(doc, "Sum", hex64(sum_of(doc))) < 0 ||
 		       !(text = json_dumps(doc, JSON_INDENT(1) | JSON_SORT_KEYS))))
 		r = error_set(err, -ENOMEM, "out of memory");
@@ -134,6 +152,21 @@ static int read_disk(json_t *o, struct manifest_disk *d)
 static bool in_range(json_int_t v, json_int_t least, json_int_t most)
 {
 	return v >= least && v <= most;
+}
+
+static int read_parent(const json_t *doc, struct manifest *m, struct error *err)
+{
+	const json_t *parent = json_object_get(doc, "Parent");
+	const char *path = json_string_value(json_object_get(parent, "Path"));
+	const char *sum = json_string_value(json_object_get(parent, "Sum"));
+
+	if (!parent)
+		return 0;
+	if (str_empty(path) || path[0] != '/' || str_empty(sum))
+		return error_set(err, -EINVAL, "the snapshot does not say what it is a change of");
+	m->parent = strdup(path);
+	m->parent_sum = strdup(sum);
+	return m->parent && m->parent_sum ? 0 : error_set(err, -ENOMEM, "out of memory");
 }
 
 static int read_doc(json_t *doc, struct manifest *m, struct error *err)
@@ -199,7 +232,7 @@ static int open_file(int dir_fd, const json_t *files, const char *name, int *ret
 	return 0;
 }
 
-static int check_head(json_t *doc, struct error *err)
+static int check_head(json_t *doc, char **ret_sum, struct error *err)
 {
 	auto_free char *sum = NULL;
 	const char *format = json_string_value(json_object_get(doc, "Format"));
@@ -208,9 +241,9 @@ static int check_head(json_t *doc, struct error *err)
 
 	if (!str_eq(format, FORMAT))
 		return error_set(err, -EINVAL, "this is no snapshot");
-	if (version != VERSION)
-		return error_set(err, -ENOTSUP, "the snapshot has version %lld, known is %d",
-				 (long long)version, VERSION);
+	if (version != VERSION && version != VERSION_LAYER)
+		return error_set(err, -ENOTSUP, "the snapshot has version %lld, known are %d and %d",
+				 (long long)version, VERSION, VERSION_LAYER);
 	sum = strdup(json_is_string(text) ? json_string_value(text) : "");
 	(void)json_object_del(doc, "Sum");
 	text = json_string(sum ? sum : "");
@@ -219,41 +252,40 @@ static int check_head(json_t *doc, struct error *err)
 		return error_set(err, -EBADMSG, "the snapshot's " FILE_NAME " is damaged");
 	}
 	json_decref(text);
+	*ret_sum = take_ptr(&sum);
 	return 0;
 }
 
-int manifest_read(int dir_fd, struct manifest *ret, int *ret_ram, int *ret_state, int *ret_scratch,
-		  struct error *err)
+int manifest_read(int dir_fd, struct manifest *ret, struct manifest_files *f, struct error *err)
 {
-	int *const fds[] = { ret_ram, ret_state, ret_scratch };
+	int *const fds[] = { &f->ram, &f->state, &f->scratch, &f->pages };
 	auto_free char *text = NULL;
 	json_t *doc, *files;
 	size_t len = 0;
 	int r = fd_read_file(dir_fd, FILE_NAME, SIZE_MAX_, &text, &len);
 
 	*ret = (struct manifest){ 0 };
-	*ret_ram = *ret_state = *ret_scratch = -1;
+	*f = (struct manifest_files)MANIFEST_NO_FILES;
 	if (r < 0)
 		return error_errno(err, r, "read the snapshot's " FILE_NAME);
 	doc = json_loadb(text, len, JSON_REJECT_DUPLICATES, NULL);
-	r = json_is_object(doc) ? check_head(doc, err) :
+	r = json_is_object(doc) ? check_head(doc, &ret->sum, err) :
 				  error_set(err, -EINVAL, "the snapshot's " FILE_NAME " is not JSON");
 	if (r == 0)
 		r = read_doc(doc, ret, err);
+	if (r == 0)
+		r = read_parent(doc, ret, err);
 	files = json_object_get(doc, "Files");
 	for (size_t i = 0; i < ARRAY_LEN(fds) && r == 0; i++)
 		r = open_file(dir_fd, files, file_names[i], fds[i], err);
-	if (r == 0 && (*ret_ram < 0 || *ret_state < 0))
+	if (r == 0 && (f->ram < 0 || f->state < 0 || (f->pages >= 0) != (ret->parent != NULL)))
 		r = error_set(err, -EINVAL, "the snapshot has no memory or no state");
 	for (size_t i = 0; i < ret->n_disks && r == 0; i++)
-		if (ret->disks[i].scratch && *ret_scratch < 0)
+		if (ret->disks[i].scratch && f->scratch < 0)
 			r = error_set(err, -EINVAL, "the snapshot lacks what the container wrote");
 	json_decref(doc);
 	if (r < 0) {
-		for (size_t i = 0; i < ARRAY_LEN(fds); i++) {
-			cleanup_close_(fds[i]);
-			*fds[i] = -1;
-		}
+		manifest_files_close(f);
 		manifest_fini(ret);
 	}
 	return r;

@@ -18,7 +18,10 @@
 
 struct restore {
 	struct manifest manifest;
-	int ram_fd, state_fd, scratch_fd;
+	struct manifest_files files; /* ram: that of the first of all its layers */
+	struct vmm_layer layers[VMM_MAX_LAYERS];
+	size_t n_layers;
+	char *path;
 	struct container *c;    /* counted while `disks` is not 0 */
 	unsigned disks;         /* that are being attached */
 	bool failed;
@@ -28,17 +31,67 @@ void restore_free(struct restore *r)
 {
 	if (!r)
 		return;
-	cleanup_close_(&r->ram_fd);
-	cleanup_close_(&r->state_fd);
-	cleanup_close_(&r->scratch_fd);
+	manifest_files_close(&r->files);
+	for (size_t i = 0; i < r->n_layers; i++) {
+		cleanup_close_(&r->layers[i].ram_fd);
+		cleanup_close_(&r->layers[i].pages_fd);
+	}
+	free(r->path);
 	manifest_fini(&r->manifest);
 	free(r);
+}
+
+static int read_at(const char *path, struct manifest *m, struct manifest_files *files,
+		   struct error *err)
+{
+	auto_close int dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int r = dir < 0 ? -errno : manifest_read(dir, m, files, err);
+
+	if (dir < 0)
+		return error_errno(err, r, "the snapshot '%s'", path);
+	return r < 0 ? error_prefix(err, r, "'%s'", path) : 0;
+}
+
+/* @rs has the files of the last: its memory becomes a layer over what it is a change of, and so on. */
+static int open_layers(struct restore *rs, struct error *err)
+{
+	struct manifest_files *top = &rs->files;
+	auto_free char *path = rs->manifest.parent ? strdup(rs->manifest.parent) : NULL;
+	auto_free char *sum = rs->manifest.parent ? strdup(rs->manifest.parent_sum) : NULL;
+	int r = 0;
+
+	while (r == 0 && path) {
+		struct manifest_files below = MANIFEST_NO_FILES;
+		struct manifest m = { 0 };
+
+		if (rs->n_layers == VMM_MAX_LAYERS)
+			return error_set(err, -E2BIG, "the snapshot is a change of a change, %u times: more than "
+					 "can be; save the container as a whole", VMM_MAX_LAYERS);
+		/* The first goes to the front. */
+		memmove(rs->layers + 1, rs->layers, rs->n_layers * sizeof(rs->layers[0]));
+		rs->layers[0] = (struct vmm_layer){ take_fd(&top->ram), take_fd(&top->pages) };
+		rs->n_layers++;
+		r = read_at(path, &m, &below, err);
+		if (r < 0)
+			r = error_prefix(err, r, "the snapshot holds what has changed since another, which it needs");
+		else if (!str_eq(m.sum, sum))
+			r = error_set(err, -EBADMSG, "the snapshot holds what has changed since another; in '%s' there "
+				      "is a different one now", path);
+		top->ram = take_fd(&below.ram);
+		top->pages = take_fd(&below.pages);
+		manifest_files_close(&below);
+		free(path);
+		free(sum);
+		path = take_ptr(&m.parent);
+		sum = take_ptr(&m.parent_sum);
+		manifest_fini(&m);
+	}
+	return r;
 }
 
 int restore_open(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 {
 	const char *path = spec ? oci_annotation_get(spec, SANDBOX_RESTORE) : NULL;
-	auto_close int dir = -1;
 	struct restore *rs;
 	int r;
 
@@ -48,11 +101,12 @@ int restore_open(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 	rs = calloc(1, sizeof(*rs));
 	if (!rs)
 		return error_set(err, -ENOMEM, "out of memory");
-	rs->ram_fd = rs->state_fd = rs->scratch_fd = -1;
-	dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	r = dir < 0 ? error_errno(err, -errno, "the snapshot '%s'", path)
-		    : manifest_read(dir, &rs->manifest, &rs->ram_fd, &rs->state_fd, &rs->scratch_fd,
-				    err);
+	rs->files = (struct manifest_files)MANIFEST_NO_FILES;
+	rs->path = strdup(path);
+	r = rs->path ? read_at(path, &rs->manifest, &rs->files, err) :
+		       error_set(err, -ENOMEM, "out of memory");
+	if (r == 0)
+		r = open_layers(rs, err);
 	if (r < 0) {
 		restore_free(rs);
 		return r;
@@ -60,6 +114,23 @@ int restore_open(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 	s->restore = rs;
 	s->next_serial = rs->manifest.next_serial;
 	return 0;
+}
+
+int restore_parent(const struct sandbox *s, struct manifest *m, struct error *err)
+{
+	const struct restore *rs = s->restore;
+
+	if (!rs || !rs->manifest.sum)
+		return error_set(err, -EOPNOTSUPP, "'%s' was not restored from a snapshot: there is none that it "
+				 "could be a change of; save it as a whole", s->id);
+	if (rs->n_layers == VMM_MAX_LAYERS)
+		return error_set(err, -E2BIG, "what '%s' was restored from is a change of a change, %u times, as "
+				 "often as can be: save it as a whole", s->id, VMM_MAX_LAYERS);
+	if (access(rs->path, F_OK) < 0)
+		return error_errno(err, -errno, "the snapshot '%s' that '%s' was restored from", rs->path, s->id);
+	m->parent = strdup(rs->path);
+	m->parent_sum = strdup(rs->manifest.sum);
+	return m->parent && m->parent_sum ? 0 : error_set(err, -ENOMEM, "out of memory");
 }
 
 int restore_config(struct sandbox *s, struct vmm_config *cfg, struct error *err)
@@ -77,8 +148,10 @@ int restore_config(struct sandbox *s, struct vmm_config *cfg, struct error *err)
 		return error_set(err, -ENOTSUP,
 				 "the snapshot is of a machine of another kind (other back-end, program or "
 				 "network cards) than this container's");
-	cfg->template_ram_fd = rs->ram_fd;
-	cfg->template_state_fd = rs->state_fd;
+	cfg->template_ram_fd = rs->files.ram;
+	cfg->template_state_fd = rs->files.state;
+	cfg->layers = rs->layers;
+	cfg->n_layers = rs->n_layers;
 	cfg->start_paused = true;
 	return 0;
 }
@@ -124,7 +197,7 @@ static int attach(struct container *c, const struct manifest_disk *d, struct err
 	c->s->restore->disks++;
 	(void)container_ref(c);
 	if (d->scratch) {
-		r = scratch_copy(c->s, c->s->restore->scratch_fd, d->serial, d->part, on_disk, c,
+		r = scratch_copy(c->s, c->s->restore->files.scratch, d->serial, d->part, on_disk, c,
 				 &c->s->scratch, err);
 		c->wants_scratch = true;
 	} else if (c->root.n_disks == ROOTFS_MAX_DISKS) {

@@ -33,8 +33,9 @@
 #define SANDBOX_MONITOR_SOCKET "monitor.sock"
 /* Annotation of a container of that namespace: the snapshot that it goes on from, a directory. */
 #define SANDBOX_RESTORE "io.caisson.restore"
-/* Option's type of a checkpoint that need not be checked later. */
-#define SANDBOX_SNAPSHOT_FLEETING "caisson.snapshot.fleeting"
+/* What type the options of a checkpoint have, if it is not a snapshot as a whole that is kept. */
+#define SANDBOX_OPTION_FLEETING "caisson.snapshot.fleeting"
+#define SANDBOX_OPTION_CHANGES  "caisson.snapshot.changes"
 #define SANDBOX_OWN_NAMESPACE "caisson" /* of the command line's containers */
 #define SANDBOX_OCI_NAMESPACE "caisson-oci" /* of those of caisson-runtime */
 /* Annotation of those: the sandbox that the container joins. */
@@ -272,10 +273,16 @@ void sandbox_volume_resize(struct sandbox *s, const char *path, uint64_t size,
 /*
  * Writes a running container, its machine and what it wrote, to the new directory @dir, from which
  * another can go on (SANDBOX_RESTORE). The machine stands still while its memory and disk are copied.
- * @checked: sums are taken, for files that are to be kept. -EOPNOTSUPP: something of it (directories
- * and devices of the host, volumes) cannot be saved.
+ * -EOPNOTSUPP: something of it (directories and devices of the host, volumes) cannot be saved, or not in
+ * that way.
  */
-void sandbox_snapshot(struct sandbox *s, const char *id, const char *dir, bool checked,
+enum sandbox_snapshot {
+	SANDBOX_SNAPSHOT_WHOLE,
+	SANDBOX_SNAPSHOT_FLEETING, /* without sums: it is used at once and thrown away */
+	SANDBOX_SNAPSHOT_CHANGES,  /* of the memory what has changed since it was restored */
+};
+
+void sandbox_snapshot(struct sandbox *s, const char *id, const char *dir, enum sandbox_snapshot how,
 		      sandbox_done_fn done, void *arg);
 
 enum sandbox_status {

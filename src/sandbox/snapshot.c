@@ -22,6 +22,7 @@ struct snapshot {
 	struct manifest manifest;
 	char *dir;
 	int dir_fd, ram_fd, state_fd;
+	int pages_fd;      /* -1: the memory is saved as a whole */
 	int scratch_from;  /* -1: there is none */
 	uv_work_t work;
 	struct error err;
@@ -31,7 +32,7 @@ struct snapshot {
 
 static void remove_files(const struct snapshot *sn)
 {
-	static const char *const names[] = { "manifest.json", "ram", "state", "scratch" };
+	static const char *const names[] = { "manifest.json", "ram", "state", "scratch", "pages" };
 
 	if (sn->dir_fd < 0)
 		return;
@@ -53,6 +54,7 @@ static void over(struct snapshot *sn)
 	cleanup_close_(&sn->dir_fd);
 	cleanup_close_(&sn->ram_fd);
 	cleanup_close_(&sn->state_fd);
+	cleanup_close_(&sn->pages_fd);
 	cleanup_close_(&sn->scratch_from);
 	manifest_fini(&sn->manifest);
 	free(sn->dir);
@@ -228,12 +230,23 @@ static int make_files(struct snapshot *sn, struct error *err)
 		return error_errno(err, -errno, "open '%s'", sn->dir);
 	sn->ram_fd = openat(sn->dir_fd, "ram", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	sn->state_fd = openat(sn->dir_fd, "state", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	if (sn->ram_fd < 0 || sn->state_fd < 0)
+	if (sn->manifest.parent)
+		sn->pages_fd = openat(sn->dir_fd, "pages", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (sn->ram_fd < 0 || sn->state_fd < 0 || (sn->manifest.parent && sn->pages_fd < 0))
 		return error_errno(err, -errno, "make the snapshot's files in '%s'", sn->dir);
 	return 0;
 }
 
-void sandbox_snapshot(struct sandbox *s, const char *id, const char *dir, bool checked,
+static int save(struct snapshot *sn)
+{
+	const struct vmm_layer layer = { sn->ram_fd, sn->pages_fd };
+	struct vmm *vmm = sn->s->vmm;
+
+	return sn->manifest.parent ? vmm_snapshot_layer(vmm, &layer, sn->state_fd, on_saved, sn) :
+				     vmm_snapshot(vmm, sn->ram_fd, sn->state_fd, on_saved, sn);
+}
+
+void sandbox_snapshot(struct sandbox *s, const char *id, const char *dir, enum sandbox_snapshot how,
 		      sandbox_done_fn done, void *arg)
 {
 	struct error err = { 0 };
@@ -252,18 +265,20 @@ void sandbox_snapshot(struct sandbox *s, const char *id, const char *dir, bool c
 		return;
 	}
 	*sn = (struct snapshot){ .s = s, .done = done, .arg = arg, .dir_fd = -1, .ram_fd = -1,
-				 .state_fd = -1, .scratch_from = -1 };
+				 .state_fd = -1, .pages_fd = -1, .scratch_from = -1 };
 	sn->work.data = sn;
 	s->snapshot = sn;
-	sn->manifest.checked = checked;
+	sn->manifest.checked = how != SANDBOX_SNAPSHOT_FLEETING;
 	sn->dir = strdup(dir);
 	r = sn->dir ? describe(sn, p->container) : -ENOMEM;
 	if (r < 0)
 		(void)error_errno(&sn->err, r, "describe the container");
+	else if (how == SANDBOX_SNAPSHOT_CHANGES)
+		r = restore_parent(s, &sn->manifest, &sn->err);
 	if (r == 0)
 		r = make_files(sn, &sn->err);
 	if (r == 0) {
-		r = vmm_snapshot(s->vmm, sn->ram_fd, sn->state_fd, on_saved, sn);
+		r = save(sn);
 		if (r < 0)
 			(void)error_errno(&sn->err, r, "save the virtual machine");
 	}

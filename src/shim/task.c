@@ -300,8 +300,10 @@ static void checkpoint(void *ctx, struct ttrpc_call *call, const uint8_t *payloa
 	SHIM_UNPACK(q, Task__CheckpointTaskRequest, task__checkpoint_task_request__descriptor);
 	struct shim *shim = ctx;
 	struct reply *r;
-	/* A copy that is used at once and thrown away. */
-	bool fleeting = q->options && str_eq(q->options->type_url, SANDBOX_SNAPSHOT_FLEETING);
+	const char *option = q->options ? q->options->type_url : NULL;
+	enum sandbox_snapshot how = str_eq(option, SANDBOX_OPTION_FLEETING) ? SANDBOX_SNAPSHOT_FLEETING :
+				    str_eq(option, SANDBOX_OPTION_CHANGES)  ? SANDBOX_SNAPSHOT_CHANGES :
+									      SANDBOX_SNAPSHOT_WHOLE;
 
 	if (!str_eq(shim->ns, SANDBOX_OWN_NAMESPACE)) {
 		ttrpc_call_fail(call, TTRPC_UNIMPLEMENTED,
@@ -311,7 +313,7 @@ static void checkpoint(void *ctx, struct ttrpc_call *call, const uint8_t *payloa
 				"the checkpoint's path must be absolute");
 	} else if ((r = reply_new(shim, call, q->id, NULL))) {
 		r->path = take_ptr(&q->path);
-		sandbox_snapshot(shim->sandbox, r->id, r->path, !fleeting, on_checkpointed, r);
+		sandbox_snapshot(shim->sandbox, r->id, r->path, how, on_checkpointed, r);
 	}
 	SHIM_FREE(q);
 }

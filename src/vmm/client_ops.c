@@ -148,7 +148,9 @@ static int send_file(int sock, const char *path, int flags, uint64_t *ret_token)
 	return fd < 0 ? -errno : send_ahead(sock, fd, ret_token);
 }
 
-static int save(struct vmm *v, int ram_fd, int state_fd, bool stay, vmm_done_fn cb, void *ctx)
+/* @pages_fd -1: all of the memory. */
+static int save(struct vmm *v, int ram_fd, int state_fd, int pages_fd, bool stay, vmm_done_fn cb,
+		void *ctx)
 {
 	Caisson__Vmm__V1__SaveTemplateRequest req = CAISSON__VMM__V1__SAVE_TEMPLATE_REQUEST__INIT;
 	auto_close int sock = -1;
@@ -162,6 +164,8 @@ static int save(struct vmm *v, int ram_fd, int state_fd, bool stay, vmm_done_fn 
 	r = send_ahead(sock, ram_fd, &req.ram_token);
 	if (r == 0)
 		r = send_ahead(sock, state_fd, &req.state_token);
+	if (r == 0 && pages_fd >= 0)
+		r = send_ahead(sock, pages_fd, &req.pages_token);
 	req.stay_paused = stay;
 	return r < 0 ? r : request(v, "SaveTemplate", &req.base,
 				   &(struct op){ .done = cb, .ctx = ctx });
@@ -169,12 +173,18 @@ static int save(struct vmm *v, int ram_fd, int state_fd, bool stay, vmm_done_fn 
 
 int vmm_template_save(struct vmm *v, int ram_fd, int state_fd, vmm_done_fn cb, void *ctx)
 {
-	return save(v, ram_fd, state_fd, false, cb, ctx);
+	return save(v, ram_fd, state_fd, -1, false, cb, ctx);
 }
 
 int vmm_snapshot(struct vmm *v, int ram_fd, int state_fd, vmm_done_fn cb, void *ctx)
 {
-	return save(v, ram_fd, state_fd, true, cb, ctx);
+	return save(v, ram_fd, state_fd, -1, true, cb, ctx);
+}
+
+int vmm_snapshot_layer(struct vmm *v, const struct vmm_layer *to, int state_fd, vmm_done_fn cb,
+		       void *ctx)
+{
+	return save(v, to->ram_fd, state_fd, to->pages_fd, true, cb, ctx);
 }
 
 int vmm_disk_attach(struct vmm *v, const struct vmm_disk *disk, vmm_disk_fn cb, void *ctx)

@@ -120,8 +120,8 @@ static int make_fds(struct vmm *v, const struct record *rec, struct start_fds *f
 static int start_process(struct vmm *v, const struct vmm_config *cfg, const struct start_fds *f,
 			 const char *program, int *ret_pidfd, struct error *err)
 {
-	char given[4] = "-";
-	struct child_fd fds[10 + SPAWN_MAX_NIC_FDS];
+	char given[8] = "-";
+	struct child_fd fds[10 + SPAWN_MAX_NIC_FDS + 2 * VMM_MAX_LAYERS];
 	const char *const argv[] = { program, given, NULL };
 	struct child_options o = {
 		.argv = argv,
@@ -158,6 +158,16 @@ static int start_process(struct vmm *v, const struct vmm_config *cfg, const stru
 		fds[o.n_fds++] = (struct child_fd){ cfg->template_ram_fd, SPAWN_FD_RAM };
 		fds[o.n_fds++] = (struct child_fd){ cfg->template_state_fd, SPAWN_FD_STATE };
 		*p++ = 't';
+	}
+	for (size_t i = 0; i < cfg->n_layers; i++) {
+		int to = SPAWN_FD_LAYERS + 2 * (int)i;
+
+		fds[o.n_fds++] = (struct child_fd){ cfg->layers[i].ram_fd, to };
+		fds[o.n_fds++] = (struct child_fd){ cfg->layers[i].pages_fd, to + 1 };
+	}
+	if (cfg->n_layers) {
+		*p++ = 'l';
+		*p++ = (char)('0' + cfg->n_layers);
 	}
 	r = child_spawn(&o, &v->id.pid, ret_pidfd);
 	if (r < 0)

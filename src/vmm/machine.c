@@ -468,7 +468,7 @@ static int launch_builtin(uv_loop_t *loop, struct machine *m,
 			  struct builtin_fds *fds, struct machine_fds *saved, struct error *err)
 {
 	bool load = config->template_ == CAISSON__VMM__V1__TEMPLATE__TEMPLATE_LOAD;
-	const struct monitor_config plan = {
+	struct monitor_config plan = {
 		.kvm_fd = take_fd(&fds->kvm),
 		.mem_fd = load ? take_fd(&saved->ram) : take_fd(&m->ram_fd),
 		.pagemap_fd = take_fd(&fds->pagemap),
@@ -482,8 +482,14 @@ static int launch_builtin(uv_loop_t *loop, struct machine *m,
 		.vcpus_boot = config->vcpus,
 		.cmdline_extra = config->cmdline_extra,
 		.debug = config->debug,
+		.n_layers = load ? saved->n_layers : 0,
 	};
-	int r = monitor_new(loop, &plan, &builtin_ops, m, &m->monitor, err);
+	int r;
+
+	for (size_t i = 0; i < plan.n_layers; i++)
+		plan.layers[i] = (struct ram_layer){ SPAWN_FD_LAYERS + 2 * (int)i,
+						     SPAWN_FD_LAYERS + 2 * (int)i + 1 };
+	r = monitor_new(loop, &plan, &builtin_ops, m, &m->monitor, err);
 
 	/* Where a saved one's is mapped instead. */
 	cleanup_close_(&m->ram_fd);

@@ -26,6 +26,7 @@ struct machine_fds {
 	int netns;      /* or -1 */
 	int ram;        /* of the template to start from, or -1 */
 	int state;      /* likewise */
+	size_t n_layers; /* over the template's memory, from SPAWN_FD_LAYERS on */
 };
 
 /*
@@ -51,6 +52,8 @@ void machine_stop(struct machine *m);
  * network is the host's kernel's (vhost) or whose devices QEMU cannot save.
  */
 int machine_save(struct machine *m, int ram, int state, bool stay, machine_done_fn cb, void *ctx);
+/* The same with a layer in place of the memory; takes all three descriptors. -EOPNOTSUPP. */
+int machine_save_layer(struct machine *m, int ram, int pages, int state, machine_done_fn cb, void *ctx);
 
 /*
  * Takes @fd and @direct_fd (-1: none) in every case. -ENOSPC: the shelf is full; -EEXIST: the

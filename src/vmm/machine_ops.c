@@ -116,20 +116,39 @@ static void saved(void *ctx, const struct error *err)
 		saving_over(m, &e);
 }
 
-/* Takes both descriptors. */
-static void save_builtin(struct machine *m, int ram, int state, bool stay, machine_done_fn cb,
-			 void *ctx)
+/* Takes the descriptors; @pages -1: all of the memory. */
+static void save_builtin(struct machine *m, int ram, int pages, int state, bool stay,
+			 machine_done_fn cb, void *ctx)
 {
 	struct error err = { 0 };
 	int r;
 
 	monitor_freeze(m->monitor);
-	r = monitor_save(m->monitor, ram, state, &err);
+	r = pages < 0 ? monitor_save(m->monitor, ram, state, &err) :
+			monitor_save_layer(m->monitor, &(struct ram_layer){ ram, pages }, state, &err);
 	if (!stay)
 		monitor_thaw(m->monitor);
 	(void)close(ram);
+	cleanup_close_(&pages);
 	(void)close(state);
 	cb(ctx, r < 0 ? &err : NULL);
+}
+
+int machine_save_layer(struct machine *m, int ram, int pages, int state, machine_done_fn cb, void *ctx)
+{
+	struct error err = { 0 };
+
+	if (m->monitor) {
+		save_builtin(m, ram, pages, state, true, cb, ctx);
+		return 0;
+	}
+	(void)close(ram);
+	(void)close(pages);
+	(void)close(state);
+	/* It stands still, as after any attempt. */
+	(void)error_set(&err, -EOPNOTSUPP, "QEMU saves a machine as a whole, not what has changed of it");
+	cb(ctx, &err);
+	return 0;
 }
 
 int machine_save(struct machine *m, int ram, int state, bool stay, machine_done_fn cb, void *ctx)
@@ -137,7 +156,7 @@ int machine_save(struct machine *m, int ram, int state, bool stay, machine_done_
 	int r = -EBUSY;
 
 	if (m->monitor) {
-		save_builtin(m, ram, state, stay, cb, ctx);
+		save_builtin(m, ram, -1, state, stay, cb, ctx);
 		return 0;
 	}
 	if (m->qemu && m->ram_fd >= 0 && !m->saving.done) {

@@ -7,6 +7,7 @@
  *   fd 7  where the console goes, fd 8 a network namespace, fds 9 and 10 a template's memory and
  *         state: if told so by argv[1] ("c", "n", "t")
  *   fd 11 and on: the queues of the network cards that the configuration lists
+ *   fd SPAWN_FD_LAYERS and on: two for each layer over a template's memory, whose number follows "l"
  * It ends when the machine has ended and those who asked have been told why.
  */
 #include <malloc.h>
@@ -47,7 +48,7 @@ static int read_config(Caisson__Vmm__V1__VmConfig **ret_config, struct error *er
 
 int main(int argc, char **argv)
 {
-	const char *given = argc > 1 ? argv[1] : "";
+	const char *given = argc > 1 ? argv[1] : "", *layers = strchr(given, 'l');
 	struct service_fds fds = {
 		.control = SPAWN_FD_CONTROL,
 		.descriptors = SPAWN_FD_DESCRIPTORS,
@@ -57,6 +58,9 @@ int main(int argc, char **argv)
 			.netns = strchr(given, 'n') ? SPAWN_FD_NETNS : -1,
 			.ram = strchr(given, 't') ? SPAWN_FD_RAM : -1,
 			.state = strchr(given, 't') ? SPAWN_FD_STATE : -1,
+			.n_layers = layers && layers[1] > '0' ?
+					    MIN_OF((size_t)(layers[1] - '0'), (size_t)VMM_MAX_LAYERS) :
+					    0,
 		},
 	};
 	Caisson__Vmm__V1__VmConfig *config = NULL;

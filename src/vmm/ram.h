@@ -8,6 +8,8 @@
 
 #include "base/error.h"
 
+#define RAM_MAX_LAYERS 8u
+
 /* @ram is new and empty. -EINVAL if @from does not have exactly @size bytes. */
 int ram_load(int ram, int from, uint64_t size, struct error *err);
 /* @to is new and empty. Pages of zeros become holes, in @ram too: nobody may write to it meanwhile. */
@@ -17,4 +19,24 @@ int ram_store(int ram, int to, uint64_t size, struct error *err);
  * @pagemap is /proc/PID/pagemap of this process: it tells which pages are no longer the file's.
  */
 int ram_store_changed(int base, const void *mem, int pagemap, int to, uint64_t size,
+		      struct error *err);
+
+/*
+ * Layers: what a machine has changed of the memory that it goes on from, in a file @ram of the memory's
+ * size, the list of its pages in a file @pages. A few unchanged pages may be among them.
+ */
+struct ram_layer {
+	int ram, pages;
+};
+
+/* @to and @pages are new and empty; the rest as above. */
+int ram_store_layer(const void *mem, int pagemap, const struct ram_layer *to, uint64_t size,
+		    struct error *err);
+/*
+ * Maps the pages of a layer, copy-on-write, over the memory @mem of @size bytes. Whatever the files hold,
+ * nothing outside of that is touched.
+ */
+int ram_overlay(void *mem, uint64_t size, const struct ram_layer *layer, struct error *err);
+/* Writes the pages of a layer that is mapped in @mem to @to, as they are there now. */
+int ram_store_overlay(const void *mem, uint64_t size, const struct ram_layer *layer, int to,
 		      struct error *err);

@@ -283,8 +283,8 @@ static void on_save_template(void *ctx, struct ttrpc_call *call, const uint8_t *
 {
 	struct service *s = ctx;
 	Caisson__Vmm__V1__SaveTemplateRequest *req;
-	auto_close int ram = -1, state = -1;
-	bool stay;
+	auto_close int ram = -1, state = -1, pages = -1;
+	bool stay, layer;
 	int r;
 
 	req = ttrpc_call_unpack(call, &caisson__vmm__v1__save_template_request__descriptor, data,
@@ -294,15 +294,20 @@ static void on_save_template(void *ctx, struct ttrpc_call *call, const uint8_t *
 	ram = claim_fd(s, req->ram_token);
 	state = claim_fd(s, req->state_token);
 	stay = req->stay_paused;
+	layer = req->pages_token != 0;
+	if (layer)
+		pages = claim_fd(s, req->pages_token);
 	protobuf_c_message_free_unpacked(&req->base, NULL);
-	if (ram < 0 || state < 0) {
+	if (ram < 0 || state < 0 || (layer && pages < 0)) {
 		ttrpc_call_fail(call, TTRPC_INVALID_ARGUMENT,
 				"no descriptors came for the template");
 		return;
 	}
 	if (!usable(s, call))
 		return;
-	r = machine_save(s->machine, take_fd(&ram), take_fd(&state), stay, command_done, call);
+	r = layer ? machine_save_layer(s->machine, take_fd(&ram), take_fd(&pages), take_fd(&state),
+				       command_done, call) :
+		    machine_save(s->machine, take_fd(&ram), take_fd(&state), stay, command_done, call);
 	if (r < 0)
 		ttrpc_call_fail(call, ttrpc_code_from_errno(r), "this machine cannot be saved");
 }

@@ -21,3 +21,5 @@
 /* The queues of all NICs in the order of the configuration, then those of vhost. */
 #define SPAWN_FD_NICS        11
 #define SPAWN_MAX_NIC_FDS    (2u * VMM_MAX_NICS * VMM_MAX_QUEUES)
+/* Memory and list of each layer over that of the template, the first one first. */
+#define SPAWN_FD_LAYERS      (SPAWN_FD_NICS + (int)SPAWN_MAX_NIC_FDS)

@@ -46,6 +46,7 @@
 #define VMM_ID_MAX     128u
 #define VMM_CONSOLE_RING (64u * 1024u)
 #define VMM_MEMORY_BLOCK (UINT64_C(128) << 20) /* a running guest adds and gives up memory in these */
+#define VMM_MAX_LAYERS 8u
 #define VMM_MAX_SPARE  2u          /* pieces of memory beyond what a guest boots with */
 
 #define VMM_GUEST_CID  3u
@@ -128,6 +129,11 @@ struct vmm_nic {
 	size_t n_fds;               /* 1..VMM_MAX_QUEUES; STREAM: 1 */
 };
 
+/* What a machine had changed of its memory, and the list of those pages: two files. */
+struct vmm_layer {
+	int ram_fd, pages_fd;
+};
+
 /* All strings are copied by vmm_spawn(). Zero means the default everywhere. */
 struct vmm_config {
 	const char *id;             /* begins the cgroup's name, is the process's; [A-Za-z0-9_.-]+ */
@@ -185,6 +191,8 @@ struct vmm_config {
 	bool will_save;             /* vmm_template_save() will be called */
 	int template_ram_fd;        /* files of a template to start from, or -1 */
 	int template_state_fd;
+	const struct vmm_layer *layers; /* over the template's memory, the first one first */
+	size_t n_layers;            /* up to VMM_MAX_LAYERS; 0 but for VMM_MACHINE_BUILTIN */
 	bool start_paused;          /* with a template: vmm_resume() lets it go on */
 	const char *qemu;           /* path of the QEMU binary; NULL: found in the usual places */
 	const char *program;        /* path of caisson-vmm; NULL: beside the caller's program */
@@ -336,6 +344,12 @@ int vmm_snapshot_key(const struct vmm_config *cfg, char **ret_key, struct error 
  * still, on failure too, until vmm_resume(): its disks can be copied to go with the rest.
  */
 int vmm_snapshot(struct vmm *vmm, int ram_fd, int state_fd, vmm_done_fn cb, void *ctx);
+/*
+ * The same, but of the memory only what has changed since the machine went on from a saved one, as another
+ * layer over that. -EOPNOTSUPP in @cb's error: not VMM_MACHINE_BUILTIN, or one that was booted.
+ */
+int vmm_snapshot_layer(struct vmm *vmm, const struct vmm_layer *to, int state_fd, vmm_done_fn cb,
+		       void *ctx);
 
 /*
  * Machines of one kind, made ahead of their use: what vmm_kind_save() gives of a configuration is kept

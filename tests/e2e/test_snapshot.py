@@ -98,6 +98,55 @@ def test_from_a_directory(caisson, tmp_path):
     c.assert_clean()
 
 
+def test_what_has_changed(caisson, tmp_path):
+    """With the built-in monitor: a snapshot of the changes, one of the changes since that, and what they need."""
+    c = caisson
+    d = [tmp_path / str(i) for i in range(4)]
+    start(c, "c0", "--network", "none")
+    r = c("snapshot", "--incremental", "c0", d[1])
+    assert r.code == 1 and "was not restored" in r.err and not d[1].exists(), r
+    c("snapshot", "c0", d[0]).ok()
+    c("restore", "--name", "c1", d[0]).ok()
+    c("exec", "c1", "sh", "-c", "echo one >/dev/shm/one; echo one >/root/one").ok()
+    r = c("snapshot", "--incremental", "c1", d[1])
+    if not json.loads((d[0] / "manifest.json").read_text(encoding="utf-8"))["Machine"].startswith("machine 3"):
+        assert r.code == 1 and "as a whole" in r.err and not d[1].exists(), r
+        # It goes on all the same.
+        at = number(c, "c1")
+        wait_for(lambda: number(c, "c1") > at)
+        c("rm", "-f", "c0", "c1").ok()
+        return
+    r.ok()
+    c("rm", "-f", "c0", "c1").ok()
+    c("restore", "--name", "c2", d[1]).ok()
+    c("exec", "c2", "sh", "-c", "echo two >/dev/shm/two; cat /dev/shm/one /root/one").ok()
+    c("snapshot", "--incremental", "c2", d[2]).ok()
+    # One that holds everything, of the same machine.
+    c("snapshot", "c2", d[3]).ok()
+    at = number(c, "c2")
+    c("rm", "-f", "c2").ok()
+    whole, change = ((x / "ram").stat().st_blocks for x in (d[0], d[1]))
+    assert 0 < change < whole / 2
+    (d[0]).rename(tmp_path / "away")
+    r = c("restore", d[2])
+    assert r.code == 125 and str(d[0]) in r.err and "needs" in r.err, r
+    c("restore", "--name", "c4", d[3]).ok()
+    (tmp_path / "away").rename(d[0])
+    c("restore", "--name", "c3", d[2]).ok()
+    for name in ("c3", "c4"):
+        out = c("exec", name, "cat", "/dev/shm/one", "/root/one", "/dev/shm/two").ok().out
+        assert out == "one\none\ntwo\n"
+        assert 0 < number(c, name) < at + 400
+    assert facts(c, "c3")[0] == facts(c, "c4")[0]
+    c("rm", "-f", "c3", "c4").ok()
+    data = bytearray((d[2] / "pages").read_bytes())
+    data[40] ^= 1
+    (d[2] / "pages").write_bytes(data)
+    r = c("restore", d[2])
+    assert r.code == 125 and "'pages' is damaged" in r.err, r
+    c.assert_clean()
+
+
 def test_standard_input_stays_open(caisson):
     """A process that waits for its input goes on waiting in the clone, and does not see an end."""
     c = caisson

@@ -262,6 +262,30 @@ static int add_own_devices(struct monitor *m, struct error *err)
 	return r;
 }
 
+static void close_config(struct monitor_config *config)
+{
+	cleanup_close_(&config->kvm_fd);
+	cleanup_close_(&config->mem_fd);
+	cleanup_close_(&config->kernel_fd);
+	cleanup_close_(&config->initrd_fd);
+	cleanup_close_(&config->state_fd);
+	cleanup_close_(&config->pagemap_fd);
+	for (size_t i = 0; i < config->n_layers; i++) {
+		cleanup_close_(&config->layers[i].ram);
+		cleanup_close_(&config->layers[i].pages);
+	}
+}
+
+/* The memory of a machine that goes on from a saved one, as its snapshots have changed it. */
+static int lay(struct monitor *m, struct error *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < m->config.n_layers && r == 0; i++)
+		r = ram_overlay(m->vm.mem, m->vm.mem_size, &m->config.layers[i], err);
+	return r;
+}
+
 int monitor_new(uv_loop_t *loop, const struct monitor_config *config, const struct monitor_ops *ops,
 		void *ctx, struct monitor **ret_monitor, struct error *err)
 {
@@ -269,12 +293,9 @@ int monitor_new(uv_loop_t *loop, const struct monitor_config *config, const stru
 	int r;
 
 	if (!m) {
-		cleanup_close_(&(int){ config->kvm_fd });
-		cleanup_close_(&(int){ config->mem_fd });
-		cleanup_close_(&(int){ config->kernel_fd });
-		cleanup_close_(&(int){ config->initrd_fd });
-		cleanup_close_(&(int){ config->state_fd });
-		cleanup_close_(&(int){ config->pagemap_fd });
+		struct monitor_config copy = *config;
+
+		close_config(&copy);
 		return error_set(err, -ENOMEM, "no memory for the machine");
 	}
 	m->ops = ops;
@@ -293,6 +314,8 @@ int monitor_new(uv_loop_t *loop, const struct monitor_config *config, const stru
 		r = vm_init(&m->vm, config->kvm_fd, take_fd(&m->config.mem_fd),
 			    config->memory_size, config->state_fd >= 0, err);
 	m->vm_open = r == 0;
+	if (r == 0)
+		r = lay(m, err);
 	if (r < 0) {
 		m->config.vcpus = 0;
 		monitor_free(m);
@@ -454,8 +477,23 @@ int monitor_save(struct monitor *m, int ram, int state, struct error *err)
 		return r;
 	if (m->config.state_fd < 0)
 		return ram_store(m->vm.mem_fd, ram, m->vm.mem_size, err);
-	return ram_store_changed(m->vm.mem_fd, m->vm.mem, m->config.pagemap_fd, ram, m->vm.mem_size,
-				 err);
+	r = ram_store_changed(m->vm.mem_fd, m->vm.mem, m->config.pagemap_fd, ram, m->vm.mem_size, err);
+	for (size_t i = 0; i < m->config.n_layers && r == 0; i++)
+		r = ram_store_overlay(m->vm.mem, m->vm.mem_size, &m->config.layers[i], ram, err);
+	return r;
+}
+
+int monitor_save_layer(struct monitor *m, const struct ram_layer *to, int state, struct error *err)
+{
+	struct virtio_mmio *devices[MONITOR_MAX_DEVICES];
+	const struct snapshot_parts parts = parts_of(m, devices);
+	int r;
+
+	if (m->config.state_fd < 0)
+		return error_set(err, -EOPNOTSUPP, "the machine was booted: there is nothing saved that it "
+				 "could have changed");
+	r = snapshot_write(&parts, state, err);
+	return r < 0 ? r : ram_store_layer(m->vm.mem, m->config.pagemap_fd, to, m->vm.mem_size, err);
 }
 
 int monitor_start(struct monitor *m, struct error *err)
@@ -483,12 +521,7 @@ void monitor_free(struct monitor *m)
 	m->freed = true;
 	stop_all(m);
 	close_console(m);
-	cleanup_close_(&m->config.kvm_fd);
-	cleanup_close_(&m->config.mem_fd);
-	cleanup_close_(&m->config.kernel_fd);
-	cleanup_close_(&m->config.initrd_fd);
-	cleanup_close_(&m->config.state_fd);
-	cleanup_close_(&m->config.pagemap_fd);
+	close_config(&m->config);
 	if (m->wake_open)
 		uv_close((uv_handle_t *)&m->wake, handle_closed);
 	else if (m->n_handles == 0) {

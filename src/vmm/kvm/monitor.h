@@ -16,6 +16,7 @@
 #include "virtio/mmio.h"
 #include "vmm/kvm/limits.h"
 #include "vmm/kvm/vcpu.h"
+#include "vmm/ram.h"
 #include "vmm/kvm/window.h"
 
 struct monitor;
@@ -42,6 +43,8 @@ struct monitor_config {
 	 * mapped copy-on-write, so that machines share what they do not change.
 	 */
 	int state_fd;
+	struct ram_layer layers[RAM_MAX_LAYERS]; /* over the saved memory */
+	size_t n_layers;
 	bool paused;    /* such a machine stands still until monitor_thaw() */
 	int pagemap_fd; /* of this process: what of such a memory is the machine's own */
 	int kernel_fd;
@@ -78,6 +81,9 @@ void monitor_freeze(struct monitor *m);
 void monitor_thaw(struct monitor *m);
 /* While it is frozen: writes memory and state to two new files, which stay the caller's. */
 __must_check int monitor_save(struct monitor *m, int ram, int state, struct error *err);
+/* The same with what has changed of the memory since the machine went on from a saved one. -EOPNOTSUPP. */
+__must_check int monitor_save_layer(struct monitor *m, const struct ram_layer *to, int state,
+				    struct error *err);
 /* The guest has given up [@offset, @offset + @size) of the memory's file. */
 __must_check int monitor_take_memory(struct monitor *m, uint64_t offset, uint64_t size);
 /* ended() follows. */

@@ -3,7 +3,8 @@
 
     bench/monitor.py [ROUNDS]
 
-"restored" goes on from a saved machine, as sandboxes do that start from a template.
+"restored" goes on from a saved machine, as sandboxes do that start from a template; "prefetched" too, with
+the pages that another one used before its hello fetched ahead.
 
 Runs itself in the testbed (tests/testbed), where KVM works; the machines take turns there. All times are
 of guests of an emulated processor: only their ratios say something. Prints Markdown.
@@ -22,7 +23,7 @@ import time
 TOP = pathlib.Path(__file__).resolve().parents[1]
 STAGE = pathlib.Path(os.environ.get("CAISSON_STAGE", TOP / "build/release/stage"))
 DRIVE = STAGE.parent / "src/vmm/caisson-vmm-drive"
-MACHINES = ["builtin", "restored", "microvm", "q35"]
+MACHINES = ["builtin", "restored", "prefetched", "microvm", "q35"]
 CLONES = 4
 LIMIT = 120
 
@@ -91,12 +92,18 @@ def saved(d):
     m = Machine("builtin", "--will-save")
     m.save(d)
     m.end()
+    m = start("restored", d)
+    m.tell(f"working-set {d}/working-set")
+    answer = m.proc.stdout.readline()
+    assert answer.startswith("done"), answer
+    m.end()
 
 
 def start(machine, saved_in):
-    if machine != "restored":
+    if machine not in ("restored", "prefetched"):
         return Machine(machine)
-    return Machine("builtin", "--load-ram", f"{saved_in}/ram", "--load-state", f"{saved_in}/state")
+    more = ["--working-set", f"{saved_in}/working-set"] if machine == "prefetched" else []
+    return Machine("builtin", "--load-ram", f"{saved_in}/ram", "--load-state", f"{saved_in}/state", *more)
 
 
 def round_of(machine, saved_in):

@@ -183,6 +183,8 @@ static void agent_arrived(struct sandbox *s, int fd)
 		health_start(s);
 		if (template_loads(s->template) || s->restore)
 			r = make_unique(s);
+		if (template_loads(s->template) && s->is_builtin && s->vmm && !s->taken)
+			template_learn(s->template, s->vmm);
 	}
 	if (r == 0)
 		pool_refill(s);

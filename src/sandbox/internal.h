@@ -83,6 +83,8 @@ struct sandbox {
 	struct agent_vsock *hello;
 	int hello_fd;           /* the agent's connection while the machine is being saved, or -1 */
 	struct template *template;
+	bool is_builtin;        /* the VM is of the built-in monitor */
+	bool taken;             /* it waited in the pool */
 	bool pooled;            /* machines of its kind can wait in the pool */
 	struct restore *restore;   /* goes on from a snapshot, see restore.c; NULL: not */
 	char *snapshot_key;        /* NULL: the machine cannot be saved */

@@ -127,6 +127,7 @@ bool pool_take(struct sandbox *s, const struct vmm_config *cfg)
 	pool_dir_fini(&d);
 	if (r < 0)
 		return false;
+	s->taken = true;
 	log_info("took a machine of the pool");
 	return true;
 }

@@ -16,6 +16,7 @@
 #define KEY_MAX       (16u * 1024u)
 #define KIND_MAX      (64u * 1024u)
 #define STATE_MAX     (16 << 20)
+#define WORKING_SET   "working-set"
 
 struct template {
 	char name[TEMPLATE_NAME_MAX];
@@ -24,7 +25,7 @@ struct template {
 	size_t key_len, kind_len;
 	int root_fd;            /* the directory of all templates */
 	int dir_fd;             /* of one being made, locked; else -1 */
-	int ram_fd, state_fd;
+	int ram_fd, state_fd, set_fd;
 	bool loads;
 	void (*done)(void *arg);
 	void *arg;
@@ -106,6 +107,7 @@ static int try_load(struct template *t)
 		(void)!fsutil_remove_tree(t->root_fd, t->name);
 		return -ENOENT;
 	}
+	t->set_fd = openat(dir, WORKING_SET, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 	/* The order of use: the oldest goes first. */
 	(void)utimensat(dir, "key", NULL, 0);
 	t->ram_fd = take_fd(&ram);
@@ -146,7 +148,7 @@ static struct template *template_new(void)
 	struct template *t = calloc(1, sizeof(*t));
 
 	if (t)
-		t->root_fd = t->dir_fd = t->ram_fd = t->state_fd = -1;
+		t->root_fd = t->dir_fd = t->ram_fd = t->state_fd = t->set_fd = -1;
 	return t;
 }
 
@@ -198,6 +200,7 @@ void template_use(const struct template *t, struct vmm_config *cfg)
 {
 	cfg->template_ram_fd = t->ram_fd;
 	cfg->template_state_fd = t->state_fd;
+	cfg->working_set_fd = t->set_fd;
 }
 
 const char *template_name(const struct template *t)
@@ -244,6 +247,46 @@ void template_find(struct vmm_config *cfg, struct template **ret)
 bool template_loads(const struct template *t)
 {
 	return t && t->loads;
+}
+
+/* --- what its machines need first --- */
+
+struct learning {
+	int root_fd;
+	char fresh[64], name[64];
+};
+
+static void on_learned(struct vmm *vmm, const struct error *err, void *arg)
+{
+	struct learning *l = arg;
+
+	(void)vmm;
+	if (err)
+		log_debug("no working set: %s", err->msg);
+	/* The directory may have gone meanwhile. */
+	if (err || renameat(l->root_fd, l->fresh, l->root_fd, l->name) < 0)
+		(void)unlinkat(l->root_fd, l->fresh, 0);
+	cleanup_close_(&l->root_fd);
+	free(l);
+}
+
+void template_learn(const struct template *t, struct vmm *vmm)
+{
+	struct learning *l = calloc(1, sizeof(*l));
+	struct error err = { 0 };
+	auto_close int fd = -1;
+
+	if (!l)
+		return;
+	l->root_fd = t->set_fd < 0 ? fcntl(t->root_fd, F_DUPFD_CLOEXEC, 3) : -1;
+	if (l->root_fd >= 0 &&
+	    str_format(l->name, sizeof(l->name), "%s/" WORKING_SET, t->name) == 0 &&
+	    str_format(l->fresh, sizeof(l->fresh), "%s.%d", l->name, (int)getpid()) == 0)
+		fd = openat(l->root_fd, l->fresh, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0 || vmm_working_set(vmm, fd, on_learned, l) < 0) {
+		(void)error_set(&err, -EIO, "it cannot be asked for");
+		on_learned(vmm, &err, l);
+	}
 }
 
 /* --- keeping few --- */
@@ -410,6 +453,7 @@ void template_free(struct template *t)
 	cleanup_close_(&t->dir_fd);
 	cleanup_close_(&t->ram_fd);
 	cleanup_close_(&t->state_fd);
+	cleanup_close_(&t->set_fd);
 	cleanup_close_(&t->root_fd);
 	free(t->key);
 	free(t->kind);

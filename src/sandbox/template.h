@@ -3,6 +3,7 @@
  * Templates of VMs (see vmm.h): finding one that fits, or leaving one. They live beneath the state
  * root (or $CAISSON_TEMPLATES), one directory each:
  *   NAME/ram, state   the machine; NAME is a hash of the key
+ *   NAME/working-set  which pages its machines need first; of the built-in monitor, after its first clone
  *   NAME/kind         what machines of it are made like (vmm_kind_save())
  *   NAME/key          what the template depends on, and checks of the first two; written last
  *   new-NAME/         one that is being made, under a lock on the directory
@@ -37,6 +38,11 @@ const char *template_name(const struct template *t);
 bool template_has_key(const struct template *t, const char *key, size_t len);
 /* The name of the one used last, or "". */
 void template_newest(char ret[static TEMPLATE_NAME_MAX]);
+/*
+ * A machine that has started from it has come up: has its working set written down for the next ones, if
+ * it can tell and none is there yet.
+ */
+void template_learn(const struct template *t, struct vmm *vmm);
 /* The machine starts from it. */
 bool template_loads(const struct template *t);
 /*

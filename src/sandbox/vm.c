@@ -155,6 +155,7 @@ static void on_vm_started(struct vmm *vmm, const struct vmm_info *info, void *ar
 	log_write(LOG_INFO, "virtual machine started", "accelerator",
 		  info->accel == VMM_ACCEL_KVM ? "kvm" : "tcg", "machine",
 		  vmm_machine_name(info->machine), NULL);
+	s->is_builtin = info->machine == VMM_MACHINE_BUILTIN;
 	size_of_vm(s, info);
 }
 

@@ -187,6 +187,21 @@ int vmm_snapshot_layer(struct vmm *v, const struct vmm_layer *to, int state_fd, 
 	return save(v, to->ram_fd, state_fd, to->pages_fd, true, cb, ctx);
 }
 
+int vmm_working_set(struct vmm *v, int fd, vmm_done_fn cb, void *ctx)
+{
+	Caisson__Vmm__V1__SaveWorkingSetRequest req = CAISSON__VMM__V1__SAVE_WORKING_SET_REQUEST__INIT;
+	auto_close int sock = -1;
+	int r;
+
+	if (!v->client)
+		return -ECONNRESET;
+	sock = sock_connect_at(v->dirfd, SPAWN_SOCK_FDS, SOCK_DGRAM, NULL);
+	if (sock < 0)
+		return sock;
+	r = send_ahead(sock, fd, &req.token);
+	return r < 0 ? r : request(v, "SaveWorkingSet", &req.base, &(struct op){ .done = cb, .ctx = ctx });
+}
+
 int vmm_disk_attach(struct vmm *v, const struct vmm_disk *disk, vmm_disk_fn cb, void *ctx)
 {
 	Caisson__Vmm__V1__DiskAttachRequest req = CAISSON__VMM__V1__DISK_ATTACH_REQUEST__INIT;

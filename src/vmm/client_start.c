@@ -121,7 +121,7 @@ static int start_process(struct vmm *v, const struct vmm_config *cfg, const stru
 			 const char *program, int *ret_pidfd, struct error *err)
 {
 	char given[8] = "-";
-	struct child_fd fds[10 + SPAWN_MAX_NIC_FDS + 2 * VMM_MAX_LAYERS];
+	struct child_fd fds[10 + SPAWN_MAX_NIC_FDS + 2 * VMM_MAX_LAYERS + 1];
 	const char *const argv[] = { program, given, NULL };
 	struct child_options o = {
 		.argv = argv,
@@ -158,6 +158,10 @@ static int start_process(struct vmm *v, const struct vmm_config *cfg, const stru
 		fds[o.n_fds++] = (struct child_fd){ cfg->template_ram_fd, SPAWN_FD_RAM };
 		fds[o.n_fds++] = (struct child_fd){ cfg->template_state_fd, SPAWN_FD_STATE };
 		*p++ = 't';
+	}
+	if (cfg->working_set_fd >= 0) {
+		fds[o.n_fds++] = (struct child_fd){ cfg->working_set_fd, SPAWN_FD_WORKING_SET };
+		*p++ = 'w';
 	}
 	for (size_t i = 0; i < cfg->n_layers; i++) {
 		int to = SPAWN_FD_LAYERS + 2 * (int)i;

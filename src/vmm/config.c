@@ -29,6 +29,7 @@ void vmm_config_init(struct vmm_config *cfg)
 		.netns_fd = -1,
 		.template_ram_fd = -1,
 		.template_state_fd = -1,
+		.working_set_fd = -1,
 	};
 }
 

@@ -145,6 +145,10 @@ static void command(struct drive *d, char *line)
 					       .memory_mib = (uint32_t)atoi(two) };
 
 		r = vmm_resize(d->vmm, &size, on_done, d);
+	} else if (str_eq(word, "working-set") && one) {
+		auto_close int fd = open(one, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+
+		r = fd < 0 ? -errno : vmm_working_set(d->vmm, fd, on_done, d);
 	} else if (str_eq(word, "snapshot") && one && two) {
 		r = save(d, true, one, two);
 	} else if (str_eq(word, "close")) {
@@ -225,7 +229,7 @@ int main(int argc, char **argv)
 		{ "probe", 0, NULL, 'P' },  { "hugepages", 0, NULL, 'H' }, { "prealloc", 0, NULL, 'Z' },
 		{ "vcpus-max", 1, NULL, 'X' }, { "memory-max", 1, NULL, 'Y' },
 		{ "will-save", 0, NULL, 'w' }, { "load-ram", 1, NULL, 'l' },
-		{ "load-state", 1, NULL, 'L' }, { NULL, 0, NULL, 0 },
+		{ "load-state", 1, NULL, 'L' }, { "working-set", 1, NULL, 'W' }, { NULL, 0, NULL, 0 },
 	};
 	const struct vmm_events events = { .started = on_started, .exited = on_exited };
 	static struct drive d;
@@ -268,6 +272,7 @@ int main(int argc, char **argv)
 		case 'w': cfg.will_save = true; break;
 		case 'l': cfg.template_ram_fd = open(optarg, O_RDONLY | O_CLOEXEC); break;
 		case 'L': cfg.template_state_fd = open(optarg, O_RDONLY | O_CLOEXEC); break;
+		case 'W': cfg.working_set_fd = open(optarg, O_RDONLY | O_CLOEXEC); break;
 		default: return 2;
 		}
 	}

@@ -483,6 +483,7 @@ static int launch_builtin(uv_loop_t *loop, struct machine *m,
 		.cmdline_extra = config->cmdline_extra,
 		.debug = config->debug,
 		.n_layers = load ? saved->n_layers : 0,
+		.working_set_fd = load ? take_fd(&saved->working_set) : -1,
 	};
 	int r;
 
@@ -586,7 +587,8 @@ int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
 	cleanup_close_(&files.pagemap);
 	cleanup_close_(&fds->ram);
 	cleanup_close_(&fds->state);
-	fds->ram = fds->state = -1;
+	cleanup_close_(&fds->working_set);
+	fds->ram = fds->state = fds->working_set = -1;
 	if (r < 0) {
 		machine_free(m);
 		return r;

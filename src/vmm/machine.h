@@ -26,6 +26,7 @@ struct machine_fds {
 	int netns;      /* or -1 */
 	int ram;        /* of the template to start from, or -1 */
 	int state;      /* likewise */
+	int working_set; /* of machines that started from it, or -1 */
 	size_t n_layers; /* over the template's memory, from SPAWN_FD_LAYERS on */
 };
 
@@ -52,6 +53,8 @@ void machine_stop(struct machine *m);
  * network is the host's kernel's (vhost) or whose devices QEMU cannot save.
  */
 int machine_save(struct machine *m, int ram, int state, bool stay, machine_done_fn cb, void *ctx);
+/* Writes the working set to @fd, which is taken. -EOPNOTSUPP. */
+int machine_save_working_set(struct machine *m, int fd, struct error *err);
 /* The same with a layer in place of the memory; takes all three descriptors. -EOPNOTSUPP. */
 int machine_save_layer(struct machine *m, int ram, int pages, int state, machine_done_fn cb, void *ctx);
 

@@ -134,6 +134,14 @@ static void save_builtin(struct machine *m, int ram, int pages, int state, bool 
 	cb(ctx, r < 0 ? &err : NULL);
 }
 
+int machine_save_working_set(struct machine *m, int fd, struct error *err)
+{
+	auto_close int to = fd;
+
+	return m->monitor ? monitor_save_working_set(m->monitor, to, err) :
+			    error_set(err, -EOPNOTSUPP, "QEMU does not tell which pages a machine uses");
+}
+
 int machine_save_layer(struct machine *m, int ram, int pages, int state, machine_done_fn cb, void *ctx)
 {
 	struct error err = { 0 };

@@ -8,6 +8,7 @@
  *         state: if told so by argv[1] ("c", "n", "t")
  *   fd 11 and on: the queues of the network cards that the configuration lists
  *   fd SPAWN_FD_LAYERS and on: two for each layer over a template's memory, whose number follows "l"
+ *   fd SPAWN_FD_WORKING_SET  the template's working set, if told so by "w"
  * It ends when the machine has ended and those who asked have been told why.
  */
 #include <malloc.h>
@@ -58,6 +59,7 @@ int main(int argc, char **argv)
 			.netns = strchr(given, 'n') ? SPAWN_FD_NETNS : -1,
 			.ram = strchr(given, 't') ? SPAWN_FD_RAM : -1,
 			.state = strchr(given, 't') ? SPAWN_FD_STATE : -1,
+			.working_set = strchr(given, 'w') ? SPAWN_FD_WORKING_SET : -1,
 			.n_layers = layers && layers[1] > '0' ?
 					    MIN_OF((size_t)(layers[1] - '0'), (size_t)VMM_MAX_LAYERS) :
 					    0,

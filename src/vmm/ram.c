@@ -12,6 +12,7 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "base/log.h"
 
 #define PAGE ((off_t)4096)
 
@@ -239,6 +240,9 @@ static void join_runs(struct runs *r)
 	}
 }
 
+/* Of a working set: the run is written to. */
+#define RUN_WRITTEN (UINT64_C(1) << 63)
+
 static int write_pages(const struct runs *runs, uint64_t size, int fd)
 {
 	size_t len = PAGES_HEAD + runs->n * PAGES_RUN;
@@ -273,7 +277,8 @@ int ram_store_layer(const void *mem, int pagemap, const struct ram_layer *to, ui
 	return r < 0 ? error_errno(err, r, "write what has changed of the machine's memory") : 0;
 }
 
-static int read_pages(int fd, uint64_t size, struct runs *ret, struct error *err)
+/* @flag: what the counts may have besides. */
+static int read_pages(int fd, uint64_t size, uint64_t flag, struct runs *ret, struct error *err)
 {
 	uint8_t head[PAGES_HEAD];
 	auto_free uint8_t *data = NULL;
@@ -300,10 +305,11 @@ static int read_pages(int fd, uint64_t size, struct runs *ret, struct error *err
 		struct run run = { load_le64(data + ret->n * PAGES_RUN),
 				   load_le64(data + ret->n * PAGES_RUN + 8) };
 
-		if (run.first < end || run.first > n_pages || !run.count ||
-		    run.count > n_pages - run.first)
+		uint64_t count = run.count & ~flag;
+
+		if (run.first < end || run.first > n_pages || !count || count > n_pages - run.first)
 			return error_set(err, -EBADMSG, "the list of pages is malformed");
-		end = run.first + run.count;
+		end = run.first + count;
 		ret->v[ret->n] = run;
 	}
 	return 0;
@@ -313,7 +319,7 @@ int ram_overlay(void *mem, uint64_t size, const struct ram_layer *layer, struct 
 {
 	__attribute__((cleanup(runs_fini))) struct runs runs = { 0 };
 	struct stat st;
-	int r = read_pages(layer->pages, size, &runs, err);
+	int r = read_pages(layer->pages, size, 0, &runs, err);
 
 	if (r < 0)
 		return r;
@@ -333,10 +339,69 @@ int ram_store_overlay(const void *mem, uint64_t size, const struct ram_layer *la
 		      struct error *err)
 {
 	__attribute__((cleanup(runs_fini))) struct runs runs = { 0 };
-	int r = read_pages(layer->pages, size, &runs, err);
+	int r = read_pages(layer->pages, size, 0, &runs, err);
 
 	if (r < 0)
 		return r;
 	r = write_runs(mem, runs.v, runs.n, to);
 	return r < 0 ? error_errno(err, r, "write the machine's memory") : 0;
+}
+
+/* --- working sets --- */
+
+/* 0: not touched. */
+static uint64_t how_touched(uint64_t entry)
+{
+	return is_own(entry) ? 2 : (entry & PM_PRESENT) ? 1 : 0;
+}
+
+int ram_store_working_set(const void *mem, int pagemap, uint64_t size, int to, struct error *err)
+{
+	__attribute__((cleanup(runs_fini))) struct runs set = { 0 };
+	uint64_t first = (uintptr_t)mem / (uint64_t)PAGE, n_pages = size / (uint64_t)PAGE, last = 0;
+	uint64_t entries[PM_BATCH];
+	int r = 0;
+
+	set.v = calloc(MAX_RUNS, sizeof(*set.v));
+	if (!set.v)
+		return error_set(err, -ENOMEM, "no memory for a list of pages");
+	/* What does not fit in the list is not fetched ahead. */
+	for (uint64_t at = 0; at < n_pages && set.n < MAX_RUNS && r == 0;) {
+		size_t want = (size_t)MIN_OF(n_pages - at, (uint64_t)PM_BATCH), n;
+		ssize_t got = pread(pagemap, entries, want * sizeof(entries[0]),
+				    (off_t)((first + at) * sizeof(entries[0])));
+
+		r = got < (ssize_t)sizeof(entries[0]) ? -EIO : 0;
+		n = r < 0 ? 0 : (size_t)got / sizeof(entries[0]);
+		for (size_t i = 0; i < n && set.n < MAX_RUNS; i++) {
+			uint64_t how = how_touched(entries[i]);
+
+			if (how && how == last)
+				set.v[set.n - 1].count++;
+			else if (how)
+				set.v[set.n++] = (struct run){ at + i, 1 | (how == 2 ? RUN_WRITTEN : 0) };
+			last = how;
+		}
+		at += n;
+	}
+	if (r == 0)
+		r = write_pages(&set, size, to);
+	return r < 0 ? error_errno(err, r, "write the list of pages that the machine has used") : 0;
+}
+
+void ram_prefetch(void *mem, uint64_t size, int fd)
+{
+	__attribute__((cleanup(runs_fini))) struct runs set = { 0 };
+	struct error err = { 0 };
+
+	if (read_pages(fd, size, RUN_WRITTEN, &set, &err) < 0) {
+		log_debug("nothing is fetched ahead: %s", error_text(&err));
+		return;
+	}
+	/* Kernels before 5.14 have neither. */
+	for (size_t i = 0; i < set.n; i++)
+		if (madvise((char *)mem + set.v[i].first * (uint64_t)PAGE,
+			    (set.v[i].count & ~RUN_WRITTEN) * (size_t)PAGE,
+			    set.v[i].count & RUN_WRITTEN ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) < 0)
+			return;
 }

@@ -40,3 +40,11 @@ int ram_overlay(void *mem, uint64_t size, const struct ram_layer *layer, struct 
 /* Writes the pages of a layer that is mapped in @mem to @to, as they are there now. */
 int ram_store_overlay(const void *mem, uint64_t size, const struct ram_layer *layer, int to,
 		      struct error *err);
+
+/*
+ * The working set of a machine since it went on: which pages of @mem it has touched, and which of them it
+ * has written to, as a list like that of a layer.
+ */
+int ram_store_working_set(const void *mem, int pagemap, uint64_t size, int to, struct error *err);
+/* Has those pages there before they are asked for, the written ones as copies. Never fails. */
+void ram_prefetch(void *mem, uint64_t size, int fd);

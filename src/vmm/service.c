@@ -312,6 +312,24 @@ static void on_save_template(void *ctx, struct ttrpc_call *call, const uint8_t *
 		ttrpc_call_fail(call, ttrpc_code_from_errno(r), "this machine cannot be saved");
 }
 
+static void on_save_working_set(void *ctx, struct ttrpc_call *call, const uint8_t *data, size_t len)
+{
+	struct service *s = ctx;
+	Caisson__Vmm__V1__SaveWorkingSetRequest *req;
+	auto_close int fd = -1;
+	struct error err = { 0 };
+
+	req = ttrpc_call_unpack(call, &caisson__vmm__v1__save_working_set_request__descriptor, data, len);
+	if (!req)
+		return;
+	fd = claim_fd(s, req->token);
+	protobuf_c_message_free_unpacked(&req->base, NULL);
+	if (fd < 0)
+		ttrpc_call_fail(call, TTRPC_INVALID_ARGUMENT, "no descriptor came for the list of pages");
+	else if (usable(s, call))
+		command_done(call, machine_save_working_set(s->machine, take_fd(&fd), &err) < 0 ? &err : NULL);
+}
+
 static void on_disk_detach(void *ctx, struct ttrpc_call *call, const uint8_t *data, size_t len)
 {
 	struct service *s = ctx;
@@ -401,6 +419,7 @@ static const struct ttrpc_method methods[] = {
 	{ "DiskDetach", on_disk_detach, 0 },
 	{ "DiskMeasure", on_disk_measure, 0 },
 	{ "SaveTemplate", on_save_template, 0 },
+	{ "SaveWorkingSet", on_save_working_set, 0 },
 	{ "Resize", on_resize, 0 },
 	{ "Console", on_console, 0 },
 };

@@ -23,3 +23,4 @@
 #define SPAWN_MAX_NIC_FDS    (2u * VMM_MAX_NICS * VMM_MAX_QUEUES)
 /* Memory and list of each layer over that of the template, the first one first. */
 #define SPAWN_FD_LAYERS      (SPAWN_FD_NICS + (int)SPAWN_MAX_NIC_FDS)
+#define SPAWN_FD_WORKING_SET (SPAWN_FD_LAYERS + 2 * (int)VMM_MAX_LAYERS)

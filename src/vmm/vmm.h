@@ -191,6 +191,7 @@ struct vmm_config {
 	bool will_save;             /* vmm_template_save() will be called */
 	int template_ram_fd;        /* files of a template to start from, or -1 */
 	int template_state_fd;
+	int working_set_fd;         /* what vmm_working_set() wrote, or -1; only VMM_MACHINE_BUILTIN uses it */
 	const struct vmm_layer *layers; /* over the template's memory, the first one first */
 	size_t n_layers;            /* up to VMM_MAX_LAYERS; 0 but for VMM_MACHINE_BUILTIN */
 	bool start_paused;          /* with a template: vmm_resume() lets it go on */
@@ -344,6 +345,11 @@ int vmm_snapshot_key(const struct vmm_config *cfg, char **ret_key, struct error 
  * still, on failure too, until vmm_resume(): its disks can be copied to go with the rest.
  */
 int vmm_snapshot(struct vmm *vmm, int ram_fd, int state_fd, vmm_done_fn cb, void *ctx);
+/*
+ * Writes to the new file @fd which pages a machine has used since it went on from a template: others then
+ * have them sooner. Only VMM_MACHINE_BUILTIN can.
+ */
+int vmm_working_set(struct vmm *vmm, int fd, vmm_done_fn cb, void *ctx);
 /*
  * The same, but of the memory only what has changed since the machine went on from a saved one, as another
  * layer over that. -EOPNOTSUPP in @cb's error: not VMM_MACHINE_BUILTIN, or one that was booted.

@@ -270,6 +270,7 @@ static void close_config(struct monitor_config *config)
 	cleanup_close_(&config->initrd_fd);
 	cleanup_close_(&config->state_fd);
 	cleanup_close_(&config->pagemap_fd);
+	cleanup_close_(&config->working_set_fd);
 	for (size_t i = 0; i < config->n_layers; i++) {
 		cleanup_close_(&config->layers[i].ram);
 		cleanup_close_(&config->layers[i].pages);
@@ -441,6 +442,8 @@ static int restore(struct monitor *m, struct error *err)
 	for (size_t i = 0; i < m->n_devices; i++)
 		virtio_mmio_hold(m->devices[i].mmio);
 	m->frozen = true;
+	if (m->config.working_set_fd >= 0)
+		ram_prefetch(m->vm.mem, m->vm.mem_size, m->config.working_set_fd);
 	r = snapshot_read(&parts, m->config.state_fd, err);
 	if (r == 0 && !m->config.paused)
 		monitor_thaw(m);
@@ -494,6 +497,13 @@ int monitor_save_layer(struct monitor *m, const struct ram_layer *to, int state,
 				 "could have changed");
 	r = snapshot_write(&parts, state, err);
 	return r < 0 ? r : ram_store_layer(m->vm.mem, m->config.pagemap_fd, to, m->vm.mem_size, err);
+}
+
+int monitor_save_working_set(struct monitor *m, int fd, struct error *err)
+{
+	if (m->config.state_fd < 0)
+		return error_set(err, -EOPNOTSUPP, "the machine was booted");
+	return ram_store_working_set(m->vm.mem, m->config.pagemap_fd, m->vm.mem_size, fd, err);
 }
 
 int monitor_start(struct monitor *m, struct error *err)

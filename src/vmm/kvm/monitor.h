@@ -45,6 +45,7 @@ struct monitor_config {
 	int state_fd;
 	struct ram_layer layers[RAM_MAX_LAYERS]; /* over the saved memory */
 	size_t n_layers;
+	int working_set_fd; /* pages to have there before it goes on, or -1 */
 	bool paused;    /* such a machine stands still until monitor_thaw() */
 	int pagemap_fd; /* of this process: what of such a memory is the machine's own */
 	int kernel_fd;
@@ -84,6 +85,8 @@ __must_check int monitor_save(struct monitor *m, int ram, int state, struct erro
 /* The same with what has changed of the memory since the machine went on from a saved one. -EOPNOTSUPP. */
 __must_check int monitor_save_layer(struct monitor *m, const struct ram_layer *to, int state,
 				    struct error *err);
+/* Which pages it has used since it went on from a saved one. -EOPNOTSUPP. */
+__must_check int monitor_save_working_set(struct monitor *m, int fd, struct error *err);
 /* The guest has given up [@offset, @offset + @size) of the memory's file. */
 __must_check int monitor_take_memory(struct monitor *m, uint64_t offset, uint64_t size);
 /* ended() follows. */

@@ -121,6 +121,26 @@ def with_containerd(layout, scratch):
                     "ctr run, caisson": [*head, "--runtime", ctrd.RUNTIME, *tail]}
 
 
+POOL = "caisson run --rm, from the pool"
+
+
+def with_pool(caisson, image, scratch):
+    """The words before a command that uses a pool of one machine, and the command."""
+    config = scratch / "pool.yaml"
+    config.write_text("vm:\n  pool: 1\n", encoding="ascii")
+    env = ["env", f"CAISSON_RUN={scratch / 'run-pool'}", f"CAISSON_CONFIG={config}"]
+    return env, [*env, str(caisson), "run", "--rm", image, "true"]
+
+
+def wait_for_pool(env, caisson):
+    command = [*env, str(caisson), "pool", "ls", "--json"]
+    end = time.monotonic() + 60
+    while '"ready"' not in subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout:
+        if time.monotonic() > end:
+            sys.exit("start.py: the pool is not filled")
+        time.sleep(0.2)
+
+
 def main():
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 7
     stage = pathlib.Path(os.environ.get("CAISSON_STAGE", TOP / "build/release/stage"))
@@ -141,10 +161,12 @@ def main():
         dirs = [p.parent for p in (scratch / "run").rglob("vmm.state")]
         argv = qemu_argv(dirs[0])
         subprocess.run([caisson, "rm", "-f", name], stdout=subprocess.DEVNULL, check=True)
+        env, from_pool = with_pool(caisson, image, scratch)
         commands = {
             "bare QEMU, kernel to PID 1": bare(argv, stage / "lib/caisson/vmlinux",
                                                baseline_initrd(scratch)),
             "caisson run --rm": [str(caisson), "run", "--rm", image, "true"],
+            POOL: from_pool,
             **other_runtimes(layout, scratch),
         }
         daemon, rows = with_containerd(layout, scratch)
@@ -155,7 +177,10 @@ def main():
             timed(command)
         for _ in range(runs):
             for k, command in commands.items():
+                if k == POOL:
+                    wait_for_pool(env, caisson)
                 times[k].append(timed(command))
+        subprocess.run([*env, caisson, "pool", "rm", "--all"], check=True)
     finally:
         if daemon:
             daemon.close()

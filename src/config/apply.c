@@ -37,6 +37,33 @@ static int parse_number(const char *text, unsigned min, unsigned max, unsigned *
 	return 0;
 }
 
+/* "none", "100000-165535". */
+static int parse_uids(const char *text, uint32_t *ret_first, uint32_t *ret_n)
+{
+	unsigned first, last;
+	char begin[11];
+	const char *dash = strchr(text, '-');
+	int r;
+
+	if (strcmp(text, "none") == 0) {
+		*ret_n = 0;
+		return 0;
+	}
+	if (!dash || (size_t)(dash - text) >= sizeof(begin))
+		return -EINVAL;
+	memcpy(begin, text, (size_t)(dash - text));
+	begin[dash - text] = '\0';
+	/* The largest two mean something else. */
+	r = parse_number(begin, 1, UINT32_MAX - 2, &first);
+	if (r == 0)
+		r = parse_number(dash + 1, first, UINT32_MAX - 2, &last);
+	if (r < 0)
+		return r;
+	*ret_first = first;
+	*ret_n = last - first + 1;
+	return 0;
+}
+
 /* "30", "30s", "500ms". */
 static int parse_duration(const char *text, unsigned *ret_ms)
 {
@@ -146,6 +173,15 @@ int config_apply(struct config *cfg, const char *section, const char *key, const
 	if (IS("vm", "pool")) {
 		*ret_want = "a number from 0 to 64";
 		return parse_number(value, 0, CONFIG_POOL_MAX, &cfg->pool);
+	}
+	if (IS("vm", "cpu")) {
+		*ret_want = "host or baseline";
+		cfg->baseline_cpu = strcmp(value, "baseline") == 0;
+		return cfg->baseline_cpu || strcmp(value, "host") == 0 ? 0 : -EINVAL;
+	}
+	if (IS("vm", "uids")) {
+		*ret_want = "none, or a range like 1900000000-1900065535 of user ids above 0";
+		return parse_uids(value, &cfg->uid_first, &cfg->n_uids);
 	}
 	if (IS("vm", "boot_timeout")) {
 		*ret_want = "a time from 100ms to 3600s";

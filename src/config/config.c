@@ -61,6 +61,9 @@ int config_init(struct config *cfg)
 		.memory = (uint64_t)256 << 20,
 		.memory_overhead = (uint64_t)64 << 20,
 		.vcpus = 1,
+		/* Nobody's: see systemd's table of user ids. */
+		.uid_first = 1900000000,
+		.n_uids = 65536,
 		.boot_timeout_ms = 30000,
 		.agent_timeout_ms = 60000,
 		.templates = true,

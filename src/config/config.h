@@ -32,6 +32,8 @@ struct config {
 	char *qemu;             /* QEMU program; NULL: found in PATH */
 	char *machine;          /* "auto", "builtin", "microvm" or "q35" */
 	enum config_accel accel;
+	bool baseline_cpu;      /* guests see what all processors since 2009 have, not all of the host's */
+	uint32_t uid_first, n_uids; /* user ids for VMs, one each; 0: they are root's */
 	uint64_t memory;        /* bytes of guest memory without a limit from the container */
 	uint64_t memory_overhead; /* bytes added to a container's limit */
 	unsigned vcpus;

@@ -14,6 +14,8 @@ static const cyaml_schema_field_t vm_fields[] = {
 	TEXT("qemu", struct file_vm, qemu),
 	TEXT("machine", struct file_vm, machine),
 	TEXT("accelerator", struct file_vm, accelerator),
+	TEXT("cpu", struct file_vm, cpu),
+	TEXT("uids", struct file_vm, uids),
 	TEXT("memory", struct file_vm, memory),
 	TEXT("memory_max", struct file_vm, memory_max),
 	TEXT("memory_overhead", struct file_vm, memory_overhead),

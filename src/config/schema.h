@@ -9,7 +9,7 @@
  * from a zero.
  */
 struct file_vm {
-	char *kernel, *initrd, *root_image, *kernel_params, *qemu, *machine, *accelerator;
+	char *kernel, *initrd, *root_image, *kernel_params, *qemu, *machine, *accelerator, *cpu, *uids;
 	char *memory, *memory_max, *memory_overhead, *vcpus, *vcpus_max, *boot_timeout,
 	     *agent_timeout, *templates, *pool, *hugepages, *prealloc;
 };

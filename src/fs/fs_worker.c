@@ -21,8 +21,6 @@ int fs_worker_new(struct fs_export *fs, struct fs_worker **ret_worker)
 	w->args = malloc(FS_ARGS_MAX + 1);
 	w->reply = malloc(FS_REPLY_MAX);
 	w->segs = calloc(w->n_segs, sizeof(*w->segs));
-	w->own_uid = w->uid = geteuid();
-	w->own_gid = w->gid = getegid();
 	if (!w->args || !w->reply || !w->segs) {
 		fs_worker_free(w);
 		return -ENOMEM;
@@ -71,6 +69,9 @@ int fs_worker_enter(struct fs_worker *w)
 {
 	int bits;
 
+	/* The thread's own: who made the worker may have been somebody else. */
+	w->own_uid = w->uid = geteuid();
+	w->own_gid = w->gid = getegid();
 	if (unshare(CLONE_FS) < 0)
 		return -errno;
 	(void)umask(0);

@@ -80,15 +80,16 @@ static int open_cards(const struct vmm_kind *what, const char *dir, int fds[stat
 
 /* In the directory @dir, which is there. The machine goes on alone when this has succeeded. */
 static int make(struct filling *f, const struct template *t, const uint8_t *kind, size_t len,
-		const char *dir, unsigned timeout_ms, struct error *err)
+		const char *dir, const struct config *config, struct error *err)
 {
+	auto_free char *claims = str_printf("%s/uids", sandbox_run_root());
 	auto_free char *vsock = str_join_path(dir, "vsock.sock"), *log = str_join_path(dir, "vmm.log");
 	auto_free char *id = str_printf("caisson.pool-%s", strrchr(dir, '/') + 1);
 	int fds[VMM_MAX_NICS] = { -1, -1, -1, -1, -1, -1, -1, -1 };
 	struct vmm_nic nics[VMM_MAX_NICS];
 	struct vmm_config cfg;
 	struct vmm_kind what;
-	int r = vsock && log && id ? vmm_kind_describe(kind, len, &what, err) : -ENOMEM;
+	int r = vsock && log && id && claims ? vmm_kind_describe(kind, len, &what, err) : -ENOMEM;
 
 	vmm_config_init(&cfg);
 	if (r == 0)
@@ -96,12 +97,13 @@ static int make(struct filling *f, const struct template *t, const uint8_t *kind
 	if (r == 0) {
 		cfg.id = id;
 		cfg.dir = dir;
+		cfg.uids = (struct vmm_uids){ config->uid_first, config->n_uids, claims };
 		cfg.nics = nics;
 		cfg.n_nics = what.n_nics;
 		/* Of the guest's console too, also when it has been taken. */
 		cfg.log_fd = cfg.console_fd = open(log, LOG_MODE, 0600);
 		template_use(t, &cfg);
-		r = agent_vsock_accept(&f->loop, vsock, AGENT_PORT_HELLO, timeout_ms, on_hello, f,
+		r = agent_vsock_accept(&f->loop, vsock, AGENT_PORT_HELLO, config->boot_timeout_ms, on_hello, f,
 				       &f->hello, err);
 	}
 	if (r == 0)
@@ -127,7 +129,7 @@ static void close_handle(uv_handle_t *handle, void *arg)
 }
 
 static int add_machine(const struct pool_dir *d, const struct template *t, const uint8_t *kind,
-		       size_t len, unsigned timeout_ms, struct error *err)
+		       size_t len, const struct config *config, struct error *err)
 {
 	struct filling f = { 0 };
 	uint8_t raw[POOL_ID_LEN / 2];
@@ -143,7 +145,7 @@ static int add_machine(const struct pool_dir *d, const struct template *t, const
 	if (mkdirat(d->fd, fresh, 0700) < 0)
 		r = error_errno(err, -errno, "make '%s'", path);
 	if (r == 0)
-		r = make(&f, t, kind, len, path, timeout_ms, err);
+		r = make(&f, t, kind, len, path, config, err);
 	/* From now on it lives by itself. */
 	if (f.vmm)
 		vmm_close(take_ptr(&f.vmm), NULL, NULL);
@@ -219,7 +221,7 @@ static int fill_one(const struct pool_dir *d, const char *name, const struct con
 	if (r < 0)
 		(void)error_errno(err, r, "describe the machines of '%s'", d->path);
 	else if (pool_tidy(d, size) < size && has_room(held, len))
-		r = add_machine(d, t, held, len, config->boot_timeout_ms, err) < 0 ? err->code : 1;
+		r = add_machine(d, t, held, len, config, err) < 0 ? err->code : 1;
 	template_free(t);
 	return r;
 }

@@ -262,7 +262,7 @@ int sandbox_attach_vm(struct sandbox *s)
 
 int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 {
-	auto_free char *extra = NULL, *name = NULL, *cgroup = pod_cgroup(s, spec);
+	auto_free char *extra = NULL, *name = NULL, *cgroup = pod_cgroup(s, spec), *claims = NULL;
 	struct vmm_nic nics[VMM_MAX_NICS];
 	const char *pci[VMM_MAX_PCI];
 	struct vmm_share shares[2];
@@ -301,6 +301,9 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 		r = network_open(s, spec, pod_vcpus(s, spec), err);
 	if (r < 0)
 		return r;
+	claims = str_printf("%s/uids", sandbox_run_root());
+	if (!claims)
+		return error_set(err, -ENOMEM, "out of memory");
 	vmm_config_init(&cfg);
 	cfg.id = name;
 	cfg.dir = s->vm_dir;
@@ -313,6 +316,8 @@ int sandbox_boot(struct sandbox *s, const Grpc__Spec *spec, struct error *err)
 	cfg.vcpus = pod_vcpus(s, spec);
 	cfg.memory_max_mib = pod_memory_max_mib(s, cfg.memory_mib);
 	cfg.vcpus_max = pod_vcpus_max(s, cfg.vcpus);
+	cfg.baseline_cpu = s->config->baseline_cpu;
+	cfg.uids = (struct vmm_uids){ s->config->uid_first, s->config->n_uids, claims };
 	cfg.hugepages = s->config->hugepages;
 	cfg.prealloc = s->config->prealloc;
 	cfg.machine = str_eq(s->config->machine, "q35")	    ? VMM_MACHINE_Q35 :

@@ -19,6 +19,7 @@
 #include "vmm/record.h"
 #include "vmm/sock.h"
 #include "vmm/spawn.h"
+#include "vmm/uid.h"
 
 static int program_path(const struct vmm_config *cfg, char **ret_path, struct error *err)
 {
@@ -118,11 +119,12 @@ static int make_fds(struct vmm *v, const struct record *rec, struct start_fds *f
 }
 
 static int start_process(struct vmm *v, const struct vmm_config *cfg, const struct start_fds *f,
-			 const char *program, int *ret_pidfd, struct error *err)
+			 const char *program, uint32_t uid, int *ret_pidfd,
+			 struct error *err)
 {
-	char given[8] = "-";
+	char given[8] = "-", uid_text[12];
 	struct child_fd fds[10 + SPAWN_MAX_NIC_FDS + 2 * VMM_MAX_LAYERS + 1];
-	const char *const argv[] = { program, given, NULL };
+	const char *const argv[] = { program, given, uid_text, NULL };
 	struct child_options o = {
 		.argv = argv,
 		.fds = fds,
@@ -135,6 +137,7 @@ static int start_process(struct vmm *v, const struct vmm_config *cfg, const stru
 	char *p = given;
 	int nic_fd = SPAWN_FD_NICS, r;
 
+	(void)snprintf(uid_text, sizeof(uid_text), "%u", uid);
 	fds[o.n_fds++] = (struct child_fd){ f->config_read, SPAWN_FD_CONFIG };
 	fds[o.n_fds++] = (struct child_fd){ f->control, SPAWN_FD_CONTROL };
 	fds[o.n_fds++] = (struct child_fd){ f->descriptors, SPAWN_FD_DESCRIPTORS };
@@ -236,9 +239,11 @@ static int start(struct vmm *v, const struct vmm_config *cfg, struct start_fds *
 		return error_errno(err, r, "name the VM's cgroup");
 	r = record_write(v->dirfd, &rec, err);
 	if (r == 0)
+		r = uid_claim(&cfg->uids, v->dirfd, &rec, err);
+	if (r == 0)
 		r = make_fds(v, &rec, f, err);
 	if (r == 0)
-		r = start_process(v, cfg, f, program, ret_pidfd, err);
+		r = start_process(v, cfg, f, program, rec.uid, ret_pidfd, err);
 	if (r < 0)
 		return r;
 	r = child_identify(v->id.pid, &v->id);

@@ -351,6 +351,7 @@ static int pack(const struct vmm_config *cfg, enum vmm_machine machine, enum vmm
 	msg.accel = (uint32_t)accel;
 	msg.qemu = text_or_empty(qemu);
 	msg.debug = cfg->debug;
+	msg.baseline_cpu = cfg->baseline_cpu;
 	msg.tsc_khz = tsc_khz;
 	msg.shelf = cfg->shelf;
 	msg.kernel_features = features;

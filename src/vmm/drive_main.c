@@ -206,6 +206,14 @@ static void add_share(struct vmm_share *share, char *text)
 	share->read_only = str_eq(strtok(NULL, ":"), "ro");
 }
 
+/* FIRST:N:DIRECTORY */
+static void add_uids(struct vmm_uids *uids, char *text)
+{
+	uids->first = (uint32_t)strtoul(strtok(text, ":"), NULL, 10);
+	uids->n = (uint32_t)strtoul(strtok(NULL, ":"), NULL, 10);
+	uids->claims = strtok(NULL, ":");
+}
+
 static enum vmm_machine machine_of(const char *name)
 {
 	static const enum vmm_machine all[] = { VMM_MACHINE_MICROVM, VMM_MACHINE_Q35,
@@ -229,7 +237,8 @@ int main(int argc, char **argv)
 		{ "probe", 0, NULL, 'P' },  { "hugepages", 0, NULL, 'H' }, { "prealloc", 0, NULL, 'Z' },
 		{ "vcpus-max", 1, NULL, 'X' }, { "memory-max", 1, NULL, 'Y' },
 		{ "will-save", 0, NULL, 'w' }, { "load-ram", 1, NULL, 'l' },
-		{ "load-state", 1, NULL, 'L' }, { "working-set", 1, NULL, 'W' }, { NULL, 0, NULL, 0 },
+		{ "load-state", 1, NULL, 'L' }, { "working-set", 1, NULL, 'W' },
+		{ "uids", 1, NULL, 'U' }, { "baseline", 0, NULL, 'B' }, { NULL, 0, NULL, 0 },
 	};
 	const struct vmm_events events = { .started = on_started, .exited = on_exited };
 	static struct drive d;
@@ -273,6 +282,8 @@ int main(int argc, char **argv)
 		case 'l': cfg.template_ram_fd = open(optarg, O_RDONLY | O_CLOEXEC); break;
 		case 'L': cfg.template_state_fd = open(optarg, O_RDONLY | O_CLOEXEC); break;
 		case 'W': cfg.working_set_fd = open(optarg, O_RDONLY | O_CLOEXEC); break;
+		case 'B': cfg.baseline_cpu = true; break;
+		case 'U': add_uids(&cfg.uids, optarg); break;
 		default: return 2;
 		}
 	}

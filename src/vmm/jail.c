@@ -3,13 +3,10 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
-#include <linux/capability.h>
-#include <linux/securebits.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -82,6 +79,40 @@ static int bind_ro(const char *source, const char *target, unsigned long flags, 
 	return 0;
 }
 
+/*
+ * A device that the VM's processes open. Theirs alone is a node of its own, which they own, in place of
+ * the host's, which they may not open under their user id.
+ */
+static int add_device(const struct jail *jail, const char *path, struct error *err)
+{
+	struct stat st;
+	int r;
+
+	if (!jail->uid)
+		return bind_ro(path, path, MS_NOEXEC, err);
+	if (stat(path, &st) < 0)
+		return error_errno(err, -errno, "'%s'", path);
+	r = make_parents(path);
+	if (r == 0 && (mknod(path + 1, S_IFCHR | 0600, st.st_rdev) < 0 ||
+		       chown(path + 1, jail->uid, jail->uid) < 0))
+		r = -errno;
+	return r < 0 ? error_errno(err, r, "jail: make '%s'", path) : 0;
+}
+
+/* A file that QEMU opens, which takes its user id's right to read it. */
+static int add_file(const struct jail *jail, const char *source, const char *target,
+		    struct error *err)
+{
+	struct stat st;
+
+	if (jail->uid && stat(source, &st) == 0 && !(st.st_mode & S_IROTH))
+		return error_set(err, -EACCES,
+				 "'%s' cannot be read by the VM's own user: make it readable for all"
+				 " (chmod o+r), or set vm.uids to none",
+				 source);
+	return bind_ro(source, target, MS_NODEV | MS_NOEXEC, err);
+}
+
 static int copy_tree(const char *path, struct error *err)
 {
 	char link[PATH_MAX];
@@ -107,7 +138,7 @@ static int copy_tree(const char *path, struct error *err)
  * A device and its group's node. Of its folder in sysfs QEMU reads two links, by their last part:
  * the group's number, and that it is no mediated device.
  */
-static int add_pci(const char *address, struct error *err)
+static int add_pci(const struct jail *jail, const char *address, struct error *err)
 {
 	char path[PATH_MAX], group[PATH_MAX], node[PATH_MAX];
 	const char *number;
@@ -122,7 +153,7 @@ static int add_pci(const char *address, struct error *err)
 	number = strrchr(group, '/') ? strrchr(group, '/') + 1 : group;
 	r = str_format(node, sizeof(node), "/dev/vfio/%s", number);
 	if (r == 0)
-		r = bind_ro(node, node, MS_NOEXEC, err);
+		r = add_device(jail, node, err);
 	if (r < 0)
 		return r;
 	r = str_format(path, sizeof(path), JAIL_PCI "/%s/iommu_group", address);
@@ -147,9 +178,9 @@ static int add_all_pci(const struct jail *jail, struct error *err)
 		return 0;
 	if (setrlimit(RLIMIT_MEMLOCK, &all) < 0)
 		return error_errno(err, -errno, "allow QEMU to lock the guest's memory");
-	r = bind_ro("/dev/vfio/vfio", "/dev/vfio/vfio", MS_NOEXEC, err);
+	r = add_device(jail, "/dev/vfio/vfio", err);
 	for (size_t i = 0; i < jail->n_pci && r == 0; i++)
-		r = add_pci(jail->pci[i], err);
+		r = add_pci(jail, jail->pci[i], err);
 	return r;
 }
 
@@ -172,13 +203,13 @@ static int fill_root(const struct jail *jail, struct error *err)
 	if (r == 0)
 		r = bind_ro("/dev/urandom", "/dev/urandom", MS_NOEXEC, err);
 	if (r == 0 && jail->kvm)
-		r = bind_ro("/dev/kvm", "/dev/kvm", MS_NOEXEC, err);
+		r = add_device(jail, "/dev/kvm", err);
 	if (r == 0)
-		r = bind_ro(jail->kernel, JAIL_KERNEL, MS_NODEV | MS_NOEXEC, err);
+		r = add_file(jail, jail->kernel, JAIL_KERNEL, err);
 	if (r == 0 && jail->initrd)
-		r = bind_ro(jail->initrd, JAIL_INITRD, MS_NODEV | MS_NOEXEC, err);
+		r = add_file(jail, jail->initrd, JAIL_INITRD, err);
 	if (r == 0 && jail->root_image)
-		r = bind_ro(jail->root_image, JAIL_ROOT, MS_NODEV | MS_NOEXEC, err);
+		r = add_file(jail, jail->root_image, JAIL_ROOT, err);
 	if (r == 0)
 		r = bind_ro(jail->dir, JAIL_VM, MS_NODEV | MS_NOEXEC, err);
 	return r == 0 ? add_all_pci(jail, err) : r;
@@ -284,7 +315,8 @@ static int make_ram(const struct jail *jail, int *ret_fd, struct error *err)
 	if (r < 0)
 		return r;
 	fd = open(&JAIL_RAM[1], O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	if (fd < 0 || ftruncate(fd, (off_t)jail->ram_size) < 0)
+	if (fd < 0 || ftruncate(fd, (off_t)jail->ram_size) < 0 ||
+	    fchown(fd, jail->uid, jail->uid) < 0 || chown("ram", jail->uid, jail->uid) < 0)
 		return error_errno(err, -errno, "jail: make the guest's memory");
 	r = take_ram(jail, fd, err);
 	if (r < 0)
@@ -297,6 +329,7 @@ int jail_enter(const struct jail *jail, int *ret_ram_fd, struct error *err)
 {
 	auto_close int ram = -1;
 	auto_free char *root = str_join_path(jail->dir, "jail");
+	mode_t mask;
 	int r;
 
 	if (!root)
@@ -317,9 +350,12 @@ int jail_enter(const struct jail *jail, int *ret_ram_fd, struct error *err)
 		return error_errno(err, -errno, "mount the jail's root on '%s'", root);
 	if (chdir(root) < 0)
 		return error_errno(err, -errno, "enter '%s'", root);
+	/* Whatever the caller's: the VM's user is to see what is in the root. */
+	mask = umask(022);
 	r = fill_root(jail, err);
 	if (r == 0)
 		r = make_ram(jail, &ram, err);
+	(void)umask(mask);
 	if (r == 0 && mount(NULL, ".", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		r = error_errno(err, -errno, "jail: make its mounts private");
 	if (r == 0)
@@ -330,7 +366,7 @@ int jail_enter(const struct jail *jail, int *ret_ram_fd, struct error *err)
 			   mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0))
 		return error_errno(err, -errno, "jail: mount proc");
 	if (mount(NULL, ".", NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NOEXEC |
-				   MS_NODEV, NULL) < 0)
+				   (jail->uid ? 0 : MS_NODEV), NULL) < 0)
 		return error_errno(err, -errno, "make the jail's root read-only");
 	if (syscall(SYS_pivot_root, ".", ".") < 0)
 		return error_errno(err, -errno, "change to the jail's root");
@@ -345,57 +381,4 @@ int jail_enter(const struct jail *jail, int *ret_ram_fd, struct error *err)
 int jail_hide_proc(struct error *err)
 {
 	return umount2("/proc", MNT_DETACH) < 0 ? error_errno(err, -errno, "jail: hide proc") : 0;
-}
-
-int jail_drop_caps(unsigned long long keep)
-{
-	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	struct __user_cap_data_struct data[2];
-
-	for (int cap = 0; cap < 64; cap++) {
-		if (keep & (1ULL << cap))
-			continue;
-		if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0) {
-			if (errno == EINVAL)
-				break;
-			/* EPERM: given up before */
-			if (errno != EPERM)
-				return -errno;
-		}
-	}
-	/* Being root no longer means anything at exec. */
-	if (prctl(PR_SET_SECUREBITS,
-		  SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP |
-			  SECBIT_NO_SETUID_FIXUP_LOCKED | SECBIT_KEEP_CAPS_LOCKED |
-			  SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED,
-		  0, 0, 0) < 0 &&
-	    errno != EPERM)
-		return -errno;
-	for (int i = 0; i < 2; i++) {
-		unsigned bits = (unsigned)(keep >> (32 * i));
-
-		data[i] = (struct __user_cap_data_struct){ .effective = bits, .permitted = bits };
-	}
-	if (syscall(SYS_capset, &head, data) < 0)
-		return -errno;
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-		return -errno;
-	return 0;
-}
-
-int jail_limit(unsigned max_fds)
-{
-	const struct rlimit none = { 0, 0 };
-	struct rlimit fds;
-
-	/* No core: it would hold the guest's memory. Files are never written beyond their size. */
-	if (getrlimit(RLIMIT_NOFILE, &fds) < 0)
-		return -errno;
-	if (fds.rlim_max > max_fds)
-		fds.rlim_max = max_fds;
-	fds.rlim_cur = fds.rlim_max;
-	if (setrlimit(RLIMIT_NOFILE, &fds) < 0 || setrlimit(RLIMIT_CORE, &none) < 0 ||
-	    setrlimit(RLIMIT_MSGQUEUE, &none) < 0)
-		return -errno;
-	return 0;
 }

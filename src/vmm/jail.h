@@ -7,7 +7,8 @@
  * Inside:  /vm          the VM's directory, read-only (sockets can be connected to)
  *          /kernel, /initrd, /root.image
  *          /ram/memory  the guest's memory, the one file that can be written to
- *          /dev/null, /dev/urandom, and /dev/kvm if wanted
+ *          /dev/null, /dev/urandom, and /dev/kvm if wanted: the last the VM's own node, as those of
+ *                       /dev/vfio, where it has a user id
  *          /share0, ...  shared directories, in which nothing can be executed or opened as a device
  *          /dev/vfio    devices for passing through, /vfio what QEMU wants to see of their sysfs
  *          QEMU's binary, the system's libraries, QEMU's firmware, all read-only
@@ -26,6 +27,7 @@
 #define JAIL_ROOT   "/root.image"
 #define JAIL_RAM    "/ram/memory"
 #define JAIL_PCI    "/vfio"
+#define JAIL_MAX_SHARES 16u
 
 /* What is mounted at @path later appears in the jail too, if its mount is a shared one. */
 struct jail_share {
@@ -40,7 +42,9 @@ struct jail {
 	const char *initrd;     /* or NULL */
 	const char *root_image; /* or NULL */
 	int netns_fd;           /* joined if >= 0 */
+	uint32_t uid;           /* for jail_become(); 0: root's */
 	bool kvm;
+	bool file_handles;      /* files of the shares are opened by handle */
 	bool proc;              /* mounts /proc, until jail_hide_proc() */
 	uint64_t ram_size;      /* bytes of JAIL_RAM */
 	uint64_t ram_taken;     /* of these, from the start on */
@@ -69,7 +73,27 @@ int jail_hide_proc(struct error *err);
 int jail_drop_caps(unsigned long long keep);
 
 /*
- * Limits of QEMU, or of caisson-vmm: no core dump, at most @max_fds descriptors (or as many as the
- * hard limit allows). 0 or a negative errno. Async-signal-safe.
+ * Takes the user and group id @uid (0: stays root), for the calling thread and what it starts, and then
+ * drops all capabilities but @keep. 0 or a negative errno.
  */
-int jail_limit(unsigned max_fds);
+int jail_become(uint32_t uid, unsigned long long keep);
+
+/*
+ * After jail_drop_caps(), in the process's one thread: by Landlock, where the host has it, the files of
+ * the jail that its processes open, each in its own way, and no others (see landlock.h).
+ */
+int jail_confine(const struct jail *jail, struct error *err);
+
+#define JAIL_THREADS 1024u /* of a VM's user: more than one ever has */
+
+struct jail_limits {
+	unsigned fds;
+	unsigned threads;   /* of all that its user id has; 0: not limited */
+	uint64_t file_size; /* that it writes, 0: not limited */
+};
+
+/*
+ * No core dump, no message queues, and @limits, or the hard limits where those are lower. 0 or a
+ * negative errno. Async-signal-safe.
+ */
+int jail_limit(const struct jail_limits *limits);

@@ -24,192 +24,17 @@
 /* Connections of the vsock, disks, shares. */
 #define MAX_FDS    8192u
 #define MAX_FDS_SHARES 262144u
+#define SAVED_MAX      (UINT64_C(256) << 20)
 
 _Static_assert((int)VMM_SHARE_CACHE_NEVER == (int)FS_CACHE_NEVER &&
 		       (int)VMM_SHARE_CACHE_ALWAYS == (int)FS_CACHE_ALWAYS,
 	       "the same values");
-
-/* What one device needs to start: what it is, QEMU's end and ours if there is a QEMU, itself. */
-struct pending_device {
-	struct qemu_device qemu;
-	int fd;
-	struct virtio_dev *dev;
-};
-
-struct pending {
-	struct pending_device devices[QEMU_MAX_DEVICES];
-	size_t n;
-	bool builtin;           /* no vhost-user, no sockets */
-};
 
 /* What the built-in monitor reads, open before the jail closes. */
 struct builtin_fds {
 	int kvm, kernel, initrd;
 	int pagemap; /* of this process */
 };
-
-static void pending_fini(struct pending *p)
-{
-	for (size_t i = 0; i < p->n; i++) {
-		cleanup_close_(&p->devices[i].qemu.fd);
-		cleanup_close_(&p->devices[i].fd);
-		virtio_dev_free(p->devices[i].dev);
-	}
-	p->n = 0;
-}
-
-/* Takes @dev in every case. */
-static int pending_add(struct pending *p, enum qemu_device_kind kind, const char *tag,
-		       struct virtio_dev *dev, struct error *err)
-{
-	int fds[2] = { -1, -1 };
-
-	if (p->n == QEMU_MAX_DEVICES ||
-	    (!p->builtin && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)) {
-		virtio_dev_free(dev);
-		return error_set(err, -EMFILE, "too many devices");
-	}
-	p->devices[p->n++] = (struct pending_device){
-		.qemu = { .kind = kind, .fd = fds[1], .tag = tag, .queues = dev->n_queues },
-		.fd = fds[0],
-		.dev = dev,
-	};
-	return 0;
-}
-
-/* Takes @fd and @direct_fd (-1: none) in every case. */
-int machine_disk_source(int fd, int direct_fd, bool read_only, bool ephemeral,
-		       const struct blk_limit *limit, struct blk_source **ret, struct error *err)
-{
-	const struct blk_file_options options = {
-		.read_only = read_only,
-		.ephemeral = ephemeral,
-		.has_direct = direct_fd >= 0,
-		.direct_fd = direct_fd,
-	};
-	struct blk_source *source = NULL;
-	int r = blk_source_new_fd(fd, &options, &source, err);
-
-	if (r == 0 && (limit->bytes_per_s || limit->ops_per_s))
-		r = blk_source_new_limit(source, limit, &source, err);
-	if (r == 0)
-		*ret = source;
-	return r;
-}
-
-static int add_disk(struct pending *p, const Caisson__Vmm__V1__Disk *disk, struct error *err)
-{
-	const struct blk_limit limit = { disk->bytes_per_s, disk->ops_per_s };
-	struct blk_config config = { .serial = disk->serial, .read_only = disk->read_only };
-	int fd = open(disk->path, (disk->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC);
-	struct virtio_dev *dev = NULL;
-	int r;
-
-	if (fd < 0)
-		return error_errno(err, -errno, "open the disk '%s'", disk->path);
-	r = machine_disk_source(fd, -1, disk->read_only, disk->ephemeral, &limit, &config.source, err);
-	if (r < 0)
-		return error_prefix(err, r, "disk '%s'", disk->path);
-	r = blk_dev_new(&config, &dev, err);
-	return r < 0 ? r : pending_add(p, QEMU_DEVICE_BLK, NULL, dev, err);
-}
-
-static int add_shelf(struct machine *m, struct pending *p, struct error *err)
-{
-	struct blk_config config = { .serial = VMM_SHELF_SERIAL };
-	struct virtio_dev *dev = NULL;
-	int r = blk_shelf_new(&config.source, err);
-
-	if (r == 0)
-		r = blk_dev_new(&config, &dev, err);
-	if (r < 0)
-		return r;
-	m->shelf = dev;
-	return pending_add(p, QEMU_DEVICE_BLK, NULL, dev, err);
-}
-
-/* One for each processor of the guest, within reason. */
-static unsigned share_queues(const Caisson__Vmm__V1__VmConfig *config)
-{
-	return MAX_OF(1u, MIN_OF(config->vcpus, FS_DEV_MAX_QUEUES));
-}
-
-/* Our devices stand behind QEMU's vhost-user-blk, see qemu/args.c. */
-static bool typed(const Caisson__Vmm__V1__VmConfig *config)
-{
-	return config->machine == VMM_MACHINE_MICROVM &&
-	       (config->kernel_features & KERNEL_MMIO_TYPE);
-}
-
-/* What serving the shares takes. */
-static unsigned long long share_caps(const Caisson__Vmm__V1__VmConfig *config)
-{
-	unsigned long long caps = config->n_shares ? FS_CAPABILITIES : 0;
-
-	for (size_t i = 0; i < config->n_shares; i++) {
-		if (config->shares[i]->file_handles)
-			caps |= FS_CAPABILITIES_HANDLES;
-	}
-	return caps;
-}
-
-/* In the jail, with its /proc. Takes the descriptors it uses. */
-static int add_shares(struct pending *p, const Caisson__Vmm__V1__VmConfig *config, int *fds,
-		      struct error *err)
-{
-	struct rlimit limit;
-	int r = 0;
-
-	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
-		return error_errno(err, -errno, "read the limit of descriptors");
-	for (size_t i = 0; i < config->n_shares && r == 0; i++) {
-		const struct fs_config fs_config = {
-			.root_fd = take_fd(&fds[i]),
-			.read_only = config->shares[i]->read_only,
-			.cache = (enum fs_cache)config->shares[i]->cache,
-			.locks = config->shares[i]->locks,
-			.file_handles = config->shares[i]->file_handles,
-			.submounts = config->kernel_features & KERNEL_FUSE_SUBMOUNTS,
-			.max_fds = (unsigned)(limit.rlim_cur / (config->n_shares + 1)),
-		};
-		struct fs_export *fs = NULL;
-		struct virtio_dev *dev = NULL;
-
-		r = fs_export_new(&fs_config, &fs, err);
-		if (r == 0)
-			r = fs_dev_new(fs, share_queues(config),
-				       typed(config) || p->builtin ? config->shares[i]->tag : NULL,
-				       &dev, err);
-		if (r == 0)
-			r = pending_add(p, QEMU_DEVICE_FS, config->shares[i]->tag, dev, err);
-	}
-	return r == 0 && config->n_shares ? jail_hide_proc(err) : r;
-}
-
-static int add_devices(struct machine *m, struct pending *p,
-		       const Caisson__Vmm__V1__VmConfig *config, struct machine_fds *fds,
-		       struct error *err)
-{
-	/* Relative: the jail's working directory is the VM's, where the sockets are. */
-	struct vsock_config vsock = {
-		.path = "vsock.sock",
-		.guest_cid = VMM_GUEST_CID,
-		.listen_fd = take_fd(&fds->vsock),
-	};
-	struct virtio_dev *dev = NULL;
-	int r;
-
-	(void)!getrandom(&vsock.port_seed, sizeof(vsock.port_seed), 0);
-	r = vsock_dev_new(&vsock, &dev, err);
-
-	if (r == 0)
-		r = pending_add(p, QEMU_DEVICE_VSOCK, NULL, dev, err);
-	for (size_t i = 0; i < config->n_disks && r == 0; i++)
-		r = add_disk(p, config->disks[i], err);
-	if (config->shelf && r == 0)
-		r = add_shelf(m, p, err);
-	return r;
-}
 
 static void on_running(void *ctx)
 {
@@ -257,61 +82,6 @@ static uint64_t file_size(const char *path)
 	struct stat st;
 
 	return stat(path, &st) == 0 && st.st_size > 0 ? (uint64_t)st.st_size : 0;
-}
-
-static int start_builtin(struct machine *m, struct pending_device *d, struct error *err)
-{
-	struct virtio_mmio_config config = { .queue_size = 128 };
-
-	switch (d->qemu.kind) {
-	case QEMU_DEVICE_VSOCK:
-		config.id = VIRTIO_ID_VSOCK_DEV;
-		/* The third tells of a move to another host, which never happens. */
-		config.n_queues = 3;
-		break;
-	case QEMU_DEVICE_BLK:
-		config.id = VIRTIO_ID_BLOCK_DEV;
-		break;
-	case QEMU_DEVICE_FS:
-		config.id = VIRTIO_ID_FS_DEV;
-		config.queue_size = 512;
-		break;
-	}
-	return monitor_add_device(m->monitor, &d->dev, &config, err);
-}
-
-static int start_backend(struct machine *m, struct pending_device *d, struct error *err)
-{
-	int r;
-
-	if (m->monitor)
-		return start_builtin(m, d, err);
-	r = vhost_user_start(&d->dev, take_fd(&d->fd), VHOST_USER_CONNECTED,
-			     &m->backends[m->n_backends], err);
-	if (r == 0)
-		m->n_backends++;
-	return r;
-}
-
-/*
- * Filter and capabilities are a thread's own and are inherited: the threads of shares start
- * first, then this thread gives up what only they need.
- */
-static int start_backends(struct machine *m, struct pending *p, bool shares, struct error *err)
-{
-	int r = shares ? 0 : jail_drop_caps(0);
-
-	if (r == 0)
-		r = seccomp_enter(shares ? SECCOMP_FILES : SECCOMP_REST);
-	if (r < 0)
-		return error_errno(err, r, "close the jail");
-	for (size_t i = 0; i < p->n && r == 0; i++) {
-		struct pending_device *d = &p->devices[i];
-
-		if ((d->qemu.kind == QEMU_DEVICE_FS) == shares)
-			r = start_backend(m, d, err);
-	}
-	return r;
 }
 
 static bool is_listening(int fd)
@@ -381,13 +151,16 @@ static int launch(uv_loop_t *loop, struct machine *m, const Caisson__Vmm__V1__Vm
 		.ram = JAIL_RAM,
 		.incoming = incoming,
 		.paused = config->start_paused,
-		.typed = typed(config),
+		.typed = machine_typed(config),
+		/* Its memory, or its state. */
+		.file_max = m->map.size + SAVED_MAX,
 		.memory_mib = config->memory_mib,
 		.memory_all_mib = (uint32_t)(m->map.size >> 20),
 		.memory_boot_end = m->map.boot_end,
 		.vcpus = config->vcpus,
 		.vcpus_max = config->vcpus_max,
 		.tsc_khz = config->tsc_khz,
+		.baseline_cpu = config->baseline_cpu,
 		.debug = config->debug,
 		.n_devices = p->n,
 		.n_nics = config->n_nics,
@@ -408,9 +181,9 @@ static int launch(uv_loop_t *loop, struct machine *m, const Caisson__Vmm__V1__Vm
 	/* QEMU first: it loads while the back-ends' threads start. */
 	r = qemu_start(loop, &plan, devices, &qemu_ops, m, &m->qemu, err);
 	if (r == 0 && config->n_shares)
-		r = start_backends(m, p, true, err);
+		r = machine_start_devices(m, p, true, err);
 	if (r == 0)
-		r = start_backends(m, p, false, err);
+		r = machine_start_devices(m, p, false, err);
 	if (r == 0 && incoming)
 		r = load(m, fds, err);
 	return r;
@@ -481,6 +254,7 @@ static int launch_builtin(uv_loop_t *loop, struct machine *m,
 		.vcpus = config->vcpus_max,
 		.vcpus_boot = config->vcpus,
 		.cmdline_extra = config->cmdline_extra,
+		.baseline_cpu = config->baseline_cpu,
 		.debug = config->debug,
 		.n_layers = load ? saved->n_layers : 0,
 		.working_set_fd = load ? take_fd(&saved->working_set) : -1,
@@ -496,9 +270,9 @@ static int launch_builtin(uv_loop_t *loop, struct machine *m,
 	cleanup_close_(&m->ram_fd);
 	m->ram_fd = -1;
 	if (r == 0 && config->n_shares)
-		r = start_backends(m, p, true, err);
+		r = machine_start_devices(m, p, true, err);
 	if (r == 0)
-		r = start_backends(m, p, false, err);
+		r = machine_start_devices(m, p, false, err);
 	if (r == 0)
 		r = add_builtin_nics(m, config, err);
 	return r < 0 ? r : monitor_start(m->monitor, err);
@@ -511,6 +285,14 @@ static struct memmap memory_map(const Caisson__Vmm__V1__VmConfig *config)
 	memmap_make((enum vmm_machine)config->machine, config->memory_mib, config->memory_max_mib,
 		    &map);
 	return map;
+}
+
+static bool by_handle(const Caisson__Vmm__V1__VmConfig *config)
+{
+	for (size_t i = 0; i < config->n_shares; i++)
+		if (config->shares[i]->file_handles)
+			return true;
+	return false;
 }
 
 int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
@@ -531,6 +313,8 @@ int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
 		.initrd = *config->initrd ? config->initrd : NULL,
 		.root_image = *config->root_image ? config->root_image : NULL,
 		.netns_fd = fds->netns,
+		.uid = fds->uid,
+		.file_handles = by_handle(config),
 		.kvm = config->accel == VMM_ACCEL_KVM,
 		.proc = config->n_shares > 0,
 		.ram_size = map.size,
@@ -557,7 +341,7 @@ int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
 	for (size_t i = 0; i < config->n_shares; i++)
 		jail_shares[i] = (struct jail_share){ config->shares[i]->path,
 						      config->shares[i]->read_only };
-	r = add_devices(m, &p, config, fds, err);
+	r = machine_add_devices(m, &p, config, fds, err);
 	if (r == 0 && builtin)
 		r = open_builtin(config, &files, err);
 	if (r == 0)
@@ -565,19 +349,26 @@ int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
 	cleanup_close_(&fds->netns);
 	fds->netns = -1;
 	if (r == 0) {
-		r = jail_limit(config->n_shares ? MAX_FDS_SHARES : MAX_FDS);
+		const struct jail_limits limits = {
+			.fds = config->n_shares ? MAX_FDS_SHARES : MAX_FDS,
+			.threads = jail.uid ? JAIL_THREADS : 0,
+		};
+
+		r = jail_limit(&limits);
 		if (r < 0)
 			(void)error_errno(err, r, "limit the process");
 	}
 	if (r == 0)
-		r = add_shares(&p, config, shares, err);
+		r = machine_add_shares(&p, config, shares, err);
 	for (size_t i = 0; i < VMM_MAX_SHARES; i++)
 		cleanup_close_(&shares[i]);
 	if (r == 0) {
-		r = jail_drop_caps(share_caps(config));
+		r = jail_become(jail.uid, machine_share_caps(config));
 		if (r < 0)
 			(void)error_errno(err, r, "close the jail");
 	}
+	if (r == 0)
+		r = jail_confine(&jail, err);
 	if (r == 0)
 		r = builtin ? launch_builtin(loop, m, config, &p, &files, fds, err)
 			    : launch(loop, m, config, fds, &p, root_size, err);

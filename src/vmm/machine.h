@@ -19,8 +19,9 @@ struct machine_ops {
 	void (*ended)(void *ctx, enum vmm_exit reason, const char *text);
 };
 
-/* Descriptors given to the process. Taken by machine_start(). */
+/* Descriptors given to the process, which machine_start() takes, and its user id. */
 struct machine_fds {
+	uint32_t uid;   /* 0: root's */
 	int vsock;      /* listening: vsock.sock */
 	int console;    /* where the guest's console is forwarded, or -1 */
 	int netns;      /* or -1 */

@@ -1,5 +1,5 @@
 /*
- * What the files of the machine share: machine.c (start), machine_end.c (how it ended, in words),
+ * What the files of the machine share: machine.c (start), machine_devices.c (devices), machine_end.c (how it ended, in words),
  * machine_ops.c (what is done to one that runs).
  */
 #pragma once
@@ -54,3 +54,36 @@ void machine_stop_backends(struct machine *m);
 /* Callbacks of the two that may hold the machine: @ctx is the machine, which is over. */
 void machine_qemu_ended(void *ctx, const struct qemu_end *end);
 void machine_builtin_ended(void *ctx, const struct monitor_end *end);
+
+/* --- machine_devices.c --- */
+
+/* What one device needs to start: what it is, QEMU's end and ours if there is a QEMU, itself. */
+struct pending_device {
+	struct qemu_device qemu;
+	int fd;
+	struct virtio_dev *dev;
+};
+
+struct pending {
+	struct pending_device devices[QEMU_MAX_DEVICES];
+	size_t n;
+	bool builtin;           /* no vhost-user, no sockets */
+};
+
+void pending_fini(struct pending *p);
+/* Opens the disks and makes the devices but those of the shares. Before the jail. */
+int machine_add_devices(struct machine *m, struct pending *p,
+			const Caisson__Vmm__V1__VmConfig *config, struct machine_fds *fds,
+			struct error *err);
+/* In the jail, with its /proc. Takes the descriptors it uses. */
+int machine_add_shares(struct pending *p, const Caisson__Vmm__V1__VmConfig *config, int *fds,
+		       struct error *err);
+/*
+ * Starts those of the shares, or all others, each in a thread that has what it needs and no more: the
+ * shares' first, as the calling thread gives up what only they need.
+ */
+int machine_start_devices(struct machine *m, struct pending *p, bool shares, struct error *err);
+/* Capabilities that serving the shares takes. */
+unsigned long long machine_share_caps(const Caisson__Vmm__V1__VmConfig *config);
+/* Our devices stand behind QEMU's vhost-user-blk, see qemu/args.c. */
+bool machine_typed(const Caisson__Vmm__V1__VmConfig *config);

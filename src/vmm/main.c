@@ -6,6 +6,7 @@
  *   fd 6  listening socket of the hybrid vsock
  *   fd 7  where the console goes, fd 8 a network namespace, fds 9 and 10 a template's memory and
  *         state: if told so by argv[1] ("c", "n", "t")
+ *   argv[2] the user id that the VM's processes take, 0: root's
  *   fd 11 and on: the queues of the network cards that the configuration lists
  *   fd SPAWN_FD_LAYERS and on: two for each layer over a template's memory, whose number follows "l"
  *   fd SPAWN_FD_WORKING_SET  the template's working set, if told so by "w"
@@ -88,6 +89,7 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	(void)close(SPAWN_FD_CONFIG);
+	fds.machine.uid = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 0;
 	log_set_field("sandbox", config->id);
 	if (config->debug)
 		log_set_level(LOG_DEBUG);

@@ -11,6 +11,7 @@
 #include "vmm/cgroup.h"
 #include "vmm/record.h"
 #include "vmm/spawn.h"
+#include "vmm/uid.h"
 #include "vmm/vmm.h"
 
 #define KILL_WAIT_MS 10000
@@ -83,6 +84,11 @@ int vmm_reclaim(const char *dir, struct error *err)
 		return r;
 	if (r == 0) {
 		r = end_processes(&rec, err);
+		if (r < 0)
+			return r;
+	}
+	if (r == 0) {
+		r = uid_release(dirfd, &rec, err);
 		if (r < 0)
 			return r;
 	}

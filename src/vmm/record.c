@@ -38,10 +38,11 @@ int record_write(int dirfd, const struct record *rec, struct error *err)
 	int r;
 
 	r = str_format(text, sizeof(text),
-		       "boot %s\ncgroup %s\npid %d\nstart %" PRIu64 "\nlater %s\ngroups %s\n",
+		       "boot %s\ncgroup %s\npid %d\nstart %" PRIu64 "\nlater %s\ngroups %s\n"
+		       "uid %u\nclaim %s\n",
 		       rec->boot_id, *rec->cgroup ? rec->cgroup : "-", rec->vmm.pid,
 		       rec->vmm.start_time, *rec->later ? rec->later : "-",
-		       *rec->groups ? rec->groups : "-");
+		       *rec->groups ? rec->groups : "-", rec->uid, *rec->claim ? rec->claim : "-");
 	if (r == 0)
 		r = fsutil_write_volatile(dirfd, RECORD_NAME, text, strlen(text), 0600);
 	return r < 0 ? error_errno(err, r, "write '%s'", RECORD_NAME) : 0;
@@ -55,12 +56,13 @@ int record_read(int dirfd, struct record *ret_rec, struct error *err)
 
 	if (r < 0)
 		return error_errno(err, r, "read '%s'", RECORD_NAME);
-	/* Earlier versions wrote the first four. */
+	/* Earlier versions wrote the first four, or six. */
 	n = sscanf(text,
-		   "boot %39s\ncgroup %255s\npid %d\nstart %" SCNu64 "\nlater %255s\ngroups %255s",
+		   "boot %39s\ncgroup %255s\npid %d\nstart %" SCNu64 "\nlater %255s\ngroups %255s"
+		   "\nuid %" SCNu32 "\nclaim %511[^\n]",
 		   rec.boot_id, rec.cgroup, &rec.vmm.pid, &rec.vmm.start_time, rec.later,
-		   rec.groups);
-	if ((n != 4 && n != 6) || rec.vmm.pid < 0)
+		   rec.groups, &rec.uid, rec.claim);
+	if ((n != 4 && n != 6 && n != 8) || rec.vmm.pid < 0)
 		return error_set(err, -EBADMSG, "'%s' is damaged", RECORD_NAME);
 	if (str_eq(rec.cgroup, "-"))
 		rec.cgroup[0] = '\0';
@@ -68,6 +70,8 @@ int record_read(int dirfd, struct record *ret_rec, struct error *err)
 		rec.later[0] = '\0';
 	if (str_eq(rec.groups, "-"))
 		rec.groups[0] = '\0';
+	if (str_eq(rec.claim, "-"))
+		rec.claim[0] = '\0';
 	*ret_rec = rec;
 	return 0;
 }

@@ -9,6 +9,7 @@
 
 #define RECORD_NAME "vmm.state"
 #define RECORD_CGROUP_MAX 256
+#define RECORD_CLAIM_MAX  512
 
 struct record {
 	struct child_id vmm;            /* pid 0: not started yet */
@@ -16,6 +17,8 @@ struct record {
 	char cgroup[RECORD_CGROUP_MAX]; /* absolute path of the directory, or "" */
 	char later[RECORD_CGROUP_MAX];  /* likewise: where it moves when it has booted */
 	char groups[RECORD_CGROUP_MAX]; /* of version 1, a path in each hierarchy, or "" */
+	uint32_t uid;                   /* of its processes, see uid.h; 0: root's */
+	char claim[RECORD_CLAIM_MAX];   /* the link by which it has that, or "" */
 };
 
 /* Fills boot_id. */

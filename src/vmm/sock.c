@@ -8,6 +8,8 @@
 #include "base/cleanup.h"
 #include "base/str.h"
 #include "vmm/sock.h"
+#include "vmm/spawn.h"
+#include "vmm/uid.h"
 #include "vmm/vmm.h"
 
 /* An address has room for 107 bytes, the directory may be deeper: by way of its descriptor. */
@@ -32,6 +34,12 @@ int sock_listen_at(int dirfd, const char *name, int type, int backlog, struct er
 	/* Before bind: nobody may connect while the mode is still the umask's. */
 	if (fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
 		return error_errno(err, -errno, "make the socket '%s'", name);
+	/* Connections of the guest; all others come from outside. */
+	if (str_has_prefix(name, SPAWN_SOCK_VSOCK "_")) {
+		r = uid_hand_over(dirfd, name);
+		if (r < 0)
+			return error_errno(err, r, "hand the socket '%s' over", name);
+	}
 	if (type == SOCK_STREAM && listen(fd, backlog) < 0)
 		return error_errno(err, -errno, "listen on '%s'", name);
 	return take_fd(&fd);

@@ -79,9 +79,9 @@ static int add_config(struct buf *b, const Caisson__Vmm__V1__VmConfig *msg, bool
 		if (buf_printf(b, "share %s window %u\n", msg->shares[i]->tag,
 			       msg->shares[i]->window_mib) < 0)
 			r = error_set(err, -ENOMEM, "no memory for a template's key");
-	if (r == 0 && buf_printf(b, "machine %u memory %u to %u vcpus %u to %u shelf %u\n", msg->machine,
+	if (r == 0 && buf_printf(b, "machine %u memory %u to %u vcpus %u to %u shelf %u%s\n", msg->machine,
 				 msg->memory_mib, msg->memory_max_mib, msg->vcpus, msg->vcpus_max,
-				 msg->shelf) < 0)
+				 msg->shelf, msg->baseline_cpu ? " cpu baseline" : "") < 0)
 		r = error_set(err, -ENOMEM, "no memory for a template's key");
 	return r == 0 && boot ? add_boot(b, msg, err) : r;
 }

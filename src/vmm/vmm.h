@@ -134,6 +134,12 @@ struct vmm_layer {
 	int ram_fd, pages_fd;
 };
 
+/* User ids that VMs may have, one each; as group ids, too. */
+struct vmm_uids {
+	uint32_t first, n;          /* 0: none; the VM's processes are root's */
+	const char *claims;         /* absolute: the directory that tells who has which; made if missing */
+};
+
 /* All strings are copied by vmm_spawn(). Zero means the default everywhere. */
 struct vmm_config {
 	const char *id;             /* begins the cgroup's name, is the process's; [A-Za-z0-9_.-]+ */
@@ -145,11 +151,14 @@ struct vmm_config {
 	 */
 	const char *cgroup_parent;
 
+	struct vmm_uids uids;
+
 	const char *kernel;         /* absolute path of an uncompressed PVH ELF kernel */
 	const char *initrd;         /* absolute path or NULL */
 	const char *root_image;     /* EROFS image on virtio-pmem as root (q35 only), or NULL */
 	const char *cmdline_extra;  /* appended to the kernel command line, e.g. "agent.log=info" */
 
+	bool baseline_cpu;          /* the guest sees x86-64-v2, and not all that the host has */
 	uint32_t memory_mib;        /* default 256; at least 64 */
 	uint32_t vcpus;             /* default 1 */
 	uint32_t memory_max_mib;    /* what vmm_resize() can give it; default: no more than the above */

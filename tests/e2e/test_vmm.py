@@ -65,6 +65,9 @@ class VM:
         self.drive_path = find_drive()
         self.initrd = initrd
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix=f"caisson-vm-{name}-"))
+        # User ids that its processes take, and who has which.
+        self.uids = "1900000000:65536"
+        self.claims = pathlib.Path(tempfile.mkdtemp(prefix="caisson-uids-"))
         self.vmm = self.qemu = None
         self.proc = None
         self.pending = b""
@@ -73,7 +76,12 @@ class VM:
 
     def command(self, *args):
         return [self.drive_path, "--dir", self.dir, "--program",
-                self.drive_path.with_name("caisson-vmm"), *map(str, args)]
+                self.drive_path.with_name("caisson-vmm"),
+                *(["--uids", f"{self.uids}:{self.claims}"] if self.uids else []), *map(str, args)]
+
+    def identity(self):
+        st = self.dir.stat()
+        return f"{st.st_dev:x}.{st.st_ino:x}"
 
     def listen(self):
         self.listener = socket.socket(socket.AF_UNIX)
@@ -84,7 +92,7 @@ class VM:
     def popen(self, *args):
         self.pending = b""
         self.proc = subprocess.Popen(self.command(*args), stdin=subprocess.PIPE,
-                                     stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.env)
+                                     stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.env, umask=0o77)
 
     def start(self, test="", *args, kernel=None, wait=True):
         append = f"test={test}" if test else "none"
@@ -144,13 +152,16 @@ class VM:
             assert not pid or not alive(pid)
         assert not cgroup_of(self.dir.name)
         assert os.listdir(self.dir) == []
+        assert not any(os.readlink(self.claims / n) == self.identity()
+                       for n in os.listdir(self.claims))
 
     def close(self):
         if self.proc and self.proc.poll() is None:
             self.proc.kill()
             self.proc.wait()
         subprocess.run(self.command("--reclaim"), stdout=subprocess.DEVNULL, check=False, timeout=30)
-        shutil.rmtree(self.dir, ignore_errors=True)
+        for d in (self.dir, self.claims):
+            shutil.rmtree(d, ignore_errors=True)
 
 
 @pytest.fixture

@@ -402,8 +402,13 @@ static int boot(struct monitor *m, struct error *err)
 
 	if (r == 0)
 		r = vcpu_cpuid(m->vm.kvm, &cpuid, err);
-	for (unsigned i = 0; i < m->config.vcpus && r == 0; i++)
-		r = vcpu_init(&m->vcpus[i], &m->vm, i, m->config.vcpus, cpuid, &kernel, err);
+	for (unsigned i = 0; i < m->config.vcpus && r == 0; i++) {
+		const struct cpuid_plan plan = { .id = i,
+						 .n_cpus = m->config.vcpus,
+						 .baseline = m->config.baseline_cpu };
+
+		r = vcpu_init(&m->vcpus[i], &m->vm, &plan, cpuid, &kernel, err);
+	}
 	return r;
 }
 

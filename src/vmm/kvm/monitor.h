@@ -55,6 +55,7 @@ struct monitor_config {
 	uint32_t vcpus;
 	uint32_t vcpus_boot;      /* of those, what the guest starts by itself */
 	const char *cmdline_extra; /* or NULL */
+	bool baseline_cpu;         /* see cpuid.h */
 	bool debug;
 };
 

@@ -56,7 +56,8 @@ int vcpu_cpuid(int kvm, struct kvm_cpuid2 **ret_cpuid, struct error *err)
 	return 0;
 }
 
-static int set_cpuid(const struct vcpu *v, unsigned n, const struct kvm_cpuid2 *table)
+static int set_cpuid(const struct vcpu *v, const struct cpuid_plan *plan,
+		     const struct kvm_cpuid2 *table)
 {
 	auto_free struct kvm_cpuid2 *cpuid = NULL;
 	size_t size = sizeof(*cpuid) + CPUID_MAX_ENTRIES * sizeof(cpuid->entries[0]);
@@ -66,7 +67,7 @@ static int set_cpuid(const struct vcpu *v, unsigned n, const struct kvm_cpuid2 *
 	if (!cpuid)
 		return -ENOMEM;
 	memcpy(cpuid, table, size);
-	r = cpuid_filter(cpuid->entries, &cpuid->nent, CPUID_MAX_ENTRIES, v->id, n);
+	r = cpuid_filter(cpuid->entries, &cpuid->nent, CPUID_MAX_ENTRIES, plan);
 	if (r < 0)
 		return r;
 	return ioctl(v->fd, KVM_SET_CPUID2, cpuid) < 0 ? -errno : 0;
@@ -177,14 +178,15 @@ int vcpu_create(struct vcpu *v, const struct vm *vm, unsigned id, struct error *
 	return r;
 }
 
-int vcpu_init(struct vcpu *v, const struct vm *vm, unsigned id, unsigned n,
+int vcpu_init(struct vcpu *v, const struct vm *vm, const struct cpuid_plan *plan,
 	      const struct kvm_cpuid2 *cpuid, const struct kernel_image *kernel, struct error *err)
 {
+	const unsigned id = plan->id;
 	int r = vcpu_create(v, vm, id, err);
 
 	if (r < 0)
 		return r;
-	r = set_cpuid(v, n, cpuid);
+	r = set_cpuid(v, plan, cpuid);
 	if (r == 0) {
 		set_msrs(v);
 		r = set_lapic(v);

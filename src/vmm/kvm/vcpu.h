@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "vmm/kvm/cpuid.h"
 #include "vmm/kvm/kernel.h"
 #include "vmm/kvm/vm.h"
 
@@ -61,10 +62,10 @@ struct vcpu {
 __must_check int vcpu_cpuid(int kvm, struct kvm_cpuid2 **ret_cpuid, struct error *err);
 
 /*
- * Makes the vCPU @id of @n. The first is set to @kernel's entry, the others wait for it to start
+ * Makes the vCPU of @plan. The first is set to @kernel's entry, the others wait for it to start
  * them. On failure there is nothing to undo.
  */
-__must_check int vcpu_init(struct vcpu *v, const struct vm *vm, unsigned id, unsigned n,
+__must_check int vcpu_init(struct vcpu *v, const struct vm *vm, const struct cpuid_plan *plan,
 			   const struct kvm_cpuid2 *cpuid, const struct kernel_image *kernel,
 			   struct error *err);
 /* Makes one whose state is still to be set, by vcpu_load(). On failure there is nothing to undo. */

@@ -95,7 +95,17 @@ static int save_cpuid(const struct vcpu *v, struct state_out *out)
 	return 0;
 }
 
-static int load_cpuid(const struct vcpu *v, struct state_in *in)
+/* What KVM would take and the processor not do. The same for all vCPUs. */
+static int check_cpuid(const struct vm *vm, const struct kvm_cpuid2 *told, struct error *err)
+{
+	auto_free struct kvm_cpuid2 *have = NULL;
+	int r = vcpu_cpuid(vm->kvm, &have, err);
+
+	return r < 0 ? r : cpuid_check(told->entries, told->nent, have->entries, have->nent, err);
+}
+
+static int load_cpuid(const struct vcpu *v, const struct vm *vm, struct state_in *in,
+		      struct error *err)
 {
 	size_t max = CPUID_MAX_ENTRIES * sizeof(struct kvm_cpuid_entry2), len;
 	auto_free struct kvm_cpuid2 *cpuid = calloc(1, sizeof(*cpuid) + max);
@@ -108,7 +118,14 @@ static int load_cpuid(const struct vcpu *v, struct state_in *in)
 		return -EBADMSG;
 	memcpy(cpuid->entries, data, len);
 	cpuid->nent = (uint32_t)(len / sizeof(cpuid->entries[0]));
-	return ioctl(v->fd, KVM_SET_CPUID2, cpuid) < 0 ? -errno : 0;
+	if (v->id == 0) {
+		int r = check_cpuid(vm, cpuid, err);
+
+		if (r < 0)
+			return r;
+	}
+	return ioctl(v->fd, KVM_SET_CPUID2, cpuid) < 0 ? error_errno(err, -errno, "KVM_SET_CPUID2")
+						       : 0;
 }
 
 static size_t xsave_size(const struct vm *vm)
@@ -246,15 +263,14 @@ static int load_tsc_rate(const struct vcpu *v, uint32_t khz, struct error *err)
 int vcpu_load(struct vcpu *v, const struct vm *vm, struct state_in *all, struct error *err)
 {
 	struct state_in in = state_open(all, TAG_VCPU);
-	const char *what = "CPUID";
-	int r = load_cpuid(v, &in);
+	const char *what = "";
+	int r = load_cpuid(v, vm, &in, err);
 	uint32_t khz = state_get_u32(&in);
 
-	if (r == 0) {
+	if (r == 0)
 		r = load_tsc_rate(v, khz, err);
-		if (r < 0)
-			return r;
-	}
+	if (r < 0)
+		return r;
 	for (size_t i = 0; i < PART_EVENTS && r == 0; i++) {
 		what = parts[i].name;
 		r = load_part(v, i, &in);

@@ -222,7 +222,13 @@ static int add_machine(struct argv *a, const struct qemu_plan *plan)
 		r |= argv_opt(a, "-accel", "kvm");
 	else
 		r |= argv_opt(a, "-accel", "tcg,thread=multi,tb-size=%u", 128u);
-	r |= argv_opt(a, "-cpu", "%s", kvm ? "host" : "max,erms=off");
+	if (plan->baseline_cpu)
+		r |= argv_opt(a, "-cpu",
+			      "qemu64,svm=off,pni=on,ssse3=on,cx16=on,sse4.1=on,sse4.2=on,popcnt=on,"
+			      "lahf-lm=on,rdtscp=on%s",
+			      kvm ? ",x2apic=on,tsc-deadline=on" : "");
+	else
+		r |= argv_opt(a, "-cpu", "%s", kvm ? "host" : "max,erms=off");
 	r |= argv_opt(a, "-smp", "%u", MAX_OF(plan->vcpus, plan->vcpus_max));
 	if (plan->root_image && plan->machine == VMM_MACHINE_Q35)
 		r |= argv_opt(a, "-m", "%uM,slots=2,maxmem=%" PRIu64 "M", memory,

@@ -41,6 +41,7 @@ struct qemu_nic {
 };
 
 struct qemu_plan {
+	uint64_t file_max;              /* bytes of the largest file that it writes */
 	const char *qemu;
 	const char *id;
 	const char *dir;                /* the VM's directory on the host: QEMU's environment names it */
@@ -57,6 +58,7 @@ struct qemu_plan {
 	uint64_t memory_boot_end;       /* address of the end of what it boots with */
 	uint32_t vcpus;                 /* likewise */
 	uint32_t vcpus_max;             /* 0: no more than these */
+	bool baseline_cpu;              /* x86-64-v2, not all that there is */
 	uint32_t tsc_khz;               /* of the host, 0: not known */
 	bool debug;
 	bool typed;                     /* microvm, and the kernel understands virtio_mmio.type */

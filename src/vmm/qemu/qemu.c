@@ -373,10 +373,13 @@ static void process_ended(void *arg)
 
 static int in_child(void *arg)
 {
-	int r;
+	const struct qemu_plan *plan = arg;
+	const struct jail_limits limits = {
+		.fds = QEMU_FDS,
+		.file_size = plan->file_max,
+	};
+	int r = jail_limit(&limits);
 
-	(void)arg;
-	r = jail_limit(QEMU_FDS);
 	if (r == 0)
 		r = jail_drop_caps(0);
 	return -r;
@@ -396,6 +399,7 @@ static int spawn(struct qemu *q, const struct qemu_plan *plan, const struct qemu
 		.cwd_fd = -1,
 		.pdeathsig = SIGKILL,
 		.prepare = in_child,
+		.prepare_arg = (void *)plan,
 	};
 	int r = qemu_args(plan, &argv, err);
 

@@ -302,7 +302,7 @@ static void cpuid_is_the_machines(void **state)
 
 	(void)state;
 	memcpy(e, raw, sizeof(raw));
-	assert_int_equal(cpuid_filter(e, &n, 16, 3, 5), 0);
+	assert_int_equal(cpuid_filter(e, &n, 16, &(struct cpuid_plan){ 3, 5, false }), 0);
 	assert_int_equal(leaf(e, n, 1, 0)->ebx, 0x03050800);
 	assert_int_equal(leaf(e, n, 1, 0)->ecx, 1u << 31 | 1u << 24);
 	assert_int_equal(leaf(e, n, 1, 0)->edx, 1u << 28);
@@ -319,11 +319,60 @@ static void cpuid_is_the_machines(void **state)
 	 */
 	n = ARRAY_LEN(raw);
 	memcpy(e, raw, sizeof(raw));
-	assert_int_equal(cpuid_filter(e, &n, 16, 0, 1), 0);
+	assert_int_equal(cpuid_filter(e, &n, 16, &(struct cpuid_plan){ 0, 1, false }), 0);
 	assert_int_equal(leaf(e, n, 1, 0)->edx, 0);
 	n = 4;
 	memcpy(e, raw, sizeof(raw));
-	assert_int_equal(cpuid_filter(e, &n, 4, 0, 1), -ENOSPC);
+	assert_int_equal(cpuid_filter(e, &n, 4, &(struct cpuid_plan){ 0, 1, false }), -ENOSPC);
+}
+
+static void a_baseline_is_the_same_everywhere(void **state)
+{
+	const struct kvm_cpuid_entry2 host[] = {
+		{ .function = 1, .eax = 0x00a20f10, .ecx = ~0u, .edx = ~0u },
+		{ .function = 7, .eax = 1, .ebx = ~0u, .ecx = ~0u, .edx = ~0u },
+		{ .function = 7, .index = 1, .eax = ~0u },
+		{ .function = 0xd, .eax = 0xff },
+		{ .function = 0x80000001, .ecx = ~0u, .edx = ~0u },
+		{ .function = 0x80000008, .eax = 0x3030, .ebx = ~0u },
+		{ .function = 0x8000000a, .eax = 1, .ebx = 8 },
+	};
+	struct kvm_cpuid_entry2 all[ARRAY_LEN(host)], base[ARRAY_LEN(host)], old[ARRAY_LEN(host)];
+	unsigned n_all = ARRAY_LEN(host), n_base = ARRAY_LEN(host);
+	struct error err = { 0 };
+
+	(void)state;
+	memcpy(all, host, sizeof(host));
+	memcpy(base, host, sizeof(host));
+	assert_int_equal(cpuid_filter(all, &n_all, n_all, &(struct cpuid_plan){ 0, 1, false }), 0);
+	assert_int_equal(cpuid_filter(base, &n_base, n_base, &(struct cpuid_plan){ 0, 1, true }), 0);
+	/* Neither has nested virtualization. */
+	for (int i = 0; i < 2; i++) {
+		const struct kvm_cpuid_entry2 *e = i ? base : all;
+
+		assert_false(leaf(e, n_all, 1, 0)->ecx & 1u << 5);
+		assert_false(leaf(e, n_all, 0x80000001, 0)->ecx & 1u << 2);
+		assert_int_equal(leaf(e, n_all, 0x8000000a, 0)->eax, 0);
+	}
+	assert_int_not_equal(leaf(all, n_all, 7, 0)->ebx, 0);
+	assert_int_equal(leaf(base, n_base, 7, 0)->ebx, 0);
+	assert_int_equal(leaf(base, n_base, 7, 1)->eax, 0);
+	assert_int_equal(leaf(base, n_base, 0x80000008, 0)->eax, 0x3028);
+	/* SSE4.2, POPCNT and CMPXCHG16B, but no AVX, no XSAVE, no AES. */
+	assert_int_equal(leaf(base, n_base, 1, 0)->ecx & (1u << 20 | 1u << 23 | 1u << 13),
+			 1u << 20 | 1u << 23 | 1u << 13);
+	assert_int_equal(leaf(base, n_base, 1, 0)->ecx & (1u << 28 | 1u << 26 | 1u << 25), 0);
+	assert_int_equal(leaf(base, n_base, 1, 0)->eax, 0x60fb1);
+
+	/* A processor that has no more than that takes one, and says what the other lacks. */
+	memcpy(old, base, sizeof(base));
+	assert_int_equal(cpuid_check(all, n_all, host, ARRAY_LEN(host), &err), 0);
+	assert_int_equal(cpuid_check(base, n_base, old, ARRAY_LEN(old), &err), 0);
+	assert_int_equal(cpuid_check(all, n_all, old, ARRAY_LEN(old), &err), -ENOTSUP);
+	assert_non_null(strstr(error_text(&err), "vm.cpu: baseline"));
+	old[4].edx &= ~(1u << 20);
+	assert_int_equal(cpuid_check(base, n_base, old, ARRAY_LEN(old), &err), -ENOTSUP);
+	assert_non_null(strstr(error_text(&err), "0x80000001"));
 }
 
 static void a_kernel_finds_what_it_needs(void **state)
@@ -430,6 +479,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(loads_a_bzimage, setup, teardown),
 		cmocka_unit_test(the_mp_table_adds_up),
 		cmocka_unit_test(cpuid_is_the_machines),
+		cmocka_unit_test(a_baseline_is_the_same_everywhere),
 		cmocka_unit_test_setup_teardown(a_kernel_finds_what_it_needs, setup, teardown),
 		cmocka_unit_test(the_command_line_names_the_devices),
 		cmocka_unit_test(files_are_mapped_into_a_window),

@@ -7,12 +7,8 @@
 
 /* System calls (sys/syscall.h) of a thread that runs a loop of libuv's with sockets and timers. */
 #define LOOP_SYSCALLS                                                                   \
-	SYS_epoll_wait, SYS_epoll_pwait, SYS_epoll_ctl, SYS_epoll_create1, SYS_read,    \
-	SYS_write, SYS_readv, SYS_writev, SYS_sendmsg, SYS_recvmsg, SYS_sendto,         \
-	SYS_recvfrom, SYS_close, SYS_fcntl, SYS_ioctl, SYS_poll, SYS_ppoll,             \
-	SYS_shutdown, SYS_accept4, SYS_accept, SYS_socketpair, SYS_getsockopt,          \
-	SYS_setsockopt, SYS_getsockname, SYS_getpeername, SYS_dup, SYS_dup3,            \
-	SYS_pipe2, SYS_eventfd2, SYS_clock_gettime, SYS_futex
+	SYS_epoll_wait, SYS_epoll_ctl, SYS_read, SYS_write, SYS_sendmsg, SYS_recvmsg,   \
+	SYS_accept4, SYS_close, SYS_fcntl, SYS_futex
 
 /* libuv's errors are negative errnos on Linux but for a few of its own; this maps those to -EIO. */
 int loop_error(int uv_code);

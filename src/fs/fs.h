@@ -39,7 +39,7 @@ struct fs_worker;
 /* Also needed for fs_config.file_handles. With it, the process can open any file of the share's disk. */
 #define FS_CAPABILITIES_HANDLES (1ULL << CAP_DAC_READ_SEARCH)
 #define FS_SYSCALLS                                                                           \
-	SYS_openat, SYS_close, SYS_fstat, SYS_newfstatat, SYS_statx, SYS_fstatfs,             \
+	SYS_openat, SYS_close, SYS_newfstatat, SYS_statx, SYS_fstatfs,             \
 	SYS_getdents64, SYS_readlinkat, SYS_symlinkat, SYS_mknodat, SYS_mkdirat,              \
 	SYS_unlinkat, SYS_linkat, SYS_renameat, SYS_renameat2, SYS_fchmodat, SYS_fchownat,    \
 	SYS_utimensat, SYS_ftruncate, SYS_fallocate, SYS_preadv, SYS_pwritev, SYS_lseek,      \

@@ -9,6 +9,6 @@
 
 /* System calls of the device's thread, besides those of its loop. */
 #define BALLOON_SYSCALLS                                                                \
-	SYS_madvise, SYS_fallocate
+	SYS_madvise
 
 __must_check int balloon_dev_new(struct virtio_dev **ret_dev, struct error *err);

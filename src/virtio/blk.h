@@ -66,10 +66,8 @@ void blk_source_free(struct blk_source *src);
 
 /* System calls of the threads of a disk, besides those of its loop. */
 #define BLK_SYSCALLS                                                                    \
-	SYS_preadv, SYS_pwritev, SYS_pread64, SYS_pwrite64, SYS_preadv2,                \
-	SYS_pwritev2, SYS_io_uring_enter, SYS_io_uring_register, SYS_fdatasync,         \
-	SYS_fsync, SYS_fallocate, SYS_ftruncate, SYS_lseek, SYS_fstat,                  \
-	SYS_newfstatat, SYS_ioctl, SYS_fcntl
+	SYS_preadv2, SYS_pwritev, SYS_preadv, SYS_io_uring_enter, SYS_io_uring_register, \
+	SYS_fdatasync, SYS_fallocate, SYS_newfstatat, SYS_ioctl, SYS_fcntl, SYS_poll
 
 struct blk_file_options {
 	bool read_only; /* forced if the descriptor is */

@@ -9,7 +9,7 @@
 
 /* System calls of the device's thread, besides those of its loop. */
 #define CONSOLE_SYSCALLS                                                                \
-	SYS_writev, SYS_sendmsg
+	SYS_writev
 
 /* Takes @fd, a socket or pipe, in every case. */
 __must_check int console_dev_new(int fd, struct virtio_dev **ret_dev, struct error *err);

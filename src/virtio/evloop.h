@@ -27,9 +27,8 @@ struct evcall;
 
 /* System calls (sys/syscall.h) of threads that run a loop or post calls to one. */
 #define EVLOOP_SYSCALLS                                                                 \
-	SYS_epoll_wait, SYS_epoll_pwait, SYS_read, SYS_write, SYS_futex,                \
-	SYS_epoll_ctl, SYS_epoll_create1, SYS_eventfd2, SYS_timerfd_create,             \
-	SYS_timerfd_settime, SYS_clock_gettime, SYS_close
+	SYS_epoll_wait, SYS_read, SYS_write, SYS_futex, SYS_epoll_ctl,                  \
+	SYS_epoll_create1, SYS_eventfd2, SYS_close
 
 struct evloop {
 	int epfd;

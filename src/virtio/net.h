@@ -19,8 +19,7 @@ enum net_kind {
 
 /* System calls of the device's thread, besides those of its loop. */
 #define NET_SYSCALLS                                                                    \
-	SYS_readv, SYS_writev, SYS_sendmsg, SYS_recvmsg, SYS_sendto, SYS_recvfrom,      \
-	SYS_ioctl, SYS_fcntl, SYS_accept4
+	SYS_writev, SYS_sendto, SYS_accept4, SYS_getsockopt, SYS_ioctl, SYS_fcntl
 
 struct net_config {
 	enum net_kind kind;

@@ -15,9 +15,8 @@
 
 /* System calls of the device's thread, besides those of its loop. */
 #define VSOCK_SYSCALLS                                                                  \
-	SYS_readv, SYS_writev, SYS_sendmsg, SYS_recvmsg, SYS_sendto, SYS_recvfrom,      \
-	SYS_socket, SYS_connect, SYS_accept4, SYS_accept, SYS_shutdown,                 \
-	SYS_getsockopt, SYS_setsockopt, SYS_fcntl
+	SYS_sendmsg, SYS_recvmsg, SYS_sendto, SYS_recvfrom, SYS_socket, SYS_connect,    \
+	SYS_accept4, SYS_shutdown
 
 struct vsock_config {
 	/*

@@ -9,6 +9,9 @@
 #include "base/error.h"
 
 #define RAM_MAX_LAYERS 8u
+/* All the system calls (sys/syscall.h) that this module makes. */
+#define RAM_SYSCALLS                                                                    \
+	SYS_lseek, SYS_ftruncate, SYS_fallocate, SYS_mmap, SYS_munmap, SYS_pwrite64
 
 /* @ram is new and empty. -EINVAL if @from does not have exactly @size bytes. */
 int ram_load(int ram, int from, uint64_t size, struct error *err);

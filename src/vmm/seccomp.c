@@ -24,8 +24,10 @@
 #include "virtio/net.h"
 #include "virtio/rng.h"
 #include "virtio/vsock.h"
+#include "vmm/kvm/monitor.h"
 #include "vmm/kvm/vcpu.h"
 #include "vmm/qemu/qemu.h"
+#include "vmm/ram.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define SANITIZED 1
@@ -38,25 +40,36 @@
 #define LIBC_SYSCALLS                                                                   \
 	/* memory */                                                                    \
 	SYS_mmap, SYS_munmap, SYS_mprotect, SYS_mremap, SYS_madvise, SYS_brk,           \
-	/* time */                                                                      \
-	SYS_clock_nanosleep, SYS_nanosleep, SYS_gettimeofday,                           \
-	/* threads and signals */                                                       \
+	/* threads */                                                                   \
 	SYS_set_robust_list, SYS_rseq, SYS_rt_sigaction, SYS_rt_sigprocmask,            \
-	SYS_rt_sigreturn, SYS_sigaltstack, SYS_gettid, SYS_getpid, SYS_tgkill,          \
-	SYS_prctl, SYS_sched_yield, SYS_sched_getaffinity, SYS_prlimit64,               \
-	SYS_restart_syscall, SYS_exit, SYS_exit_group
+	SYS_prctl, SYS_sched_getaffinity, SYS_exit
+
+/* A process's last: abort(), and on_forbidden() here. */
+#define END_SYSCALLS                                                                    \
+	SYS_getpid, SYS_gettid, SYS_tgkill, SYS_rt_sigreturn, SYS_exit_group
+
+/*
+ * What libc and libuv call in place of others, by version and host: a clock without vDSO, older and newer
+ * forms; a wait that goes on after the process was stopped.
+ */
+#define SPARE_SYSCALLS                                                                  \
+	SYS_clock_gettime, SYS_gettimeofday, SYS_epoll_pwait, SYS_accept, SYS_fstat,    \
+	SYS_ppoll, SYS_readv, SYS_writev, SYS_recvfrom, SYS_sendto, SYS_waitid,         \
+	SYS_sched_yield, SYS_restart_syscall
 
 /* Tested in this order: what the queues' threads call most comes first. */
 static const uint16_t allowed[] = {
 	EVLOOP_SYSCALLS, BLK_SYSCALLS, VSOCK_SYSCALLS, NET_SYSCALLS, CONSOLE_SYSCALLS,
-	RNG_SYSCALLS, BALLOON_SYSCALLS, VCPU_SYSCALLS, LOOP_SYSCALLS, QEMU_SYSCALLS,
-	LIBC_SYSCALLS,
+	RNG_SYSCALLS, BALLOON_SYSCALLS, VCPU_SYSCALLS, LOOP_SYSCALLS, MONITOR_SYSCALLS,
+	RAM_SYSCALLS, QEMU_SYSCALLS, LIBC_SYSCALLS, END_SYSCALLS, SPARE_SYSCALLS,
 };
 
 /* What a shared directory needs besides. */
 static const uint16_t allowed_files[] = { FS_SYSCALLS };
 
-static const uint16_t allowed_vcpu[] = { VCPU_SYSCALLS };
+static const uint16_t allowed_vcpu[] = {
+	VCPU_SYSCALLS, END_SYSCALLS, SYS_munmap, SYS_clock_gettime, SYS_restart_syscall,
+};
 
 /* Answered with ENOSYS: libc has another way, or the process ends in an orderly manner. */
 static const uint16_t refused[] = { SYS_clone3, SYS_openat, SYS_open, SYS_io_uring_setup };

@@ -385,7 +385,7 @@ int vmm_kind_key(const uint8_t *kind, size_t len, uint8_t **ret_key, size_t *ret
 		 struct error *err);
 int vmm_kind_describe(const uint8_t *kind, size_t len, struct vmm_kind *ret, struct error *err);
 /*
- * As vmm_spawn(). Of @cfg count id, dir, program, the descriptors and cgroup_parent, and of its cards
+ * As vmm_spawn(). Of @cfg count id, dir, uids, program, the descriptors and cgroup_parent, and of its cards
  * the descriptors; it starts from a template.
  */
 int vmm_spawn_kind(uv_loop_t *loop, const uint8_t *kind, size_t len, const struct vmm_config *cfg,

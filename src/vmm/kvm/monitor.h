@@ -19,6 +19,13 @@
 #include "vmm/ram.h"
 #include "vmm/kvm/window.h"
 
+/*
+ * The system calls (sys/syscall.h) of the monitor itself: KVM's, and reading the kernel or the saved
+ * state. Those of vCPUs' threads are vcpu.h's.
+ */
+#define MONITOR_SYSCALLS                                                                \
+	SYS_ioctl, SYS_mmap, SYS_munmap, SYS_madvise, SYS_pread64, SYS_eventfd2
+
 struct monitor;
 
 struct monitor_end {

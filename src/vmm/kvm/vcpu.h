@@ -13,13 +13,12 @@
 #include "vmm/kvm/vm.h"
 
 /*
- * All the system calls (sys/syscall.h) that a vCPU's thread makes once it runs: KVM's, signals to
- * devices and to the loop, waiting, the log, its own end.
+ * The system calls (sys/syscall.h) that a vCPU's thread makes once it runs: KVM's, signals to devices and
+ * to the loop, waiting, the log, its own end.
  */
 #define VCPU_SYSCALLS                                                                   \
 	SYS_ioctl, SYS_write, SYS_futex, SYS_rt_sigreturn, SYS_rt_sigprocmask,          \
-	SYS_madvise, SYS_munmap, SYS_clock_gettime, SYS_gettid, SYS_getpid,             \
-	SYS_tgkill, SYS_restart_syscall, SYS_exit, SYS_exit_group
+	SYS_madvise, SYS_exit
 
 struct kvm_run;
 struct kvm_cpuid2;

@@ -10,7 +10,7 @@
 
 /* System calls besides those of the loop: QEMU's end. */
 #define QEMU_SYSCALLS                                                                   \
-	SYS_kill, SYS_wait4, SYS_waitid
+	SYS_kill, SYS_wait4
 #include "vmm/qemu/qmp.h"
 
 struct qemu;

@@ -138,7 +138,7 @@ static int copy_tree(const char *path, struct error *err)
  * A device and its group's node. Of its folder in sysfs QEMU reads two links, by their last part:
  * the group's number, and that it is no mediated device.
  */
-static int add_pci(const struct jail *jail, const char *address, struct error *err)
+static int add_pci(const char *address, struct error *err)
 {
 	char path[PATH_MAX], group[PATH_MAX], node[PATH_MAX];
 	const char *number;
@@ -153,7 +153,7 @@ static int add_pci(const struct jail *jail, const char *address, struct error *e
 	number = strrchr(group, '/') ? strrchr(group, '/') + 1 : group;
 	r = str_format(node, sizeof(node), "/dev/vfio/%s", number);
 	if (r == 0)
-		r = add_device(jail, node, err);
+		r = bind_ro(node, node, MS_NOEXEC, err);
 	if (r < 0)
 		return r;
 	r = str_format(path, sizeof(path), JAIL_PCI "/%s/iommu_group", address);
@@ -178,9 +178,9 @@ static int add_all_pci(const struct jail *jail, struct error *err)
 		return 0;
 	if (setrlimit(RLIMIT_MEMLOCK, &all) < 0)
 		return error_errno(err, -errno, "allow QEMU to lock the guest's memory");
-	r = add_device(jail, "/dev/vfio/vfio", err);
+	r = bind_ro("/dev/vfio/vfio", "/dev/vfio/vfio", MS_NOEXEC, err);
 	for (size_t i = 0; i < jail->n_pci && r == 0; i++)
-		r = add_pci(jail, jail->pci[i], err);
+		r = add_pci(jail->pci[i], err);
 	return r;
 }
 

@@ -7,8 +7,8 @@
  * Inside:  /vm          the VM's directory, read-only (sockets can be connected to)
  *          /kernel, /initrd, /root.image
  *          /ram/memory  the guest's memory, the one file that can be written to
- *          /dev/null, /dev/urandom, and /dev/kvm if wanted: the last the VM's own node, as those of
- *                       /dev/vfio, where it has a user id
+ *          /dev/null, /dev/urandom, and /dev/kvm if wanted: the last the VM's own node where it has
+ *                       a user id
  *          /share0, ...  shared directories, in which nothing can be executed or opened as a device
  *          /dev/vfio    devices for passing through, /vfio what QEMU wants to see of their sysfs
  *          QEMU's binary, the system's libraries, QEMU's firmware, all read-only

@@ -52,17 +52,10 @@ int jail_drop_caps(unsigned long long keep)
 
 int jail_become(uint32_t uid, unsigned long long keep)
 {
-	const unsigned long long needed = 1ULL << CAP_SETUID | 1ULL << CAP_SETGID |
-					  1ULL << CAP_SETPCAP;
-	int r;
-
-	if (!uid)
-		return jail_drop_caps(keep);
-	/* First: it has capabilities not go with the user id. */
-	r = jail_drop_caps(keep | needed);
-	if (r < 0)
-		return r;
-	if (setgroups(0, NULL) < 0 || setresgid(uid, uid, uid) < 0 || setresuid(uid, uid, uid) < 0)
+	/* So that capabilities do not go with the user id. */
+	if (uid && (prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0) < 0 ||
+		    setgroups(0, NULL) < 0 || setresgid(uid, uid, uid) < 0 ||
+		    setresuid(uid, uid, uid) < 0))
 		return -errno;
 	return jail_drop_caps(keep);
 }

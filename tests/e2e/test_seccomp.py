@@ -12,6 +12,7 @@ import pytest
 
 import conftest
 
+LIMIT = 200              # strace makes slow
 TOP = pathlib.Path(__file__).resolve().parents[2]
 LISTS = {
     "EVLOOP": "src/virtio/evloop.h", "BLK": "src/virtio/blk.h", "VSOCK": "src/virtio/vsock.h",
@@ -62,7 +63,7 @@ def traced(stage, tmp_path):
     (copy / "lib").symlink_to(stage / "lib")
     real = copy / "bin/caisson-vmm"
     real.rename(copy / "bin/caisson-vmm.real")
-    real.write_text("#!/bin/sh\nexec strace -f -qq -Y -s 0 -e signal=none "
+    real.write_text("#!/bin/sh\nexec strace -f -b execve -qq -Y -s 0 -e signal=none "
                     "${CAISSON_TEST_INJECT:+-e inject=$CAISSON_TEST_INJECT:error=ENOSYS} "
                     f"-o {logs}/$(date +%s%N) {real}.real \"$@\"\n", encoding="ascii")
     real.chmod(0o755)
@@ -99,7 +100,7 @@ def scenario(caisson, tmp_path, image, logs):
     shutil.copy(TOP / "tests/e2e/fs-calls.py", tmp_path)
     env = configure(tmp_path, share_locks="true", share_file_handles="true")
     caisson("run", "-d", "--name", "box", "-v", f"{shared}:/data", "-v", f"{tmp_path}:/src:ro",
-            image("python3"), "sleep", "1000", env=env).ok()
+            image("python3"), "sleep", "1000", env=env, timeout=LIMIT).ok()
     assert caisson("exec", "box", "python3", "/src/fs-calls.py", "/data", env=env).ok().out == "done\n"
     caisson("exec", "box", "sh", "-c", DISK, env=env)
     caisson("pause", "box", env=env).ok()
@@ -109,15 +110,15 @@ def scenario(caisson, tmp_path, image, logs):
     env = configure(tmp_path)
     for i in range(2):
         caisson("run", "--rm", "--name", f"plain{i}", caisson.image, "sh", "-c", DISK,
-                env={**env, "CAISSON_TEST_INJECT": "io_uring_setup"}).ok()
+                env={**env, "CAISSON_TEST_INJECT": "io_uring_setup"}, timeout=LIMIT).ok()
     assert len(list(logs.iterdir())) == 3
 
 
 def run(traced, session_root, run_dir, image, busybox, tmp_path):
     stage, logs = traced
-    root = tmp_path / "root"
-    root.mkdir()
-    caisson = conftest.Caisson(stage, root, run_dir, busybox)
+    caisson = conftest.Caisson(stage, session_root, run_dir, busybox)
+    # Images that are there are not traced.
+    caisson("pull", image("python3"), timeout=LIMIT).ok()
     try:
         scenario(caisson, tmp_path, image, logs)
     finally:

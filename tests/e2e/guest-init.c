@@ -7,8 +7,7 @@
  *            "read SERIAL" -> first line of the disk; "write SERIAL TEXT" -> "ok";
  *            "part N START SIZE" -> makes it a partition of the shelf, "ok"; "read part:N" etc.;
  *            "list TAG" -> mounts the share, names in it; "put FILE TEXT" -> "ok"; "size" ->
- *            "<processors> <MiB>"; "flags" -> what the first processor has; "end" -> the next word
- *   modules  loads all of /modules, in order of name
+ *            "<processors> <MiB>"; "end" -> the next word
  *   feign    writes on the console what a kernel that panics would
  *   flood    writes to the console without end
  *   hang     sleeps for ever
@@ -28,7 +27,6 @@
 #include <sys/reboot.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 static void read_line(const char *path, char *dst, size_t size)
@@ -164,39 +162,6 @@ static void put(FILE *out, const char *path, const char *text)
 		close(fd);
 }
 
-static void flags(FILE *out)
-{
-	FILE *f = fopen("/proc/cpuinfo", "re");
-	char line[8192];
-
-	while (f && fgets(line, sizeof(line), f))
-		if (strncmp(line, "flags", 5) == 0) {
-			fputs(line, out);
-			break;
-		}
-	if (f)
-		fclose(f);
-}
-
-static void load_modules(int console)
-{
-	struct dirent **found = NULL;
-	int n = scandir("/modules", &found, NULL, alphasort);
-
-	for (int i = 0; i < n; i++) {
-		char path[300];
-		int fd;
-
-		if (found[i]->d_name[0] == '.')
-			continue;
-		snprintf(path, sizeof(path), "/modules/%s", found[i]->d_name);
-		fd = open(path, O_RDONLY | O_CLOEXEC);
-		if (syscall(SYS_finit_module, fd, "", 0) < 0)
-			dprintf(console, "%s: %s\n", path, strerror(errno));
-		close(fd);
-	}
-}
-
 static void serve(FILE *out, FILE *in)
 {
 	char line[1024], all[128];
@@ -230,8 +195,6 @@ static void serve(FILE *out, FILE *in)
 		else if (strcmp(word, "size") == 0)
 			fprintf(out, "%ld %ld\n", sysconf(_SC_NPROCESSORS_ONLN),
 				sysconf(_SC_PHYS_PAGES) / 256);
-		else if (strcmp(word, "flags") == 0)
-			flags(out);
 		else if (strcmp(word, "list") == 0 && one)
 			list_share(out, one);
 		else
@@ -263,9 +226,7 @@ int main(void)
 	for (char *w = words ? strtok_r(words, ",", &save) : NULL; w; w = strtok_r(NULL, ",", &save)) {
 		int console = open("/dev/console", O_WRONLY | O_CLOEXEC);
 
-		if (strcmp(w, "modules") == 0) {
-			load_modules(console);
-		} else if (strcmp(w, "say") == 0) {
+		if (strcmp(w, "say") == 0) {
 			dprintf(console, "the guest speaks\n");
 		} else if (strcmp(w, "hello") == 0) {
 			int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);

@@ -15,8 +15,6 @@ import time
 import pytest
 
 import devices
-import in_testbed  # noqa: F401  (its path)
-import kernel as testbed_kernel
 import kvmtrace
 import test_network as net
 import test_vmm
@@ -26,28 +24,11 @@ from test_network import host, image, pod, templates  # noqa: F401  pylint: disa
 OPTIONS = {"memory": 2048, "timeout": 1200}
 
 
-# What a stock kernel has as modules of what guest-init wants, in the order in which they are needed.
-DEBIAN_MODULES = ["virtio_mmio", "virtio_console", "vmw_vsock_virtio_transport"]
-
-
-def debian_kernel(where):
-    """A stock kernel's two forms, and an initramfs that has guest-init and its modules."""
-    tree = testbed_kernel.kernel()
-    modules = testbed_kernel.with_needed(next((tree / "lib/modules").iterdir()), DEBIAN_MODULES)
-    files = {"modules": (0o040755, b""), "init": (0o100755, (where / "init").read_bytes())}
-    files["dev"] = (0o040755, b"")
-    for i, path in enumerate(modules):
-        files[f"modules/{i:03}-{path.name}"] = (0o100644, path.read_bytes())
-    (where / "debian.cpio").write_bytes(testbed_kernel.cpio(files))
-    return {"CAISSON_TEST_DEBIAN": str(tree), "CAISSON_TEST_DEBIAN_INITRD": str(where / "debian.cpio")}
-
-
 def prepare_testbed():
     d = pathlib.Path(tempfile.mkdtemp(prefix="caisson-guest-"))
     atexit.register(shutil.rmtree, d, ignore_errors=True)
     env = {"CAISSON_TEST_INITRD": str(devices.build_initrd(test_vmm.HERE / "guest-init.c", d)),
            "CAISSON_TEST_TIMEOUT": "120", "CAISSON_TEST_IMAGE_busybox": build_image("busybox")}
-    env.update(debian_kernel(d))
     # Sanitizers under two layers of emulation are no test of anything.
     drive = stage_dir().parent / "src/vmm/caisson-vmm-drive" if stage_dir() else None
     if drive and drive.exists():
@@ -221,62 +202,6 @@ class TestMachine:
             vm.exited("guest")
         finally:
             pages.write_text("0", encoding="ascii")
-
-    @pytest.mark.parametrize("form", ["vmlinux", "bzImage"])
-    def test_a_stock_kernel(self, vm, form):
-        """Debian's, with its modules: as an ELF, and as it comes in the package, compressed."""
-        kernel = pathlib.Path(os.environ["CAISSON_TEST_DEBIAN"]) / form
-        if not kernel.exists():
-            pytest.skip("the testbed's kernel has been unpacked without its bzImage: clear its cache")
-        vm.initrd = os.environ["CAISSON_TEST_DEBIAN_INITRD"]
-        vm.listen()
-        vm.start("modules,hello,serve,off", "--vcpus", 2, kernel=kernel, wait=False)
-        vm.hello()
-        assert vm.ask("size").split()[0] == "2"
-        assert vm.ask("ping") == "pong"
-        vm.stream.write("end\n")
-        vm.stream.flush()
-        vm.expect("started")
-        vm.exited("guest")
-        vm.assert_gone()
-
-    @pytest.mark.parametrize("cpus", [2, 8, 64])
-    def test_processors(self, vm, cpus):
-        """All there from the start, or switched on late."""
-        vm.listen()
-        vm.start("hello,serve,off", "--vcpus", 1 if cpus == 8 else cpus, "--vcpus-max", cpus, wait=False)
-        vm.hello()
-        if cpus == 8:
-            assert vm.ask("size").split()[0] == "1"
-            for cpu in range(1, cpus):
-                assert vm.ask(f"put /sys/devices/system/cpu/cpu{cpu}/online 1") == "ok"
-        assert vm.ask("size").split()[0] == str(cpus)
-        tasks = pathlib.Path(f"/proc/{vm.vmm}/task").iterdir()
-        names = [(t / "comm").read_text(encoding="ascii").strip() for t in tasks]
-        assert sum(n.startswith("vcpu") for n in names) == cpus, names
-
-    @pytest.mark.parametrize("machine", ["builtin", "microvm"])
-    def test_a_baseline_processor(self, vm, machine):
-        """Of features no more than x86-64-v2, which is all there; nested virtualization in neither."""
-        vm.listen()
-        seen = {}
-        for option in ((), ("--baseline",)):
-            if machine == "builtin":
-                vm.start("hello,serve,off", *option, wait=False)
-            else:
-                test_vmm.VM.start(vm, "hello,serve,off", "--accel", "kvm", "--machine", machine, *option,
-                                  wait=False)
-            vm.hello()
-            seen[bool(option)] = set(vm.ask("flags").split(":")[1].split())
-            vm.tell("kill")
-            vm.expect("started")
-            vm.line()
-            vm.proc.wait(20)
-        v2 = {"cx16", "lahf_lm", "popcnt", "pni", "ssse3", "sse4_1", "sse4_2", "nx", "lm", "sse2"}
-        assert v2 <= seen[True] < seen[False] | {"3dnowprefetch"}, seen
-        assert not seen[True] & {"avx", "avx2", "aes", "xsave", "fsgsbase", "smap", "erms"}, seen
-        if machine == "builtin":
-            assert not (seen[True] | seen[False]) & {"svm", "vmx"}
 
     def test_panic(self, vm):
         test_vmm.test_panic(vm)

@@ -1,7 +1,6 @@
 """The testbed's kernel: a stock Debian one, from its package, unpacked to a cache outside the tree.
 
     CACHE/NAME_VERSION/vmlinux          the ELF out of the package's bzImage: booted without firmware
-    CACHE/NAME_VERSION/bzImage          that itself
     CACHE/NAME_VERSION/lib/modules/..   all modules, with depmod's tables
     CACHE/init.c-HASH                   init, compiled
 
@@ -82,8 +81,7 @@ def unpack(package, to):
     run("dpkg-deb", "-x", package, to)
     version = next((to / "lib/modules").iterdir()).name
     run("depmod", "-b", to, version)
-    (to / f"boot/vmlinuz-{version}").rename(to / "bzImage")
-    (to / "vmlinux").write_bytes(elf_of(to / "bzImage"))
+    (to / "vmlinux").write_bytes(elf_of(to / f"boot/vmlinuz-{version}"))
     for d in ("boot", "usr"):
         shutil.rmtree(to / d, ignore_errors=True)
     package.unlink()

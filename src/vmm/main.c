@@ -79,7 +79,7 @@ int main(int argc, char **argv)
 		(void)printf("caisson-vmm %s\n", CAISSON_VERSION);
 		return 0;
 	}
-	if (argc < 2 || given[0] == '-') {
+	if (argc < 2 || (given[0] == '-' && given[1])) {
 		log_error("caisson-vmm is started by the shim, not by hand");
 		return 2;
 	}

@@ -269,6 +269,10 @@ static int launch_builtin(uv_loop_t *loop, struct machine *m,
 	/* Where a saved one's is mapped instead. */
 	cleanup_close_(&m->ram_fd);
 	m->ram_fd = -1;
+	for (size_t i = 0; i < config->n_shares && r == 0; i++) {
+		if (m->windows[i].mem)
+			r = monitor_add_window(m->monitor, &m->windows[i], err);
+	}
 	if (r == 0 && config->n_shares)
 		r = machine_start_devices(m, p, true, err);
 	if (r == 0)
@@ -338,6 +342,7 @@ int machine_start(uv_loop_t *loop, const Caisson__Vmm__V1__VmConfig *config,
 	m->ram_fd = m->saving.ram = m->saving.state = -1;
 	m->map = map;
 	m->vcpus_max = config->vcpus_max;
+	p.windows = builtin ? m->windows : NULL;
 	console_init(&m->console, uv_hrtime());
 	for (size_t i = 0; i < config->n_shares; i++)
 		jail_shares[i] = (struct jail_share){ config->shares[i]->path,
@@ -396,6 +401,8 @@ void machine_free(struct machine *m)
 	qemu_free(take_ptr(&m->qemu));
 	monitor_free(take_ptr(&m->monitor));
 	machine_stop_backends(m);
+	for (size_t i = 0; i < ARRAY_LEN(m->windows); i++)
+		window_fini(&m->windows[i]);
 	cleanup_close_(&m->console_fd);
 	cleanup_close_(&m->ram_fd);
 	cleanup_close_(&m->saving.ram);

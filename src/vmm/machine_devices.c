@@ -130,7 +130,8 @@ int machine_add_shares(struct pending *p, const Caisson__Vmm__V1__VmConfig *conf
 	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
 		return error_errno(err, -errno, "read the limit of descriptors");
 	for (size_t i = 0; i < config->n_shares && r == 0; i++) {
-		const struct fs_config fs_config = {
+		struct window *w = p->windows && config->shares[i]->window_mib ? &p->windows[i] : NULL;
+		struct fs_config fs_config = {
 			.root_fd = take_fd(&fds[i]),
 			.read_only = config->shares[i]->read_only,
 			.cache = (enum fs_cache)config->shares[i]->cache,
@@ -142,6 +143,14 @@ int machine_add_shares(struct pending *p, const Caisson__Vmm__V1__VmConfig *conf
 		struct fs_export *fs = NULL;
 		struct virtio_dev *dev = NULL;
 
+		if (w) {
+			r = window_init(w, (uint64_t)config->shares[i]->window_mib << 20);
+			if (r < 0)
+				return error_errno(err, r, "a window for files");
+			fs_config.dax = &window_dax_ops;
+			fs_config.dax_ctx = w;
+			fs_config.dax_size = w->size;
+		}
 		r = fs_export_new(&fs_config, &fs, err);
 		if (r == 0)
 			r = fs_dev_new(fs, share_queues(config),
@@ -149,6 +158,8 @@ int machine_add_shares(struct pending *p, const Caisson__Vmm__V1__VmConfig *conf
 				       &dev, err);
 		if (r == 0)
 			r = pending_add(p, QEMU_DEVICE_FS, config->shares[i]->tag, dev, err);
+		if (r == 0)
+			p->devices[p->n - 1].window = w;
 	}
 	return r == 0 && config->n_shares ? jail_hide_proc(err) : r;
 }
@@ -194,6 +205,10 @@ static int start_builtin(struct machine *m, struct pending_device *d, struct err
 	case QEMU_DEVICE_FS:
 		config.id = VIRTIO_ID_FS_DEV;
 		config.queue_size = 512;
+		if (d->window) {
+			config.shm_base = d->window->gpa;
+			config.shm_size = d->window->size;
+		}
 		break;
 	}
 	return monitor_add_device(m->monitor, &d->dev, &config, err);

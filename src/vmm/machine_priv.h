@@ -39,6 +39,7 @@ struct machine {
 	int console_fd;
 	int ram_fd;             /* QEMU's memory, else -1 */
 	struct memmap map;
+	struct window windows[VMM_MAX_SHARES]; /* of the shares that have one */
 	uint32_t vcpus_max;
 	struct saving saving;
 	bool stopping;
@@ -62,12 +63,14 @@ struct pending_device {
 	struct qemu_device qemu;
 	int fd;
 	struct virtio_dev *dev;
+	const struct window *window; /* a share's, or NULL */
 };
 
 struct pending {
 	struct pending_device devices[QEMU_MAX_DEVICES];
 	size_t n;
 	bool builtin;           /* no vhost-user, no sockets */
+	struct window *windows; /* the machine's, if shares can have them */
 };
 
 void pending_fini(struct pending *p);

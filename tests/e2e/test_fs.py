@@ -21,6 +21,7 @@ import pytest
 import fuseclient as fuse
 from devices import HERE, Machine
 from fuseclient import FuseClient
+from in_testbed import on_kvm
 
 CASES = ["permissions", "sticky", "ownership", "set_user_id", "group_directories", "masks", "acls",
          "errors", "times", "birth", "link_counts", "replacing", "sockets", "appends", "maps", "direct",
@@ -234,6 +235,42 @@ def test_no_descriptor_of_the_server_leads_to_the_host(caisson, tmp_path):
         assert shares
     finally:
         caisson("rm", "-f", name).ok()
+
+
+@pytest.mark.both
+def test_files_mapped_into_the_guest(caisson, tmp_path):
+    """With a window (DAX) the guest of the built-in monitor reads and writes the host's page cache; QEMU has none."""
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "big").write_bytes(bytes(3 << 20) + b"old" + bytes(1 << 20))
+    (data / "small").write_text("small")
+    config = tmp_path / "config.yaml"
+    config.write_text("vm:\n  boot_timeout: 240s\nstorage:\n  share_dax: 64MiB\n")
+    script = ("exec 3</data/big; at() { dd if=/proc/self/fd/3 bs=1 skip=3145728 count=3 2>/dev/null; }; "
+              "cat /data/small; at; until [ $(at) = new ]; do sleep 0.1; done; "
+              "printf own | dd of=/data/big bs=1 seek=3145728 conv=notrunc 2>/dev/null; "
+              "printf tail >>/data/big; truncate -s 3145735 /data/big; wc -c </data/big; "
+              "touch /data/wrote; until [ -e /data/end ]; do sleep 0.1; done")
+    with open(data / "big", "r+b") as f:
+        p = caisson.popen("run", "--rm", "-v", f"{data}:/data", caisson.image, "sh", "-c", script,
+                          env={"CAISSON_CONFIG": str(config)}, text=True, stdout=subprocess.PIPE)
+        out = p.stdout.read(8)
+        assert out == "smallold", p.stderr.read()
+        maps = [m for q in pathlib.Path("/proc").iterdir() if str(caisson.run_dir).encode() in cmdline(q)
+                for m in (q / "maps").read_text().splitlines()]
+        assert bool([m for m in maps if m.endswith("/big")]) == on_kvm()
+        assert not [m for m in maps if m.endswith("/small")]
+        f.seek(3 << 20)
+        f.write(b"new")
+        f.flush()
+        while not (data / "wrote").exists():
+            assert p.poll() is None
+            time.sleep(0.05)
+        f.seek(3 << 20)
+        assert f.read() == b"own" + bytes(4)
+        (data / "end").touch()
+        assert p.stdout.read().split() == ["3145735"]
+        assert p.wait(60) == 0
 
 
 # ---- hostile guests ----

@@ -73,6 +73,11 @@ static struct blk_dev *blk_of(struct virtio_dev *dev)
 	return container_of(dev, struct blk_dev, dev);
 }
 
+struct blk_source *blk_dev_source(struct virtio_dev *dev)
+{
+	return blk_of(dev)->source;
+}
+
 static uint64_t sectors(const struct blk_dev *blk)
 {
 	return blk->source ? blk->source->size / SECTOR : 0;
@@ -536,73 +541,4 @@ int blk_dev_set_source(struct virtio_dev *dev, struct blk_source *src, const cha
 		return error_set(err, r, "disk: the serial is longer than %d bytes",
 				 BLK_SERIAL_MAX);
 	return r < 0 ? error_errno(err, r, "disk") : 0;
-}
-
-/* --- shelves --- */
-
-struct shelf_call {
-	struct blk_dev *blk;
-	struct blk_source *src;
-	unsigned part;
-	uint64_t size;
-};
-
-static int shelf_put(void *arg)
-{
-	struct shelf_call *call = arg;
-
-	if (!blk_is_shelf(call->blk->source))
-		return -ENOTSUP;
-	return blk_shelf_put(call->blk->source, call->src, call->part, &call->part);
-}
-
-static int shelf_measure(void *arg)
-{
-	struct shelf_call *call = arg;
-
-	return blk_is_shelf(call->blk->source) ?
-		       blk_shelf_measure(call->blk->source, call->part, &call->size) : -ENOTSUP;
-}
-
-static int shelf_take(void *arg)
-{
-	struct shelf_call *call = arg;
-
-	return blk_is_shelf(call->blk->source) ? blk_shelf_take(call->blk->source, call->part) :
-						 -ENOTSUP;
-}
-
-int blk_dev_shelf_put(struct virtio_dev *dev, struct blk_source *src, unsigned want,
-		      unsigned *ret_part,
-		      struct error *err)
-{
-	struct shelf_call call = { .blk = blk_of(dev), .src = src, .part = want };
-	int r = evloop_call(&dev->loop, shelf_put, &call);
-
-	if (r < 0) {
-		blk_source_free(src);
-		if (r == -ENOSPC)
-			return error_set(err, r, "a machine holds at most %u disks",
-					 BLK_SHELF_PARTS);
-		return error_errno(err, r, "disk");
-	}
-	*ret_part = call.part;
-	return 0;
-}
-
-int blk_dev_shelf_measure(struct virtio_dev *dev, unsigned part, uint64_t *ret_size)
-{
-	struct shelf_call call = { .blk = blk_of(dev), .part = part };
-	int r = evloop_call(&dev->loop, shelf_measure, &call);
-
-	if (r == 0)
-		*ret_size = call.size;
-	return r;
-}
-
-int blk_dev_shelf_take(struct virtio_dev *dev, unsigned part)
-{
-	struct shelf_call call = { .blk = blk_of(dev), .part = part };
-
-	return evloop_call(&dev->loop, shelf_take, &call);
 }

@@ -9,7 +9,9 @@
 #define ECX_VMX          (1u << 5)
 #define ECX_X2APIC       (1u << 21)
 #define ECX_TSC_DEADLINE (1u << 24)
+#define ECX_OSXSAVE      (1u << 27)
 #define ECX_HYPERVISOR   (1u << 31)
+#define ECX7_OSPKE       (1u << 4)
 #define EXT_ECX_SVM      (1u << 2)
 #define EDX_HTT          (1u << 28)
 #define ECX_EPB          (1u << 3)
@@ -151,10 +153,12 @@ int cpuid_check(const struct kvm_cpuid_entry2 *told, unsigned n_told,
 	static const struct {
 		uint32_t function, index;
 		bool eax, ebx, ecx, edx;
-		uint32_t own_ecx, own_edx; /* what cpuid_filter() sets by itself */
+		/* Set by cpuid_filter(), or as the guest's CR4 has it. */
+		uint32_t own_ecx, own_edx;
 	} words[] = {
-		{ 0x1, 0, false, false, true, true, ECX_TSC_DEADLINE | ECX_HYPERVISOR, EDX_HTT },
-		{ 0x7, 0, false, true, true, true, 0, 0 },
+		{ 0x1, 0, false, false, true, true,
+		  ECX_TSC_DEADLINE | ECX_HYPERVISOR | ECX_OSXSAVE, EDX_HTT },
+		{ 0x7, 0, false, true, true, true, ECX7_OSPKE, 0 },
 		{ 0x7, 1, true, true, true, true, 0, 0 },
 		{ 0xd, 0, true, false, false, true, 0, 0 },
 		{ 0x40000001, 0, true, false, false, false, 0, 0 },

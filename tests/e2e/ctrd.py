@@ -435,6 +435,17 @@ class Cri:
                 f"/runtime.v1.RuntimeService/{name}",
                 request_serializer=lambda m: m.SerializeToString(),
                 response_deserializer=getattr(self.pb, answer).FromString))
+        wait_until(self.serves)
+
+    def serves(self):
+        """containerd answers before it can: the CRI's part comes up later."""
+        try:
+            self.call("ListPodSandbox")
+        except Exception as e:  # pylint: disable=broad-except
+            if "not initialized" not in str(e):
+                raise
+            return False
+        return True
 
     def call(self, method, **fields):
         question, function = self.calls[method]

@@ -50,6 +50,8 @@ def test_streams_over_the_shims_socket(cri, daemon):
     pod = cri.pod("streaming", handler="caisson-streaming")
     k = pod.run("talker", "sh", "-c", "seq 1 50000; echo err >&2; exit 3")
     assert k.wait() == 3
+    k.wait_log("err\n")
+    k.wait_log("\n50000\n")
     text = k.log()
     assert [x for x in text.splitlines() if x != "err"] == [str(n) for n in range(1, 50001)]
     assert "err" in text.splitlines()

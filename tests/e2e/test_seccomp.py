@@ -22,8 +22,8 @@ LISTS = {
     "RAM": "src/vmm/ram.h", "LIBC": "src/vmm/seccomp.c",
 }
 # A disk that is held, as for a snapshot, while requests are under way; heap and threads at their largest.
-# Disks that outlast their VM, on a host without io_uring.
-RARE = {"BLK": {"poll", "fdatasync"}, "LIBC": {"mremap", "brk", "exit"}}
+# Disks that outlast their VM, on a host without io_uring, and their reads of what its page cache has not.
+RARE = {"BLK": {"poll", "fdatasync", "preadv"}, "LIBC": {"mremap", "brk", "exit"}}
 # Which threads have which list.
 FILES, VCPU = re.compile(r"fs(-\d+)?$"), re.compile(r"vcpu\d+$")
 CALL = re.compile(r"\d+<([^>]*)> (?:<\.\.\. )?(\w+)")

@@ -126,7 +126,8 @@ class TestInside:
         fcntl.ioctl(fd, set_sock, its.fileno())
         device = threading.Thread(target=fcntl.ioctl, args=(fd, do_it))
         device.start()
-        while not pathlib.Path("/sys/block/nbd0/pid").exists():
+        size = pathlib.Path("/sys/block/nbd0/size")
+        while not pathlib.Path("/sys/block/nbd0/pid").exists() or size.read_text("ascii") == "0\n":
             assert device.is_alive()
             time.sleep(0.01)
         with open("/dev/nbd0", "rb+", buffering=0) as f:

@@ -137,6 +137,8 @@ static int open_fifo(const char *path, struct sink **ret, struct error *err)
 	if (!*ret)
 		return error_set(err, -ENOMEM, "out of memory");
 	(*ret)->path_fd = take_fd(&fd);
+	/* The caller may close a writing end now: a reader that is there sees no end of file. */
+	(void)sink_has_reader(*ret);
 	return 0;
 }
 

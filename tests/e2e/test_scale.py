@@ -80,9 +80,24 @@ def test_execs_leave_nothing(cri, daemon):
     after = sizes(daemon, pod)
     print(f"{EXECS} execs: {before} -> {after}")
     assert all(after[x] - before[x] <= GROWTH for x in before), (before, after)
+    pod.remove()
+
+
+def test_a_missing_command_fails_at_once(cri):
+    """By the guest's clock, which goes on while other work has the processor: told, not judged."""
+    pod = cri.pod("missing")
+    k = pod.run("main", "sleep", "100000")
+
+    def uptime():
+        return float(k.sh("cat /proc/uptime").split()[0])
+
+    took = []
     for _ in range(5):
+        start = uptime()
         with pytest.raises(Exception, match="no such file"):
             k.exec("/no/such/program")
+        took.append(uptime() - start)
+    print(f"a missing command and one look at the clock: {min(took):.2f} to {max(took):.2f} s")
     pod.remove()
 
 
